@@ -1,0 +1,51 @@
+# Everything a fresh machine needs: `make demo` runs the main job, `make test` the tests; both set up first.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint
+
+help:
+	@echo "make demo   set up, then record, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
+	@echo "make test   set up, then run every test that needs no GPU"
+	@echo "make lint   set up, then ruff and mypy"
+	@echo "make setup  create or update .venv, check headless rendering"
+
+setup: .venv/rendering.stamp
+
+# The virtual environment, made or brought up to date only when these two files say so.
+.venv/install.stamp: pyproject.toml constraints.txt
+	@set -e; \
+	python=; \
+	for name in python3.11 python3.12 python3; do \
+		$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && python=$$name && break; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "error: no Python 3.11 or 3.12 found; install one, for example: sudo apt-get install python3 python3-venv" >&2; exit 1; \
+	fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "error: $$python cannot create virtual environments; run: sudo apt-get install $$python-venv" >&2; exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "Creating .venv with $$($$python --version)"; $$python -m venv --clear .venv; \
+	fi; \
+	echo "Installing the tested versions into .venv (minutes the first time)"; \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Checked once per environment; a failure names the packages to install and is checked again next time.
+.venv/rendering.stamp: .venv/install.stamp
+	@$(BIN)/python -m prelar_ray.doctor --only rendering
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m prelar_ray.demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,1 @@
+"""Roles that act: policy, collector, evaluator. Plain classes."""

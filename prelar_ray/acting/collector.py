@@ -1,0 +1,84 @@
+"""The collector role: steps training environments and hands over finished episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prelar_ray.acting.policy import Policy
+from prelar_ray.acting.rollout import Rollout
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.envs.registry import make_env
+from prelar_ray.seeding import derive_seed, generator
+from prelar_ray.types import Episode
+
+__all__ = ["Collected", "Collector"]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Result of one request, small enough to travel anywhere; the episodes travel beside it."""
+
+    env_steps: int  # taken in this request, open episodes included; action repeat counted
+    version: int  # of the policy that acted; -1 before the first weights
+    returns: tuple[float, ...]  # of the finished episodes
+    successes: tuple[bool, ...]
+    lengths: tuple[int, ...]  # agent steps
+    numbers: dict[int, int]  # number of the next episode by environment index
+
+
+class Collector:
+    """Plain class; a Ray actor may own one. Each episode's seed follows from (run, environment, episode number)."""
+
+    def __init__(self, config: RunConfig, index: int, first_numbers: list[int]) -> None:
+        k = config.collect.envs_per_collector
+        self.config = config
+        indices = list(range(index * k, (index + 1) * k))
+        self.rollout = Rollout(make_env, config.env, indices, first_numbers, self._seeds)
+        self.policy = Policy(config, self.rollout.action_size)
+
+    def action_size(self) -> int:
+        """Number of action dimensions A."""
+        return self.rollout.action_size
+
+    def collect(
+        self, steps: int, random: bool, version: int, weights: Mapping[str, npt.NDArray[Any]] | None
+    ) -> tuple[Collected, list[Episode]]:
+        """Take ``steps`` agent steps in each environment.
+
+        Args:
+            steps: per environment.
+            random: whether episodes that begin now act at random.
+            version, weights: taken over if newer than what this collector has.
+
+        Raises:
+            EnvironmentFailure: an environment raised.
+        """
+        if weights is not None and version > self.policy.version:
+            self.policy.load_weights(weights, version)
+        episodes: list[Episode] = []
+        for _ in range(steps):
+            finished = self.rollout.step(self.policy, random, sample=True, expl_noise=self.config.collect.expl_noise)
+            episodes += [episode for _, episode in finished]
+        rollout = self.rollout
+        summary = Collected(
+            env_steps=steps * len(rollout.indices) * self.config.env.action_repeat,
+            version=self.policy.version,
+            returns=tuple(episode.episode_return for episode in episodes),
+            successes=tuple(episode.succeeded for episode in episodes),
+            lengths=tuple(episode.steps for episode in episodes),
+            numbers=dict(zip(rollout.indices, rollout.numbers, strict=True)),
+        )
+        return summary, episodes
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.rollout.close()
+
+    def _seeds(self, env_index: int, number: int) -> tuple[int, np.random.Generator]:
+        seed = self.config.seed
+        return derive_seed(seed, "env", env_index, number), generator(seed, "acting", env_index, number)

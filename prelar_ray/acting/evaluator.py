@@ -1,0 +1,82 @@
+"""The evaluator role: whole episodes with the policy's mode, in environments of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prelar_ray.acting.policy import Policy
+from prelar_ray.acting.rollout import Rollout
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.envs.registry import make_env
+from prelar_ray.seeding import derive_seed, generator
+from prelar_ray.types import Episode, Frames
+
+__all__ = ["Evaluation", "Evaluator"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of one evaluation, episode by episode."""
+
+    returns: tuple[float, ...]
+    successes: tuple[bool, ...]  # any step of the episode succeeded
+    lengths: tuple[int, ...]  # agent steps
+    frames: tuple[Frames, ...]  # of the first episodes, as many as were asked for
+
+
+class Evaluator:
+    """Plain class; a Ray actor may own one. Its episodes never share a seed with training."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def evaluate(
+        self,
+        weights: Mapping[str, npt.NDArray[Any]] | None,
+        episodes: int,
+        round_: int = 0,
+        keep_frames: int = 0,
+    ) -> Evaluation:
+        """Run ``episodes`` episodes.
+
+        Args:
+            weights: policy to evaluate; None acts uniformly at random.
+            round_: evaluations of different rounds see different episodes, the same round always the same ones.
+            keep_frames: episodes whose frames are returned.
+
+        Raises:
+            EnvironmentFailure: an environment raised.
+        """
+
+        def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
+            key = (round_, env_index, number)
+            return derive_seed(self.config.seed, "evaluation", *key), generator(self.config.seed, "evaluating", *key)
+
+        parallel = min(self.config.evaluation.envs, episodes)
+        rollout = Rollout(make_env, self.config.env, list(range(parallel)), [0] * parallel, seeds)
+        try:
+            policy = Policy(self.config, rollout.action_size)
+            if weights is not None:
+                policy.load_weights(weights, 0)
+            # Each environment runs its share to the end: stopping at the first N to finish would favour short ones.
+            shares = [len(range(i, episodes, parallel)) for i in range(parallel)]
+            done: list[Episode] = []
+            while len(done) < episodes:
+                for position, episode in rollout.step(policy, random=weights is None, sample=False):
+                    done.append(episode)
+                    if rollout.numbers[position] == shares[position]:
+                        rollout.stop(position)
+        finally:
+            rollout.close()
+        done.sort(key=lambda episode: (episode.number, episode.env_index))
+        return Evaluation(
+            returns=tuple(episode.episode_return for episode in done),
+            successes=tuple(episode.succeeded for episode in done),
+            lengths=tuple(episode.steps for episode in done),
+            frames=tuple(episode.image for episode in done[:keep_frames]),
+        )

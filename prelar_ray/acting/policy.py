@@ -1,0 +1,90 @@
+"""The recurrent policy that acts in environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.models.action_encoder import ActionEncoder
+from prelar_ray.models.actor_critic import Actor
+from prelar_ray.models.image_encoder import ImageEncoder
+from prelar_ray.models.layers import load_module
+from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.rssm import RSSM, State
+from prelar_ray.types import Frames
+
+__all__ = ["ActingNoise", "Policy", "PolicyState"]
+
+
+class PolicyState(NamedTuple):
+    """Memory between steps of ``n`` environments."""
+
+    latent: State  # (n, ...)
+    action: Tensor  # (n, A) previous action
+
+
+class ActingNoise(NamedTuple):
+    """Randomness of one step, drawn by the caller from generators of its own so that it can be repeated."""
+
+    gumbel: npt.NDArray[np.float32] | None  # (n, S, K) of the latent state; None takes its mode
+    uniform: npt.NDArray[np.float32] | None  # (n, A) of the action; None takes its mode
+
+
+class Policy(nn.Module):
+    """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments."""
+
+    def __init__(self, config: RunConfig, action: int) -> None:
+        super().__init__()
+        model = config.world_model
+        self.action_size = action
+        self.encoder = ImageEncoder(model.encoder)
+        self.rssm = RSSM(model.rssm, self.encoder.size, model.latent_action)
+        self.action_encoder = ActionEncoder(action, model.action_encoder, model.latent_action)
+        self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
+        self.version = -1
+        self.requires_grad_(False).eval()
+
+    def load_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
+        """Take over what :meth:`prelar_ray.learning.learner.FinetuneLearner.policy_weights` returned.
+
+        Raises:
+            CheckpointError: an array is missing or has another shape.
+        """
+        load_module(self, {key: torch.tensor(value) for key, value in weights.items()}, "policy")
+        self.version = version
+
+    def initial(self, n: int) -> PolicyState:
+        """State before the first step of ``n`` environments."""
+        return PolicyState(self.rssm.initial(n), torch.zeros(n, self.action_size))
+
+    @torch.inference_mode()
+    def act(
+        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+    ) -> tuple[npt.NDArray[np.float32], PolicyState]:
+        """Choose actions.
+
+        Args:
+            image: uint8 ``(n, Hpx, Wpx, C)``.
+            is_first: ``(n,)``; where set, the row of ``state`` is ignored.
+            state: from the previous step, or :meth:`initial`.
+            noise: the published evaluation policy takes the mode of the action but still samples the latent.
+
+        Returns:
+            Actions ``(n, A)`` in [-1, 1] and the state for the next step.
+        """
+        dtype = state.action.dtype
+        embed = self.encoder(preprocess_image(torch.from_numpy(image), dtype)).unsqueeze(1)
+        latent_action = self.action_encoder(state.action).unsqueeze(1)
+        gumbel = None if noise.gumbel is None else torch.from_numpy(noise.gumbel).to(dtype).unsqueeze(1)
+        first = torch.from_numpy(is_first).unsqueeze(1)
+        posterior, _ = self.rssm.observe(embed, latent_action, first, state.latent, gumbel)
+        latent = posterior.at((slice(None), 0))
+        uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(dtype)
+        action = self.actor(latent.feature).sample(uniform)
+        return action.numpy().astype(np.float32), PolicyState(latent, action)

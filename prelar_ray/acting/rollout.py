@@ -1,0 +1,155 @@
+"""Stepping several environments together with one policy: what collecting and evaluating share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from prelar_ray.acting.policy import ActingNoise, Policy
+from prelar_ray.config.schema import EnvConfig
+from prelar_ray.errors import EnvironmentFailure
+from prelar_ray.types import Episode, Frames
+
+__all__ = ["EpisodeSeeds", "Rollout"]
+
+EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
+"""From (environment index, episode number) to the environment's seed and the generator of the actions."""
+
+
+class Rollout:
+    """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours."""
+
+    def __init__(
+        self,
+        make_env: Callable[[EnvConfig, int], gym.Env[Any, Any]],
+        config: EnvConfig,
+        indices: list[int],
+        first_numbers: list[int],
+        seeds: EpisodeSeeds,
+    ) -> None:
+        self.indices, self.numbers = indices, list(first_numbers)
+        self._seeds = seeds
+        self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
+        space = self._envs[0].action_space
+        assert space.shape is not None
+        self.action_size = int(space.shape[0])
+        self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
+        self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool]]] = [[] for _ in indices]
+        self._random = [False] * len(indices)
+        self._active = list(range(len(indices)))
+        self._state: Any = None
+
+    @property
+    def open(self) -> list[int]:
+        """Positions of the environments that are in an episode."""
+        return [i for i in self._active if self._rows[i]]
+
+    def stop(self, position: int) -> None:
+        """Take an environment out; it is not stepped again."""
+        self._active.remove(position)
+
+    def step(self, policy: Policy, random: bool, sample: bool, expl_noise: float = 0.0) -> list[tuple[int, Episode]]:
+        """Step every active environment once, resetting those that are between episodes.
+
+        Args:
+            policy: acts in all episodes that did not begin as random ones.
+            random: whether episodes that begin now act uniformly at random to their end.
+            sample: sample actions (training) or take their mode (evaluation).
+            expl_noise: standard deviation of Gaussian noise on sampled actions.
+
+        Returns:
+            Episodes that ended, with the position of their environment.
+
+        Raises:
+            EnvironmentFailure: an environment raised; names it and the step.
+        """
+        for i in self._active:
+            if not self._rows[i]:
+                self._reset(i, random)
+        actions = self._actions(policy, sample, expl_noise)
+        finished = []
+        for i, action in zip(self._active, actions, strict=True):
+            if self._advance(i, action):
+                finished.append((i, self._finish(i, -1 if self._random[i] else policy.version)))
+        return finished
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self._envs:
+            env.close()
+
+    def _actions(self, policy: Policy, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
+        """Actions of the active environments, ``(n, A)``; each environment draws from its own generator."""
+        rngs = [self._rngs[i] for i in self._active]
+        uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
+        random = np.array([self._random[i] for i in self._active])
+        actions = 2 * uniform - 1
+        if not random.all():
+            rssm = policy.rssm
+            shape = (rssm.stoch, rssm.classes)
+            gumbel = np.stack([-np.log(rng.standard_exponential(shape, dtype=np.float32)) for rng in rngs])
+            image = np.stack([self._rows[i][-1][0] for i in self._active])
+            first = np.array([len(self._rows[i]) == 1 for i in self._active])
+            state = self._policy_state(policy)
+            chosen, state = policy.act(image, first, state, ActingNoise(gumbel, uniform if sample else None))
+            if expl_noise:
+                noise = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
+                chosen = np.clip(chosen + expl_noise * noise, -1, 1)
+            self._state = (tuple(self._active), state._replace(action=state.action.new_tensor(chosen)))
+            actions[~random] = chosen[~random]
+        return actions
+
+    def _policy_state(self, policy: Policy) -> Any:
+        if self._state is None:
+            return policy.initial(len(self._active))
+        active, state = self._state
+        if active == tuple(self._active):
+            return state
+        rows = [active.index(i) for i in self._active]  # environments only ever leave
+        return state._replace(latent=state.latent.at(rows), action=state.action[rows])
+
+    def _reset(self, i: int, random: bool) -> None:
+        seed, self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
+        self._random[i] = random
+        try:
+            observation, info = self._envs[i].reset(seed=seed)
+        except Exception as error:
+            raise self._failure(i, "reset", error) from error
+        zeros = np.zeros(self.action_size, dtype=np.float32)
+        self._rows[i] = [(observation["image"], zeros, 0.0, False, bool(info["success"]))]
+
+    def _advance(self, i: int, action: npt.NDArray[np.float32]) -> bool:
+        try:
+            observation, reward, terminated, truncated, info = self._envs[i].step(action)
+        except Exception as error:
+            raise self._failure(i, f"step {len(self._rows[i])}", error) from error
+        self._rows[i].append((observation["image"], action, float(reward), bool(terminated), bool(info["success"])))
+        return bool(terminated or truncated)
+
+    def _failure(self, i: int, where: str, error: Exception) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"environment {self.indices[i]}, episode {self.numbers[i]}, {where}: {type(error).__name__}: {error}"
+        )
+
+    def _finish(self, i: int, version: int) -> Episode:
+        images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
+        first = np.zeros(len(images), dtype=np.bool_)
+        first[0] = True
+        episode = Episode(
+            image=np.stack(images),
+            action=np.stack(actions),
+            reward=np.array(rewards, dtype=np.float32),
+            is_first=first,
+            is_terminal=np.array(terminals, dtype=np.bool_),
+            success=np.array(successes, dtype=np.bool_),
+            env_index=self.indices[i],
+            number=self.numbers[i],
+            weight_version=version,
+        )
+        self._rows[i] = []
+        self.numbers[i] += 1
+        return episode

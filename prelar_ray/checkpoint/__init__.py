@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, checked, and loadable without running anybody's code."""

@@ -1,0 +1,178 @@
+"""Checkpoint folders: ``checkpoints/000001000/{state.pt, meta.json}``, one folder per saved update.
+
+``state.pt`` holds tensors and plain containers and is loaded with ``weights_only=True``: a file with code in it is
+refused before anything runs. ``meta.json`` holds the configuration, the counters, and the checksum of ``state.pt``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from prelar_ray.arrow_io import checksum
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import CheckpointError
+from prelar_ray.files import atomic_file, cannot_write
+
+__all__ = ["Checkpoint", "CheckpointStore", "load_checkpoint"]
+
+FORMAT = 1
+_STATE, _META = "state.pt", "meta.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint."""
+
+    path: Path
+    phase: str  # pretrain or finetune
+    config: RunConfig  # of the run that wrote it
+    update: int
+    state: dict[str, Any]  # the learner's state_dict, on the CPU
+    counters: dict[str, Any]  # everything else that a resume needs
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+
+    def save(self, phase: str, config: RunConfig, update: int, state: dict[str, Any], counters: dict[str, Any]) -> Path:
+        """Write a checkpoint; it appears whole or not at all, and older ones are pruned only afterwards.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
+        """
+        target = self.folder / f"{update:09d}"
+        temporary = self.folder / f".{target.name}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            _write_state(temporary / _STATE, state)
+            meta = {
+                "format": FORMAT,
+                "phase": phase,
+                "update": update,
+                "sha256": checksum(temporary / _STATE),
+                "counters": counters,
+                "config": config.model_dump(mode="json"),
+            }
+            with atomic_file(temporary / _META) as file:
+                file.write(json.dumps(meta, indent=1).encode())
+            if target.exists():  # the same update saved again, for example at the end of a run
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(f"{cannot_write(target, error)}; earlier checkpoints are intact") from error
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._prune()
+        return target
+
+    def set_score(self, update: int, score: float) -> None:
+        """Record the evaluation return of a checkpoint; the best scored one is kept however old it is."""
+        path = self.folder / f"{update:09d}"
+        if path.exists():
+            with atomic_file(path / "score.json") as file:
+                file.write(json.dumps({"evaluation_return": score}).encode())
+            self._prune()
+
+    def paths(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        return sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
+
+    def best(self) -> Path | None:
+        """The checkpoint with the highest evaluation return, if any was evaluated."""
+        scored = [path for path in self.paths() if (path / "score.json").exists()]
+        return max(scored, key=_score, default=None)
+
+    def latest(self) -> Checkpoint:
+        """Load the newest checkpoint that is whole; a damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for path in reversed(self.paths()):
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                log.warning("%s; trying the one before", error)
+        raise CheckpointError(f"{self.folder}: holds no usable checkpoint; start a new run without --resume")
+
+    def _prune(self) -> None:
+        keep = set(self.paths()[-self.keep_last :]) | {self.best()}
+        for path in self.paths():
+            if path not in keep:
+                shutil.rmtree(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load a checkpoint folder, or the newest one of a run folder.
+
+    Raises:
+        CheckpointError: missing, truncated, damaged, of a newer format, or holding code; names the file.
+    """
+    if (path / "checkpoints").is_dir():
+        return CheckpointStore(path / "checkpoints", keep_last=1).latest()
+    meta_path, state_path = path / _META, path / _STATE
+    if not meta_path.is_file() or not state_path.is_file():
+        raise CheckpointError(
+            f"{path}: not a checkpoint, expected {_STATE} and {_META} in it; name a run folder or one of its "
+            "checkpoints/NNNNNNNNN"
+        )
+    try:
+        meta = json.loads(meta_path.read_bytes())
+        version = meta["format"]
+        if version != FORMAT:
+            raise CheckpointError(f"{meta_path}: format {version}, this version reads {FORMAT}; update prelar-ray")
+        config = RunConfig.model_validate_json(json.dumps(meta["config"]))
+        phase, update, sha256, counters = meta["phase"], int(meta["update"]), meta["sha256"], meta["counters"]
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{meta_path}: damaged or of another version ({error})") from error
+    if checksum(state_path) != sha256:
+        raise CheckpointError(f"{state_path}: checksum differs from {_META}: truncated or damaged; use an earlier one")
+    return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # how torch reports a full disk in the middle of its archive
+            raise OSError(28, f"torch could not write the archive: {error}") from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds objects other than tensors and plain containers, which may be code; refused, nothing was run"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); use an earlier one") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dictionary")
+    return state
+
+
+def _score(path: Path) -> float:
+    return float(json.loads((path / "score.json").read_bytes())["evaluation_return"])

@@ -1,0 +1,179 @@
+"""The command line: ``prelar-ray COMMAND``, and what the commands share (options, error messages, exit codes)."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from prelar_ray import __version__
+from prelar_ray.config import RunConfig, load_config, preset_names
+from prelar_ray.errors import PrelarError
+
+__all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "resolve"]
+
+COMMANDS = {
+    "record": "record videos, without actions, of experts or random policies",
+    "pretrain": "pre-train a world model on action-free videos",
+    "finetune": "fine-tune a pre-trained world model and a policy in an environment",
+    "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
+    "report": "write a run's report.html: curves, predictions, timings",
+    "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
+    "demo": "the whole road in minutes: record, pretrain, finetune, evaluate, report",
+    "schema": "write the JSON schema of configuration files, for editors",
+}
+"""Name and one line about each command; ``prelar_ray.NAME`` is its module."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells report it."""
+
+BROKEN_PIPE = 141
+"""Exit code when the reader of standard output left, as shells report it."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser whose ``KEY=VALUE`` arguments may stand before, between and after the options."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse with options and positional arguments in any order."""
+        return self.parse_intermixed_args(args, namespace)
+
+
+def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return a command's parser with the options that every configured command has.
+
+    ``description`` and ``epilog`` are shown as they are written. Hand the parsed arguments to :func:`resolve`.
+    """
+    parser = CommandParser(
+        prog=f"prelar-ray {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change single settings by dotted key, for example world_model.rssm.deter=512; wins over file and preset",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; wins over the preset")
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"settings to start from: {', '.join(preset_names())} (without: paper)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, parameter counts and memory estimate, and stop",
+    )
+    return parser
+
+
+def override_option(parser: argparse.ArgumentParser, flag: str, key: str, *, help: str, value: str = "") -> None:
+    """Add an option that is short for an override: ``--skip-bad`` for ``video.skip_bad=true``.
+
+    With ``value`` the option is a switch that sets it; without, the option takes the value as its argument.
+    """
+    common: dict[str, Any] = {"dest": "shorthands", "default": [], "help": f"{help} (short for {key}={value or '...'})"}
+    if value:
+        parser.add_argument(flag, action="append_const", const=f"{key}={value}", **common)
+    else:
+        metavar = flag.strip("-").upper().replace("-", "_")
+        parser.add_argument(flag, action="append", type=lambda text: f"{key}={text}", metavar=metavar, **common)
+
+
+def resolve(args: argparse.Namespace) -> RunConfig:
+    """Return the configuration that the options of :func:`command_parser` describe.
+
+    With ``--resume`` and neither ``--preset`` nor ``--config``, that of the run in ``--out`` is the start.
+
+    Raises:
+        ConfigError: see :func:`prelar_ray.config.load_config`.
+    """
+    file = args.config
+    if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
+        file = args.out / "config.yaml"  # go on with what the run was started with
+    return load_config(args.preset, file, [*getattr(args, "shorthands", []), *args.overrides])
+
+
+def guarded(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave the process with its exit code; expected errors become one message on stderr.
+
+    Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 for bad input from the
+    command line, else 1); 130 after Ctrl-C; 141 when the reader of standard output left.
+    """
+    _log_to_stderr()
+    try:
+        code = command()
+        sys.stdout.flush()
+    except PrelarError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        code = BROKEN_PIPE
+    sys.exit(code)
+
+
+def _log_to_stderr() -> None:
+    """Show the package's information and everyone's warnings: in colour on a terminal, as dated lines elsewhere."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, omit_repeated_times=False)
+        logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", datefmt="%H:%M:%S")
+    else:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("prelar_ray").setLevel(logging.INFO)
+
+
+def _reader_left() -> bool:
+    """Return whether standard output is the pipe that broke; then direct it nowhere, so that exiting stays quiet."""
+    watch = select.poll()
+    watch.register(sys.stdout, 0)  # errors and hang-ups are reported without being asked for
+    if not watch.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def dispatch(argv: Sequence[str] | None = None) -> int:
+    """Run ``prelar-ray COMMAND ...``; only the chosen command's module is imported."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        run: Callable[[Sequence[str]], int] = importlib.import_module(f"prelar_ray.{arguments[0]}").main
+        return run(arguments[1:])
+    width = max(map(len, COMMANDS))
+    listing = "".join(f"  {name:<{width}}  {line}\n" for name, line in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="prelar-ray",
+        usage="prelar-ray [--version] COMMAND ...",
+        description="World models pre-trained on action-free video (PreLAR), fine-tuned with Ray.",
+        epilog=f"commands:\n{listing}\n`prelar-ray COMMAND --help` explains one; `prelar-ray demo` is a good start.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"prelar-ray {__version__}")
+    if arguments and not arguments[0].startswith("-"):
+        nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"nearest: {nearest[0]}; " if nearest else ""
+        parser.error(f"unknown command {arguments[0]!r}; {hint}`prelar-ray --help` lists all")
+    parser.parse_args(arguments)
+    parser.error("which command? `prelar-ray --help` lists them")
+
+
+def main() -> NoReturn:
+    """Console script ``prelar-ray``."""
+    guarded(dispatch)

@@ -1,0 +1,222 @@
+"""Reading a configuration: defaults, then preset, then file, then ``a.b.c=VALUE`` overrides.
+
+Every mistake becomes one line that starts with the dotted path and says what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from prelar_ray.config import yaml_text
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import ConfigError
+
+__all__ = ["json_schema", "load_config", "preset_names", "to_yaml"]
+
+_PRESETS = resources.files("prelar_ray.config") / "presets"
+
+
+def preset_names() -> list[str]:
+    """Return the names that ``--preset`` takes."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: RunConfig | None = None,
+) -> RunConfig:
+    """Return the configuration that base, preset, file and overrides describe, each winning over those before it.
+
+    Without a preset the defaults hold, which are the ``paper`` preset. A file may name its own with ``preset: NAME``;
+    ``preset`` wins over that.
+
+    Raises:
+        ConfigError: unknown preset or key, a file that cannot be read, a value of the wrong type, out of range or
+            contradicting another; one line per mistake.
+    """
+    in_file = _read_file(file) if file is not None else {}
+    file_preset = in_file.pop("preset", None)
+    tree: dict[str, Any] = base.model_dump() if base else {}
+    for layer in (_read_preset(preset or file_preset), in_file, *map(_read_override, overrides)):
+        tree = _merge(tree, layer)
+    try:
+        return RunConfig.model_validate(tree, strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(dict(mistake)) for mistake in error.errors())) from error
+
+
+def to_yaml(config: BaseModel) -> str:
+    """Return ``config`` as YAML with every value stated; :func:`load_config` reads it back unchanged."""
+    return yaml_text.dump(config.model_dump())
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, for editors that complete YAML."""
+    schema = RunConfig.model_json_schema()
+    preset = {"description": "Preset that the rest of the file changes.", "enum": preset_names(), "title": "Preset"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "prelar-ray configuration",
+        "properties": {"preset": preset, **schema["properties"]},
+    }
+
+
+def _read_preset(name: Any) -> dict[str, Any]:
+    """Return a preset's tree; its own ``preset`` key names the one it changes."""
+    if name is None:
+        return {}
+    names = preset_names()
+    if name not in names:
+        raise ConfigError(f"preset={name}: unknown preset{_nearest(str(name), names)}; known: {', '.join(names)}")
+    tree: dict[str, Any] = yaml_text.parse((_PRESETS / f"{name}.yaml").read_bytes())
+    return _merge(_read_preset(tree.pop("preset", None)), tree)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml_text.parse(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if tree is None:  # nothing but comments
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys such as `seed: 1`, is {_show(tree)}")
+    return tree
+
+
+def _read_override(text: str) -> dict[str, Any]:
+    """Return the tree that ``a.b.c=VALUE`` describes.
+
+    ``VALUE`` is YAML, except that it is taken as it stands where the key holds text (``env.camera=0``).
+    """
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{text}: not an override; write KEY=VALUE with a dotted key, for example seed=1")
+    if keys == ["preset"]:
+        raise ConfigError(f"{text}: a preset is chosen with --preset {raw}")
+    try:
+        value = raw if _field_type(keys) is str else yaml_text.parse(raw)
+    except ValueError as error:
+        raise ConfigError(f"{text}: the value is not valid YAML: {error}") from error
+    tree: dict[str, Any] = {keys[-1]: value}
+    for key in reversed(keys[:-1]):
+        tree = {key: tree}
+    return tree
+
+
+def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``layer`` on top, section by section."""
+    merged = dict(base)
+    for key, value in layer.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _field_type(keys: Sequence[str]) -> Any:
+    """Return the type declared at a dotted path, or None where the path does not exist."""
+    kind: Any = RunConfig
+    for key in keys:
+        fields = _fields(kind)
+        if key not in fields:
+            return None
+        kind = fields[key]
+    return kind
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return names and types of a section's fields; empty where ``kind`` is not a section."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return {}
+
+
+def _paths(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of every section and value below a section."""
+    for name, inner in _fields(kind).items():
+        yield prefix + name
+        yield from _paths(inner, f"{prefix}{name}.")
+
+
+def _describe(mistake: Mapping[str, Any]) -> str:
+    """Return one line for one of pydantic's errors."""
+    location, value = mistake["loc"], mistake["input"]
+    kind, context = mistake["type"], mistake.get("ctx", {})
+    path = ".".join(map(str, location))
+    if kind == "value_error":  # two keys contradict each other: the validator's own words name both
+        return f"{path}: {context['error']}" if path else str(context["error"])
+    if kind == "extra_forbidden":
+        return _describe_unknown(path, value)
+    match kind:
+        case "greater_than_equal":
+            allowed = f"must be >= {context['ge']:g}"
+        case "greater_than":
+            allowed = f"must be > {context['gt']:g}"
+        case "less_than_equal":
+            allowed = f"must be <= {context['le']:g}"
+        case "invalid_key":
+            return f"{path}: a key must be text"
+        case "literal_error":
+            choices = list(_field_type(location).__args__)
+            allowed = f"must be one of {', '.join(choices)}{_nearest(str(value), choices)}"
+        case "int_type" | "int_from_float":
+            whole = isinstance(value, float) and value.is_integer()
+            allowed = f"must be a whole number{f'; write {int(value)}' if whole else ''}"
+        case "float_type":
+            allowed = "must be a number"
+        case "finite_number":
+            allowed = "must be finite"
+        case "bool_type":
+            allowed = "must be true or false"
+        case "string_type":
+            allowed = "must be text; write it in quotes"
+        case "tuple_type":
+            allowed = "must be a list such as [a, b]"
+        case "model_type":
+            allowed = f"must be a section with the keys {', '.join(_fields(_field_type(location)))}"
+        case _:
+            allowed = mistake["msg"]
+    is_text = ", not text" if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type") else ""
+    return f"{path}={_show(value)}: {allowed}{is_text}"
+
+
+def _describe_unknown(path: str, value: Any) -> str:
+    if isinstance(value, dict) and value:  # an unknown section: name what was meant inside it
+        return "\n".join(_describe_unknown(f"{path}.{key}", inner) for key, inner in value.items())
+    section, _, name = path.rpartition(".")
+    prefix = f"{section}." if section else ""
+    siblings = list(_fields(_field_type(section.split(".")) if section else RunConfig))
+    paths = list(_paths(RunConfig))
+    if elsewhere := [known for known in paths if known.rpartition(".")[2] == name]:
+        hint = f"; nearest: {difflib.get_close_matches(path, elsewhere, n=1, cutoff=0)[0]}"
+    else:
+        hint = _nearest(name, siblings, prefix) or ("" if section and siblings else _nearest(path, paths))
+    if not hint and siblings:
+        hint = f"; known: {', '.join(prefix + sibling for sibling in siblings)}"
+    return f"{path}={_show(value)}: unknown key{hint}"
+
+
+def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"; nearest: {prefix}{found[0]}" if found else ""
+
+
+def _show(value: Any) -> str:
+    """Return a value as the user would write it, on one short line."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

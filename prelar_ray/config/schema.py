@@ -1,0 +1,399 @@
+"""The typed tree of a whole run: one frozen model per component, a sentence and a unit per field.
+
+Defaults are the ``paper`` preset (PreLAR, Table 1 and the published code's network sizes).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "BehaviourConfig",
+    "BonusConfig",
+    "CheckpointConfig",
+    "CollectConfig",
+    "Component",
+    "ConvConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "HeadConfig",
+    "LossConfig",
+    "MLPConfig",
+    "OptimizerConfig",
+    "PretrainConfig",
+    "RSSMConfig",
+    "RecordConfig",
+    "ReplayConfig",
+    "RunConfig",
+    "TelemetryConfig",
+    "VideoConfig",
+    "WorldModelConfig",
+]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Component(BaseModel):
+    """Base of all parts: frozen, no unknown keys, every field documented by the text below it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class ConvConfig(Component):
+    """A residual convolutional network between 64x64 images and vectors."""
+
+    depth: PositiveInt = 48
+    """Channels of the stack at 32x32; doubles with each further stack."""
+    stacks: Annotated[int, Field(ge=1, le=4)] = 3
+    """Residual stacks, each with one halving (encoder) or doubling (decoder) of the size."""
+    layers: PositiveInt = 2
+    """Residual layers per stack."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation inside residual layers: batch statistics while the world model trains, or none."""
+
+
+class MLPConfig(Component):
+    """Fully connected layers with ELU."""
+
+    layers: PositiveInt = 4
+    """Hidden layers."""
+    units: PositiveInt = 400
+    """Units per hidden layer."""
+
+
+class RSSMConfig(Component):
+    """Recurrent state-space model."""
+
+    deter: PositiveInt = 1024
+    """Deterministic state D, units of the GRU."""
+    hidden: PositiveInt = 1024
+    """Units of the input, prior and posterior layers."""
+    stoch: PositiveInt = 32
+    """Stochastic groups S."""
+    classes: Annotated[int, Field(ge=2)] = 32
+    """Classes K per stochastic group."""
+
+
+class HeadConfig(Component):
+    """A layer of hidden units before a linear output, as in the inverse dynamics and action encoders."""
+
+    hidden: PositiveInt = 1024
+    """Units of the hidden layer."""
+
+
+class WorldModelConfig(Component):
+    """Networks of the world model."""
+
+    encoder: ConvConfig = ConvConfig()
+    """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks)."""
+    decoder: ConvConfig = ConvConfig()
+    """Image decoder, feature to image."""
+    rssm: RSSMConfig = RSSMConfig()
+    """Latent dynamics."""
+    latent_action: PositiveInt = 64
+    """Size L of the action representation."""
+    inverse_dynamics: ConvConfig = ConvConfig()
+    """Convolutions of the inverse dynamics encoder, frame pair to latent action."""
+    inverse_dynamics_head: HeadConfig = HeadConfig()
+    """Head of the inverse dynamics encoder."""
+    action_encoder: HeadConfig = HeadConfig()
+    """Action encoder, real action to latent action (fine-tuning)."""
+    reward_head: MLPConfig = MLPConfig()
+    """Reward and auxiliary reward heads."""
+
+
+class LossConfig(Component):
+    """World-model losses, Eq. (10), (14), (15)."""
+
+    image_weight: NonNegativeFloat = 1.0
+    """Weight of the image log-likelihood."""
+    reward_weight: NonNegativeFloat = 1.0
+    """Weight of both reward log-likelihoods (fine-tuning)."""
+    dynamics_kl_weight: NonNegativeFloat = 1.0
+    """Weight beta of the dynamics KL."""
+    kl_balance: Fraction = 0.8
+    """Share of the dynamics KL that trains the prior; the rest trains the posterior."""
+    free_nats: NonNegativeFloat = 0.0
+    """Floor of the mean dynamics KL, nats."""
+    action_kl_weight: NonNegativeFloat = 1.0
+    """Weight beta_a of the latent-action KL (pre-training)."""
+    action_prior_std: PositiveFloat = 1.0
+    """Standard deviation of the latent action's prior; the published code computes with 1.2449."""
+    consistency_weight: NonNegativeFloat = 1.0
+    """Weight beta_r of the action-state consistency loss (pre-training)."""
+    consistency_gradient: Literal["straight_through", "soft", "published"] = "straight_through"
+    """Gradient of the consistency loss: forward sign with a smooth backward, smooth both ways, or the published zero."""
+
+
+class OptimizerConfig(Component):
+    """Adam with coupled L2 and clipping on the global norm."""
+
+    learning_rate: PositiveFloat = 3e-4
+    """Step size."""
+    eps: PositiveFloat = 1e-5
+    """Adam's epsilon."""
+    weight_decay: NonNegativeFloat = 1e-6
+    """L2 coefficient, added to the gradient after clipping."""
+    clip_norm: PositiveFloat = 100.0
+    """Largest global gradient norm."""
+
+
+class PretrainConfig(Component):
+    """Pre-training on action-free videos."""
+
+    updates: PositiveInt = 600_000
+    """Training length, updates."""
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Segments B per update; at least 2, for the consistency loss compares rows."""
+    segment_length: Annotated[int, Field(ge=2)] = 25
+    """Frames T per segment."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser of all pre-training parameters."""
+
+
+class BonusConfig(Component):
+    """Video-based intrinsic bonus of APV."""
+
+    weight: NonNegativeFloat = 1.0
+    """Weight beta_int of the bonus in the reward that imagination uses; 0 switches it off."""
+    window: PositiveInt = 5
+    """Consecutive steps whose embeddings are averaged."""
+    projection: PositiveInt = 128
+    """Size of the fixed random projection."""
+    queue: PositiveInt = 4096
+    """Projections kept, first in first out."""
+    neighbours: PositiveInt = 16
+    """Nearest neighbours whose mean distance is the bonus."""
+    momentum: Fraction = 0.99
+    """Momentum of the running magnitude that normalises the bonus."""
+
+
+class FinetuneConfig(Component):
+    """Fine-tuning with environment interaction."""
+
+    env_steps: PositiveInt = 250_000
+    """Training length, environment steps (action repeat counted)."""
+    random_steps: PositiveInt = 5_000
+    """Environment steps with uniformly random actions before the first update."""
+    env_steps_per_update: PositiveInt = 5
+    """Replay ratio: environment steps per update after the random phase."""
+    initial_updates: NonNegativeInt = 100
+    """Updates on the random data before the policy acts; encoder and RSSM stay frozen during them."""
+    batch_size: PositiveInt = 50
+    """Segments B per update."""
+    segment_length: Annotated[int, Field(ge=2)] = 50
+    """Steps T per segment."""
+    dynamics_optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser of encoder and RSSM."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser of action encoder, heads and decoder."""
+    bonus: BonusConfig = BonusConfig()
+    """Intrinsic bonus."""
+
+
+class BehaviourConfig(Component):
+    """Actor-critic learning in imagination, Eq. (1)-(4), (16), (17)."""
+
+    horizon: Annotated[int, Field(ge=2)] = 15
+    """Imagined steps H."""
+    discount: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Discount gamma per step."""
+    return_lambda: Fraction = 0.95
+    """Lambda of the lambda-return."""
+    reward_momentum: Fraction = 1.0
+    """Momentum of the running magnitude that divides imagined rewards; 1 leaves them as they are."""
+    entropy_weight: NonNegativeFloat = 1e-4
+    """Weight eta of the policy entropy."""
+    critic_target: Literal["paper", "published"] = "paper"
+    """Critic's target: the lambda-return, or the published code's lambda-return with the entropy bonus added."""
+    slow_critic_every: PositiveInt = 100
+    """Updates between hard copies of the critic into the slow critic."""
+    actor: MLPConfig = MLPConfig()
+    """Actor network."""
+    actor_min_std: PositiveFloat = 0.1
+    """Smallest standard deviation of the policy before truncation."""
+    critic: MLPConfig = MLPConfig()
+    """Critic network."""
+    actor_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=8e-5)
+    """Optimiser of the actor."""
+    critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=8e-5)
+    """Optimiser of the critic."""
+
+
+class EnvConfig(Component):
+    """The environment."""
+
+    task: str = "metaworld/reach-v3"
+    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK or prelar/point-reach."""
+    action_repeat: PositiveInt = 1
+    """Environment steps per action."""
+    camera: str = "corner"
+    """Camera of Meta-World tasks (DeepMind Control uses its number, for example 0)."""
+    render_quality: Literal["full", "reduced", "fast"] = "full"
+    """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
+
+
+class RecordConfig(Component):
+    """Recording of videos without actions."""
+
+    tasks: tuple[str, ...] = (
+        "metaworld/drawer-close-v3",
+        "metaworld/push-v3",
+        "metaworld/window-open-v3",
+        "metaworld/faucet-open-v3",
+    )
+    """Environment ids to record."""
+    policy: Literal["expert", "random", "mixed"] = "expert"
+    """Who acts: the scripted expert, uniform random actions, or both in turn."""
+    noise: Fraction = 0.1
+    """Share of the action range added to an expert's action as Gaussian noise."""
+    episodes_per_task: PositiveInt = 50
+    """Episodes per task."""
+    frames_per_episode: Annotated[int, Field(ge=2)] = 200
+    """Longest episode, frames."""
+    shard_frames: PositiveInt = 10_000
+    """Frames per shard; a shard is closed with the episode that reaches it."""
+
+
+class VideoConfig(Component):
+    """Reading of video stores for pre-training."""
+
+    path: str = ""
+    """Folder of the video store; `record` writes one."""
+    verify: bool = True
+    """Check every shard's checksum before training."""
+    skip_bad: bool = False
+    """Leave damaged shards out with a warning instead of stopping."""
+
+
+class ReplayConfig(Component):
+    """Shared replay buffer."""
+
+    capacity_steps: PositiveInt = 1_000_000
+    """Steps kept; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
+    tolerance_updates: PositiveInt = 64
+    """Asynchronous mode: updates by which learning may lag behind collecting before collecting pauses."""
+    prefetch: PositiveInt = 2
+    """Asynchronous mode: batches on their way to the learner while it is busy."""
+
+
+class CollectConfig(Component):
+    """Collection of experience."""
+
+    collectors: PositiveInt = 1
+    """Collector processes."""
+    envs_per_collector: PositiveInt = 1
+    """Environments per collector; policy inference is batched over them."""
+    synchronous: bool = False
+    """Take turns: collect, then learn, with the replay ratio kept exactly."""
+    request_steps: PositiveInt = 50
+    """Agent steps per environment in one request to a collector (synchronous mode takes as many as one update owes)."""
+    expl_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise added to training actions."""
+    publish_every_updates: PositiveInt = 10
+    """Asynchronous mode: updates between publications of new weights (synchronous mode publishes every turn)."""
+
+
+class EvaluationConfig(Component):
+    """Evaluation of the policy."""
+
+    episodes: PositiveInt = 10
+    """Episodes per evaluation."""
+    every_env_steps: PositiveInt = 10_000
+    """Environment steps between evaluations."""
+    envs: PositiveInt = 1
+    """Environments stepped together during evaluation."""
+
+
+class CheckpointConfig(Component):
+    """Checkpoints."""
+
+    every_updates: PositiveInt = 1_000
+    """Updates between checkpoints."""
+    keep_last: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints kept; the best by evaluation return stays beside them."""
+
+
+class TelemetryConfig(Component):
+    """Logging."""
+
+    every_updates: PositiveInt = 50
+    """Updates between log lines; metrics leave the device then."""
+
+
+class RunConfig(Component):
+    """A whole run."""
+
+    seed: NonNegativeInt = 0
+    """Seed from which every role derives its own."""
+    cluster: str = "auto"
+    """Where roles run: none (one process), auto (a Ray on this machine), or the address of a Ray cluster."""
+    dashboard: bool = True
+    """Start Ray's dashboard with cluster=auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the learner; auto takes a GPU where one is."""
+    threads: NonNegativeInt = 0
+    """CPU threads of the learner; 0 takes all cores of its machine."""
+    world_model: WorldModelConfig = WorldModelConfig()
+    """Networks."""
+    loss: LossConfig = LossConfig()
+    """World-model losses."""
+    behaviour: BehaviourConfig = BehaviourConfig()
+    """Actor-critic."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """Pre-training."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """Fine-tuning."""
+    env: EnvConfig = EnvConfig()
+    """Environment."""
+    record: RecordConfig = RecordConfig()
+    """Recording."""
+    video: VideoConfig = VideoConfig()
+    """Video stores."""
+    replay: ReplayConfig = ReplayConfig()
+    """Replay buffer."""
+    collect: CollectConfig = CollectConfig()
+    """Collectors."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """Logging."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        tune, bonus = self.finetune, self.finetune.bonus
+        if bonus.window > tune.segment_length:
+            raise ValueError(
+                f"finetune.bonus.window={bonus.window} is longer than finetune.segment_length={tune.segment_length}; "
+                "shorten the window or lengthen the segment"
+            )
+        if bonus.neighbours > bonus.queue:
+            raise ValueError(
+                f"finetune.bonus.neighbours={bonus.neighbours} exceeds finetune.bonus.queue={bonus.queue}; "
+                "use a longer queue"
+            )
+        if tune.random_steps > tune.env_steps:
+            raise ValueError(
+                f"finetune.random_steps={tune.random_steps} exceeds finetune.env_steps={tune.env_steps}; "
+                "nothing would be left for the policy"
+            )
+        if self.replay.capacity_steps < tune.random_steps:
+            raise ValueError(
+                f"replay.capacity_steps={self.replay.capacity_steps} is below "
+                f"finetune.random_steps={tune.random_steps}; the random phase would not fit"
+            )
+        if tune.env_steps_per_update % self.env.action_repeat:
+            raise ValueError(
+                f"finetune.env_steps_per_update={tune.env_steps_per_update} is not a multiple of "
+                f"env.action_repeat={self.env.action_repeat}; the replay ratio could not be kept exactly"
+            )
+        return self

@@ -1,0 +1,136 @@
+"""Roles as Ray actors: each owns one plain object, and the loop of :mod:`prelar_ray.training` drives them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.distributed.resources import plan_resources
+from prelar_ray.errors import PrelarError, ResourceError, RoleDied
+from prelar_ray.training.backend import Role
+
+__all__ = ["RayBackend"]
+
+START_SECONDS = 120.0
+
+log = logging.getLogger(__name__)
+
+
+class RayBackend:
+    """Starts and drives actors on the Ray that the configuration's ``cluster`` names."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Connect to a cluster, or start one on this machine for ``cluster=auto``.
+
+        Raises:
+            ResourceError: no cluster at that address, or it lacks what the configuration asks for.
+        """
+        self._roles: dict[str, _RayRole] = {}  # by actor id
+        self._owned = config.cluster == "auto"
+        _connect(config)
+        total = ray.cluster_resources()
+        cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+        try:
+            self._plan = plan_resources(config, cpus, gpus)
+        except ResourceError:
+            self.close()
+            raise
+        self._threads = config.threads
+        plan = ", ".join(f"{role} {need.cpus:g} CPU {need.gpus:g} GPU" for role, need in self._plan.items())
+        log.info("ray: %d node(s), %g CPU, %g GPU; %s", len(ray.nodes()), cpus, gpus, plan)
+
+    def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
+        """Start ``factory(*args)`` as an actor; errors of its construction come with its first call."""
+        kind = name.split("-")[0]
+        need = self._plan[kind]
+        # Ray sets OMP_NUM_THREADS to the logical CPUs; only the learner profits from more than one thread.
+        threads = str(self._threads or os.cpu_count() or 1) if kind == "learner" else "1"
+        options: dict[str, Any] = {
+            "num_cpus": need.cpus,
+            "num_gpus": need.gpus,
+            "max_restarts": 0,  # a restarted actor would have lost its state; the loop starts a new one knowingly
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+        }
+        actor = ray.remote(factory).options(**options).remote(*args)
+        role = _RayRole(name, actor)
+        self._roles[actor._actor_id.hex()] = role
+        return role
+
+    def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+        """Return those futures that are done, at least one unless ``timeout`` seconds pass."""
+        futures = list(futures)
+        ready, _ = ray.wait(futures, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
+        return list(ready)
+
+    def get(self, future: Any) -> Any:
+        """Return a future's value, or raise what its call raised.
+
+        Raises:
+            RoleDied: the actor's process ended; names the role.
+        """
+        try:
+            return ray.get(future)
+        except exceptions.RayTaskError as error:
+            cause = _cause(error)
+            if isinstance(cause, PrelarError):
+                raise cause from error
+            raise
+        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
+            role = self._roles.get(getattr(error, "actor_id", None) or "")
+            raise RoleDied(f"{role.name if role else 'a role'} died: {_first_line(error)}") from error
+
+    def stop(self, role: Role) -> None:
+        """Kill an actor; it may be dead already."""
+        assert isinstance(role, _RayRole)
+        ray.kill(role.actor)
+        self._roles.pop(role.actor._actor_id.hex(), None)
+
+    def close(self) -> None:
+        """Kill all actors, and end Ray if it was started here."""
+        if not ray.is_initialized():
+            return
+        for role in list(self._roles.values()):
+            self.stop(role)
+        ray.shutdown()
+
+
+class _RayRole:
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name, self.actor = name, actor
+
+    def call(self, method: str, *args: Any, returns: int = 1) -> Any:
+        return getattr(self.actor, method).options(num_returns=returns).remote(*args)
+
+
+def _connect(config: RunConfig) -> None:
+    common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if config.cluster == "auto":
+        ray.init(address="local", include_dashboard=config.dashboard, **common)
+        return
+    try:
+        ray.init(address=config.cluster, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"cluster={config.cluster}: cannot connect ({_first_line(error)}); start one with `ray start --head` or "
+            "`ray up cluster/cluster.yaml`, with RAY_AUTH_MODE and the same token here, or use cluster=auto"
+        ) from error
+
+
+def _cause(error: exceptions.RayTaskError) -> BaseException | None:
+    """The exception that the actor raised; an argument that could not be computed nests them."""
+    cause: BaseException | None = error.cause
+    while isinstance(cause, exceptions.RayTaskError):
+        cause = cause.cause
+    return cause
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,138 @@
+"""Meta-World v3 by the protocol of the published results.
+
+A fresh random goal at each reset, all from the environment's seed; 500 steps, then truncated; reward ``v2``; success
+of an episode is success at any step. The ``corner`` cameras hang upside down and the published runs saw their picture
+with the rows flipped, which is upright and mirrored; so it is here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+import warnings
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_name
+from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, hangs_upside_down, import_simulator
+
+__all__ = ["MetaWorld", "frames_per_second", "task_names"]
+
+EPISODE_STEPS: Final = 500
+REWARD_VERSION: Final = "v2"
+
+
+class MetaWorld(PixelEnv):
+    """One Meta-World v3 task, for example "reach-v3"; reward in [0, 10] per environment step.
+
+    Args:
+        task: name of the task.
+        camera: name of a camera of the scene; ``corner`` is the published one.
+        render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
+        action_repeat: environment steps per action.
+        seed: seed of the stream of goals.
+        render_mode: see :class:`PixelEnv`.
+
+    Raises:
+        ConfigError: unknown task or camera.
+        RenderingError: headless rendering does not work.
+    """
+
+    def __init__(
+        self,
+        task: str = "reach-v3",
+        camera: str = "corner",
+        render_quality: Quality = "full",
+        action_repeat: int = 1,
+        seed: int | None = None,
+        render_mode: RenderMode = None,
+    ) -> None:
+        check_name("task", task, task_names())
+        super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode)
+        self._mujoco = import_simulator("mujoco")
+        self._simulator = _build_simulator(task)
+        self._expert = import_simulator("metaworld.policies").ENV_POLICY_MAP[task]()
+        self._state = np.zeros(0)  # low-dimensional observation with the goal, for the expert
+        self._camera = camera
+        self._quality = render_quality
+        model = self._simulator.model
+        number = camera_number(model, camera, f"metaworld/{task}")
+        self._flipped = camera.startswith("corner") and hangs_upside_down(model, number)
+        self._renderer = FrameRenderer(model, self._simulator.data, number, render_quality, self._flipped)
+
+    @property
+    def render_attributes(self) -> dict[str, Any]:
+        """Simulator, versions, camera, orientation, quality and protocol."""
+        return {
+            "simulator": "metaworld",
+            "versions": {name: version(name) for name in ("metaworld", "mujoco")},
+            "camera": self._camera,
+            "orientation": "rows flipped" if self._flipped else "as rendered",
+            "render_quality": self._quality,
+            "reward_version": REWARD_VERSION,
+            "action_repeat": self._action_repeat,
+            "episode_steps": EPISODE_STEPS,
+        }
+
+    def expert_action(self) -> Action:
+        """Return the action ``(4,)`` of Meta-World's scripted policy."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the policies warn of actions beyond [-1, 1]; they are clipped here
+            action = self._expert.get_action(self._state)
+        return np.asarray(np.clip(action, -1.0, 1.0), dtype=np.float32)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()
+
+    def _begin(self) -> None:
+        self._simulator.np_random = self.np_random
+        self._state, _ = self._simulator.reset()
+        # Meta-World moves goal and objects after its last forward pass: without this, the first frame of an episode
+        # shows some of them where an earlier draw had put them, and they jump at the first step.
+        self._mujoco.mj_kinematics(self._simulator.model, self._simulator.data)
+        self._mujoco.mj_camlight(self._simulator.model, self._simulator.data)
+
+    def _advance(self, action: Action) -> tuple[float, bool, bool]:
+        self._state, reward, _, _, info = self._simulator.step(action)
+        return float(reward), bool(info["success"]), False
+
+    def _draw(self) -> Image:
+        return self._renderer.draw()
+
+
+def task_names() -> list[str]:
+    """Return the names of the 50 tasks.
+
+    Raises:
+        RenderingError: Meta-World cannot be loaded.
+    """
+    return list(import_simulator("metaworld").ALL_V3_ENVIRONMENTS)
+
+
+def frames_per_second(quality: Quality, frames: int = 20) -> float:
+    """Return how many frames of reach-v3 are drawn in a second."""
+    env = MetaWorld(render_quality=quality, seed=0)
+    try:
+        env.reset()  # draws the first frame, which includes building the OpenGL context
+        start = time.perf_counter()
+        for _ in range(frames):
+            env.render()
+        return frames / (time.perf_counter() - start)
+    finally:
+        env.close()
+
+
+def _build_simulator(task: str) -> Any:
+    """Return Meta-World's own environment, with a goal that is visible to the expert and drawn anew at each reset."""
+    metaworld = import_simulator("metaworld")
+    kind = metaworld.ALL_V3_ENVIRONMENTS[task]
+    simulator = kind(reward_function_version=REWARD_VERSION)
+    settings = {"env_cls": kind, "rand_vec": None, "partially_observable": False}
+    simulator.set_task(metaworld.Task(task, pickle.dumps(settings)))
+    # After set_task, which freezes the goal; `seeded_rand_vec` draws from the simulator's generator, not NumPy's own.
+    simulator._freeze_rand_vec = False
+    simulator.seeded_rand_vec = True
+    return simulator

@@ -1,0 +1,140 @@
+"""What all environments share: image observations, action repeat, time-out, and the names in error messages."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from prelar_ray.errors import ConfigError, DataError, EnvironmentFailure
+from prelar_ray.types import IMAGE_SIZE
+
+__all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode", "check_name"]
+
+Action = npt.NDArray[np.float32]
+"""Action, float32 ``(A,)`` in [-1, 1]."""
+Image = npt.NDArray[np.uint8]
+"""One frame, uint8 ``(Hpx, Wpx, C)``."""
+Observation = dict[str, Image]
+"""``{"image": Image}``."""
+RenderMode = Literal["rgb_array"] | None
+
+
+class PixelEnv(gymnasium.Env[Observation, Action], ABC):
+    """One task seen through a camera.
+
+    Observation ``{"image": uint8 (64, 64, 3)}``, actions float32 ``(A,)`` in [-1, 1], ``info["success"]`` a bool at
+    every step and reset. All randomness comes from the seed: equal seeds give equal streams of episodes, and
+    ``reset(seed=...)`` starts a new stream. Running out of time truncates, it never terminates.
+
+    Args:
+        action_size: numbers A in an action.
+        episode_steps: length of an episode, environment steps.
+        action_repeat: environment steps per action; rewards are summed, any success counts.
+        seed: seed of the stream of episodes; None draws one from the operating system.
+        render_mode: what :meth:`render` returns; the observation holds the same image.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
+    has_expert: ClassVar[bool] = True
+    """Whether :meth:`expert_action` works."""
+
+    def __init__(
+        self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode
+    ) -> None:
+        self.observation_space = spaces.Dict(
+            {"image": spaces.Box(0, 255, shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)}
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, shape=(action_size,), dtype=np.float32)
+        self.render_mode = render_mode
+        self._episode_steps = episode_steps
+        self._action_repeat = action_repeat
+        self._elapsed = 0  # environment steps of this episode
+        self._running = False
+        super().reset(seed=seed)
+
+    @property
+    @abstractmethod
+    def render_attributes(self) -> dict[str, Any]:
+        """What made the images and rewards, recorded with all data: values that JSON knows."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Start an episode, drawing everything random from ``self.np_random``."""
+
+    @abstractmethod
+    def _advance(self, action: Action) -> tuple[float, bool, bool]:
+        """Do one environment step and return reward, success, terminated."""
+
+    @abstractmethod
+    def _draw(self) -> Image:
+        """Return the present frame."""
+
+    def expert_action(self) -> Action:
+        """Return the scripted expert's action ``(A,)`` in the present state.
+
+        Raises:
+            DataError: this environment has no scripted expert.
+        """
+        raise DataError(f"{type(self).__name__} has no scripted expert; use record.policy=random")
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start the next episode of the stream, or the first one of a new stream where a seed is given."""
+        super().reset(seed=seed)
+        self._elapsed = 0
+        self._running = True
+        self._begin()
+        return {"image": self._draw()}, {"success": False}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Do ``action_repeat`` environment steps, fewer where the episode ends.
+
+        Raises:
+            EnvironmentFailure: the episode has ended or never began, or the action has another shape.
+        """
+        if not self._running:
+            raise EnvironmentFailure(f"{type(self).__name__}: step() outside an episode; call reset() first")
+        if np.shape(action) != self.action_space.shape:
+            raise EnvironmentFailure(
+                f"{type(self).__name__}: the action has shape {np.shape(action)}, expected {self.action_space.shape}"
+            )
+        action = np.clip(action, -1.0, 1.0)
+        total, succeeded = 0.0, False
+        for _ in range(self._action_repeat):
+            reward, success, terminated = self._advance(action)
+            total += reward
+            succeeded |= success
+            self._elapsed += 1
+            timed_out = self._elapsed >= self._episode_steps
+            if terminated or timed_out:
+                self._running = False
+                break
+        return {"image": self._draw()}, total, terminated, timed_out and not terminated, {"success": succeeded}
+
+    def close(self) -> None:
+        """Free what the environment holds."""
+
+    def render(self) -> Image:  # type: ignore[override]  # one mode only
+        """Return the present frame."""
+        return self._draw()
+
+
+def check_name(path: str, value: str, known: Sequence[str]) -> None:
+    """Accept ``value`` if it is one of ``known``.
+
+    Raises:
+        ConfigError: it is not; the message starts with the dotted ``path`` and offers the nearest names.
+    """
+    if value in known:
+        return
+    nearest = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
+    raise ConfigError(f"{path}={value}: no such {path.rsplit('.', 1)[-1]}; {hint}")

@@ -1,0 +1,105 @@
+"""Point-reach: a disc must reach a target of random position; drawn with NumPy, thousands of steps per second."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
+from prelar_ray.types import IMAGE_SIZE
+
+__all__ = ["PointReach"]
+
+EPISODE_STEPS: Final = 100
+SPEED: Final = 0.1
+"""Largest movement per step and axis; the arena is [-1, 1] x [-1, 1]."""
+SUCCESS_RADIUS: Final = 0.15
+REWARD_RADIUS: Final = 0.5
+"""Distance at which the reward has fallen to half."""
+SMALLEST_START_DISTANCE: Final = 0.5
+
+BACKGROUND: Final = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), (24, 24, 40), dtype=np.uint8)
+TARGET_COLOUR: Final = (40, 220, 60)
+EFFECTOR_COLOUR: Final = (255, 90, 40)
+TARGET_RADIUS: Final = 7.0  # pixels; larger than the effector, so that both are seen where they overlap
+EFFECTOR_RADIUS: Final = 5.0  # pixels
+PIXELS_PER_UNIT: Final = (IMAGE_SIZE - 1) / 2 - TARGET_RADIUS
+ROWS, COLUMNS = np.ogrid[:IMAGE_SIZE, :IMAGE_SIZE]
+
+
+class PointReach(PixelEnv):
+    """A disc moved by velocity ``(x, y)`` must reach the target.
+
+    Reward in (0, 10] per environment step, ``10 / (1 + (distance / 0.5)^2)``; success within 0.15 of the target. Both
+    positions are uniform over the arena, at least 0.5 apart at the start.
+    """
+
+    def __init__(self, action_repeat: int = 1, seed: int | None = None, render_mode: RenderMode = None) -> None:
+        super().__init__(2, EPISODE_STEPS, action_repeat, seed, render_mode)
+        self._effector = np.zeros(2)  # (x, y), y upwards
+        self._target = np.zeros(2)
+
+    @property
+    def render_attributes(self) -> dict[str, Any]:
+        """Versions and protocol."""
+        return {
+            "simulator": "point-reach",
+            "versions": {"numpy": version("numpy")},
+            "orientation": "upright",
+            "reward_version": "v0",
+            "action_repeat": self._action_repeat,
+            "episode_steps": EPISODE_STEPS,
+        }
+
+    def expert_action(self) -> Action:
+        """Return the velocity straight to the target, ``(2,)``."""
+        return np.clip((self._target - self._effector) / SPEED, -1.0, 1.0).astype(np.float32)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that :meth:`set_state` needs to go on bit for bit; JSON-able."""
+        return {
+            "effector": self._effector.tolist(),
+            "target": self._target.tolist(),
+            "elapsed": self._elapsed,
+            "running": self._running,
+            "generator": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`get_state` was called."""
+        self._effector = np.array(state["effector"])
+        self._target = np.array(state["target"])
+        self._elapsed = state["elapsed"]
+        self._running = state["running"]
+        self.np_random.bit_generator.state = state["generator"]
+
+    def _begin(self) -> None:
+        self._effector = self._target = self.np_random.uniform(-1.0, 1.0, 2)
+        while self._distance() < SMALLEST_START_DISTANCE:
+            self._effector = self.np_random.uniform(-1.0, 1.0, 2)
+
+    def _advance(self, action: Action) -> tuple[float, bool, bool]:
+        self._effector = np.clip(self._effector + SPEED * action, -1.0, 1.0)
+        distance = self._distance()
+        return 10.0 / (1.0 + (distance / REWARD_RADIUS) ** 2), distance < SUCCESS_RADIUS, False
+
+    def _distance(self) -> float:
+        return float(np.linalg.norm(self._effector - self._target))
+
+    def _draw(self) -> Image:
+        image = BACKGROUND.copy()
+        image[_disc(self._target, TARGET_RADIUS)] = TARGET_COLOUR
+        image[_disc(self._effector, EFFECTOR_RADIUS)] = EFFECTOR_COLOUR
+        return image
+
+
+def _disc(position: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.bool_]:
+    """Return which pixels lie in a disc, ``(Hpx, Wpx)``."""
+    centre = (IMAGE_SIZE - 1) / 2
+    column = centre + PIXELS_PER_UNIT * position[0]
+    row = centre - PIXELS_PER_UNIT * position[1]
+    inside: npt.NDArray[np.bool_] = (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
+    return inside

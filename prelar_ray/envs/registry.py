@@ -1,0 +1,74 @@
+"""From a task's name to an environment: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import gymnasium
+
+from prelar_ray.config.schema import EnvConfig
+from prelar_ray.envs import dmc, metaworld
+from prelar_ray.envs.pixel_env import PixelEnv, check_name
+from prelar_ray.envs.point_reach import PointReach
+
+__all__ = ["check_task", "known_tasks", "make_env", "register_gymnasium"]
+
+_FAMILIES: Final[dict[str, Callable[[], list[str]]]] = {
+    "metaworld": metaworld.task_names,
+    "dmc": dmc.task_names,
+    "prelar": lambda: ["point-reach"],
+}
+
+
+def known_tasks() -> list[str]:
+    """Return all task ids; imports the simulators.
+
+    Raises:
+        RenderingError: the simulators cannot be loaded because headless rendering does not work.
+    """
+    return [f"{family}/{name}" for family, names in _FAMILIES.items() for name in names()]
+
+
+def check_task(task: str, path: str = "env.task") -> None:
+    """Accept a known task id; ``path`` is the dotted key to blame.
+
+    Raises:
+        ConfigError: unknown task; the message offers the nearest names.
+        RenderingError: the task's simulator cannot be loaded.
+    """
+    family, _, name = task.partition("/")
+    if family not in _FAMILIES or name not in _FAMILIES[family]():
+        check_name(path, task, known_tasks())
+
+
+def make_env(env: EnvConfig, seed: int) -> PixelEnv:
+    """Return the environment of a configuration; its episodes follow one stream that ``seed`` determines.
+
+    Raises:
+        ConfigError: unknown task (``env.task``) or camera (``env.camera``).
+        RenderingError: headless rendering does not work.
+    """
+    check_task(env.task)
+    family, _, name = env.task.partition("/")
+    if family == "prelar":
+        return PointReach(env.action_repeat, seed)
+    build = metaworld.MetaWorld if family == "metaworld" else dmc.DeepMindControl
+    return build(name, env.camera, env.render_quality, env.action_repeat, seed)
+
+
+def register_gymnasium() -> None:
+    """Register the three families with gymnasium; calling it again changes nothing.
+
+    Ids ``prelar_ray/point-reach-v0``, ``prelar_ray/metaworld-v0`` and ``prelar_ray/dmc-v0``; the latter two take
+    ``task``, ``camera`` and ``render_quality``, all take ``action_repeat`` and ``seed``. From a program that has not
+    imported this package: ``gymnasium.make("prelar_ray.envs:prelar_ray/point-reach-v0")``.
+    """
+    for name, entry_point in {
+        "point-reach": "prelar_ray.envs.point_reach:PointReach",
+        "metaworld": "prelar_ray.envs.metaworld:MetaWorld",
+        "dmc": "prelar_ray.envs.dmc:DeepMindControl",
+    }.items():
+        identifier = f"prelar_ray/{name}-v0"
+        if identifier not in gymnasium.registry:
+            gymnasium.register(id=identifier, entry_point=entry_point)

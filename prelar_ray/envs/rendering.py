@@ -1,0 +1,311 @@
+"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation, and a check that all of it works."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import weakref
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from prelar_ray.envs.pixel_env import Image
+from prelar_ray.errors import ConfigError, RenderingError
+from prelar_ray.types import IMAGE_SIZE
+
+__all__ = [
+    "FrameRenderer",
+    "Quality",
+    "RenderingReport",
+    "apply_quality",
+    "camera_number",
+    "check_rendering",
+    "configure_gl",
+    "device_name",
+    "draws_upright",
+    "hangs_upside_down",
+    "import_simulator",
+]
+
+Quality = Literal["full", "reduced", "fast"]
+
+FIRST_FRAME_SECONDS: Final = 60.0
+"""After this long without a frame, a context or a frame counts as hung."""
+INSTALL_ADVICE: Final = (
+    "on Debian or Ubuntu run `apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri` (EGL, on a GPU or in software), "
+    "or `apt-get install libosmesa6` and set MUJOCO_GL=osmesa (software; gone from Debian 13)"
+)
+HANG_ADVICE: Final = (
+    "no frame within {seconds:.0f} s: many processes that render on one GPU can hang in the driver; use fewer "
+    "collectors, spread them with MUJOCO_EGL_DEVICE_ID, or set MUJOCO_GL=osmesa"
+)
+
+_OPENGL_ERRORS: Final = (AttributeError, ImportError, OSError, RuntimeError)
+"""What PyOpenGL and MuJoCo raise where a library or a device is missing."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RenderingReport:
+    """What :func:`check_rendering` found."""
+
+    backend: str
+    """Value of MUJOCO_GL, for example egl."""
+    device: str
+    """OpenGL's name of what draws; "llvmpipe" is the processor."""
+    frames_per_second: float
+    """Frames of Meta-World's reach-v3 in a second, one process."""
+    upright: bool
+    """Whether up is up in the frames of both upright and upside-down cameras."""
+
+
+def configure_gl() -> str:
+    """Choose MuJoCo's OpenGL back end before ``mujoco`` is imported, and return its name.
+
+    A value of ``MUJOCO_GL`` is kept. Otherwise EGL or else OSMesa, whichever can make a context; tried in a child
+    process, because a broken driver can hang or crash. The choice goes into the environment for processes to inherit.
+
+    Raises:
+        RenderingError: neither works, or ``mujoco`` was imported too early.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen:
+        return chosen
+    if "mujoco" in sys.modules:
+        raise RenderingError(
+            "mujoco was imported before a back end was chosen: set MUJOCO_GL=egl, or import prelar_ray first and "
+            "call prelar_ray.envs.rendering.configure_gl()"
+        )
+    failures = []
+    for backend in ("egl", "osmesa"):
+        try:
+            _run_child("import mujoco; mujoco.GLContext(64, 64).make_current()", backend, FIRST_FRAME_SECONDS)
+        except RenderingError as error:
+            failures.append(str(error))
+        else:
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    raise RenderingError("headless rendering does not work; " + "; ".join([*failures, INSTALL_ADVICE]))
+
+
+def import_simulator(name: str) -> ModuleType:
+    """Import ``mujoco`` or a package that builds on it, with the back end chosen first.
+
+    Raises:
+        RenderingError: the OpenGL libraries are missing.
+    """
+    backend = configure_gl()
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise
+    except _OPENGL_ERRORS as error:
+        raise _not_working(backend, error) from error
+    _close_all_first_at_exit()
+    return module
+
+
+def apply_quality(model: Any, quality: Quality) -> None:
+    """Set the rendering quality of a ``mujoco.MjModel``, before its renderer is built.
+
+    ``full`` leaves the simulator's default, ``reduced`` draws shadows from a map of 512x512 texels, ``fast`` draws
+    neither shadows nor smoothed edges.
+    """
+    if quality == "reduced":
+        model.vis.quality.shadowsize = 512
+    elif quality == "fast":
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+
+
+def camera_number(model: Any, camera: str, task: str) -> int:
+    """Return the number of a camera given by number or name.
+
+    Raises:
+        ConfigError: the model has no such camera; lists those of ``task``.
+    """
+    names = [model.camera(number).name for number in range(model.ncam)]
+    if camera in names:
+        return names.index(camera)
+    if camera.isdecimal() and int(camera) < len(names):
+        return int(camera)
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    raise ConfigError(f"env.camera={camera}: {task} has no such camera; it has {known}")
+
+
+def hangs_upside_down(model: Any, camera: int) -> bool:
+    """Return whether a camera's upward axis points down in the world."""
+    return bool(model.cam_mat0[camera].reshape(3, 3)[2, 1] < 0)
+
+
+class FrameRenderer:
+    """Draws a simulation through one camera, 64x64 pixels.
+
+    The OpenGL context is made for the first frame. It is freed by :meth:`close`, or else before the interpreter
+    shuts OpenGL down.
+
+    Args:
+        model: ``mujoco.MjModel``; its quality is set here.
+        data: ``mujoco.MjData``.
+        camera: number of the camera.
+        quality: see :func:`apply_quality`.
+        flip_rows: turn the rows round, for cameras that hang upside down.
+    """
+
+    def __init__(self, model: Any, data: Any, camera: int, quality: Quality, flip_rows: bool = False) -> None:
+        apply_quality(model, quality)
+        model.vis.global_.offwidth = model.vis.global_.offheight = IMAGE_SIZE
+        self._model = model
+        self._data = data
+        self._camera = camera
+        self._flip_rows = flip_rows
+        self._renderer: Any = None
+
+    def draw(self) -> Image:
+        """Return the present frame, uint8 ``(64, 64, 3)``.
+
+        Raises:
+            RenderingError: no OpenGL context can be made.
+        """
+        if self._renderer is not None:
+            return self._render()
+        warning = threading.Timer(FIRST_FRAME_SECONDS, log.error, [HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS)])
+        warning.daemon = True
+        warning.start()  # a driver that hangs cannot be interrupted, but the log can say why nothing moves
+        try:
+            self._open()
+            return self._render()
+        finally:
+            warning.cancel()
+
+    def close(self) -> None:
+        """Free the OpenGL context; a later frame makes a new one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _open(self) -> None:
+        mujoco = import_simulator("mujoco")
+        try:
+            self._renderer = mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
+        except (*_OPENGL_ERRORS, mujoco.FatalError) as error:
+            raise _not_working(configure_gl(), error) from error
+        _open_renderers.add(self)
+        _close_all_first_at_exit()
+
+    def _render(self) -> Image:
+        self._renderer.update_scene(self._data, camera=self._camera)
+        image: Image = self._renderer.render()
+        return np.ascontiguousarray(image[::-1]) if self._flip_rows else image
+
+
+_open_renderers: weakref.WeakSet[FrameRenderer] = weakref.WeakSet()
+
+
+def _close_all_first_at_exit() -> None:
+    """Free all contexts before the simulators shut EGL down, which turns any context freed later into a traceback.
+
+    Exit handlers run last in, first out, and a simulator registers its own on import (dm_control) or with the first
+    context (mujoco); so this one is registered again after each of them.
+    """
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for renderer in list(_open_renderers):
+        renderer.close()
+
+
+def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> RenderingReport:
+    """Draw known scenes in a child process and report back end, speed and orientation.
+
+    Raises:
+        RenderingError: rendering fails, or takes longer than ``timeout`` seconds; says what to install or set.
+    """
+    code = (
+        "import json; from prelar_ray.envs import metaworld, rendering; "
+        "upright, device = rendering.draws_upright(), rendering.device_name(); "
+        f"print(json.dumps([device, metaworld.frames_per_second({quality!r}), upright]))"
+    )
+    backend = configure_gl()
+    try:
+        output = _run_child(code, backend, timeout)
+    except RenderingError as error:
+        raise RenderingError(f"{error}; {INSTALL_ADVICE}") from error
+    device, frames_per_second, upright = json.loads(output.splitlines()[-1])
+    return RenderingReport(backend, device, frames_per_second, upright)
+
+
+def draws_upright() -> bool:
+    """Return whether a red ball above a blue one is drawn above it, by an upright and by an upside-down camera."""
+    mujoco = import_simulator("mujoco")
+    model = mujoco.MjModel.from_xml_string(_TWO_BALLS)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return all(_red_above_blue(model, data, camera) for camera in range(model.ncam))
+
+
+_TWO_BALLS: Final = """
+<mujoco>
+  <worldbody>
+    <light pos="0 -3 0" dir="0 1 0"/>
+    <geom type="sphere" size="0.4" pos="0 0 0.5" rgba="1 0 0 1"/>
+    <geom type="sphere" size="0.4" pos="0 0 -0.5" rgba="0 0 1 1"/>
+    <camera name="upright" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
+    <camera name="upside-down" pos="0 -3 0" xyaxes="-1 0 0 0 0 -1"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+def _red_above_blue(model: Any, data: Any, camera: int) -> bool:
+    renderer = FrameRenderer(model, data, camera, "full", hangs_upside_down(model, camera))
+    try:
+        red, _, blue = np.moveaxis(renderer.draw().astype(np.float64), -1, 0)  # each (Hpx, Wpx)
+    finally:
+        renderer.close()
+    top, bottom = slice(None, IMAGE_SIZE // 2), slice(IMAGE_SIZE // 2, None)
+    return bool(red[top].mean() > blue[top].mean() and blue[bottom].mean() > red[bottom].mean())
+
+
+def device_name() -> str:
+    """Return OpenGL's name of the device that draws."""
+    context = import_simulator("mujoco").GLContext(IMAGE_SIZE, IMAGE_SIZE)
+    context.make_current()
+    try:
+        opengl = importlib.import_module("OpenGL.GL")
+        return str(opengl.glGetString(opengl.GL_RENDERER).decode())
+    finally:
+        context.free()
+
+
+def _run_child(code: str, backend: str, timeout: float) -> str:
+    """Run Python code with a back end and return what it wrote; RenderingError where it fails or hangs."""
+    environment = os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, timeout=timeout, capture_output=True, text=True, check=True
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RenderingError(f"MUJOCO_GL={backend}: {HANG_ADVICE.format(seconds=timeout)}") from error
+    except subprocess.CalledProcessError as error:
+        # The first error named is the cause; MuJoCo's half-built contexts complain after it, while being deleted.
+        reason = re.search(r"^[\w.]+Error: .*$", error.stderr, re.MULTILINE)
+        text = reason.group() if reason else f"exit status {error.returncode}"
+        raise RenderingError(f"MUJOCO_GL={backend} does not work ({text})") from error
+    return done.stdout
+
+
+def _not_working(backend: str, error: Exception) -> RenderingError:
+    return RenderingError(f"MUJOCO_GL={backend} does not work ({type(error).__name__}: {error}); {INSTALL_ADVICE}")

@@ -1,0 +1,66 @@
+"""Errors a user can act on.
+
+Every command catches :class:`PrelarError`, prints its message without a traceback and exits with the class's
+``exit_code``. A message names the file, key or tensor, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "EnvironmentFailure",
+    "NonFiniteError",
+    "PrelarError",
+    "RenderingError",
+    "ResourceError",
+    "RoleDied",
+    "RunFolderError",
+]
+
+
+class PrelarError(Exception):
+    """Base of all errors that are reported as one clear message."""
+
+    exit_code = 1
+
+
+class ConfigError(PrelarError):
+    """A configuration key or value is wrong; the message starts with its dotted path."""
+
+    exit_code = 2
+
+
+class RunFolderError(PrelarError):
+    """The output folder cannot be used as asked (it holds another run, is not writable, ...)."""
+
+    exit_code = 2
+
+
+class DataError(PrelarError):
+    """A video store, replay segment, episode or batch is missing, damaged or of the wrong shape."""
+
+
+class CheckpointError(PrelarError):
+    """A checkpoint is missing, damaged, unsafe to load, or of another configuration."""
+
+
+class NonFiniteError(PrelarError):
+    """A loss, gradient, reward or action became NaN or infinite."""
+
+
+class EnvironmentFailure(PrelarError):
+    """An environment raised, hung, or returned something that is not an observation."""
+
+
+class RenderingError(PrelarError):
+    """Headless rendering does not work; the message names what to install or set."""
+
+
+class ResourceError(PrelarError):
+    """The machine or cluster does not have what was asked for."""
+
+
+class RoleDied(PrelarError):
+    """The process of a role (collector, replay, learner, evaluator) ended unexpectedly."""

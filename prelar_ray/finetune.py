@@ -1,0 +1,71 @@
+"""`prelar-ray finetune`: world model and policy in an environment, on Ray or in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.cli import command_parser, guarded, override_option, resolve
+from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.dry_run import print_dry_run
+from prelar_ray.envs import check_task
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.progress import console
+from prelar_ray.training.backend import Backend, LocalBackend
+from prelar_ray.training.finetuning import finetune
+
+__all__ = ["main", "make_backend"]
+
+EPILOG = """\
+Roles: collectors step environments, a replay buffer keeps episodes (on disk too), a learner updates world model and
+policy, an evaluator measures. --cluster none runs them in this process, auto as actors of a Ray on this machine, an
+address as actors on that cluster. Ctrl-C writes a checkpoint first; the same command with --resume goes on from the
+last checkpoint, also after a kill.
+
+examples:
+  prelar-ray finetune --init runs/pretrain --out runs/reach env.task=metaworld/reach-v3
+  prelar-ray finetune --preset tiny --cluster none --out runs/scratch
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fine-tune."""
+    parser = command_parser("finetune", "Fine-tune a pre-trained world model and learn a policy.", EPILOG)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="pre-training run or checkpoint; without: from scratch"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    override_option(parser, "--cluster", "cluster", help="none, auto, or the address of a Ray cluster")
+    override_option(parser, "--task", "env.task", help="environment id")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    if args.out is None:
+        parser.error("--out DIR is required")
+    check_task(config.env.task, "env.task")
+    run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
+    finetune(config, run, lambda: make_backend(config), args.init, args.resume)
+    console.print(
+        f"fine-tuned: {args.out}\nnext: prelar-ray evaluate {args.out} --film film.mp4, or prelar-ray report {args.out}"
+    )
+    return 0
+
+
+def make_backend(config: RunConfig) -> Backend:
+    """Return where the roles will live, as ``config.cluster`` says.
+
+    Raises:
+        ResourceError: see :class:`prelar_ray.distributed.ray_backend.RayBackend`.
+    """
+    if config.cluster == "none":
+        return LocalBackend()
+    from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
+
+    return RayBackend(config)
+
+
+if __name__ == "__main__":
+    guarded(main)

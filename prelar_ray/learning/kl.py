@@ -1,0 +1,54 @@
+"""Balanced KL of the latent dynamics, Eq. (6), and the KL of latent actions, Eq. (9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prelar_ray.models.distributions import categorical_kl, gaussian_kl
+from prelar_ray.models.inverse_dynamics import LatentAction
+
+__all__ = ["action_kl", "balanced_kl"]
+
+
+def balanced_kl(
+    posterior: Tensor,
+    prior: Tensor,
+    balance: float = 0.8,
+    free_nats: float = 0.0,
+    forward: bool = False,
+    free_average: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """KL[posterior || prior] with separate weights for the gradients of both sides.
+
+    Args:
+        posterior, prior: logits ``(B, T, S, K)``.
+        balance: share of the term that trains the prior; the rest trains the posterior.
+        free_nats: floor below which a term has no gradient, nats.
+        forward: KL[prior || posterior] instead, with ``balance`` the share of the posterior's term.
+        free_average: apply the floor to the mean over (b, t) instead of to each element.
+
+    Returns:
+        The loss, scalar, and the KL per step ``(B, T)``.
+    """
+    lhs, rhs = (prior, posterior) if forward else (posterior, prior)
+    share = balance if forward else 1 - balance
+    value = categorical_kl(lhs, rhs)
+    floor = value.new_tensor(free_nats)
+    if balance == 0.5:
+        return torch.maximum(value, floor).mean(), value
+    trains_lhs = categorical_kl(lhs, rhs.detach())
+    trains_rhs = categorical_kl(lhs.detach(), rhs)
+    if free_average:
+        loss_lhs = torch.maximum(trains_lhs.mean(), floor)
+        loss_rhs = torch.maximum(trains_rhs.mean(), floor)
+    else:
+        loss_lhs = torch.maximum(trains_lhs, floor).mean()
+        loss_rhs = torch.maximum(trains_rhs, floor).mean()
+    return share * loss_lhs + (1 - share) * loss_rhs, value
+
+
+def action_kl(latent: LatentAction, prior_std: float = 1.0) -> Tensor:
+    """KL of latent actions to N(0, prior_std^2), summed over dimensions: ``(B, T-1, L) -> (B, T-1)``, nats."""
+    zero = latent.mean.new_zeros(())
+    return gaussian_kl(latent.mean, latent.std, zero, zero + prior_std)

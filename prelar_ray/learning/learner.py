@@ -1,0 +1,241 @@
+"""Learners: plain classes that turn batches into new parameters. They know neither Ray nor environments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import ResourceError
+from prelar_ray.learning.behaviour import BehaviourLearner
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.noise import Noise
+from prelar_ray.learning.optimizers import Optimizer
+from prelar_ray.learning.prediction import Prediction, predict
+from prelar_ray.learning.running_mean import RunningMean
+from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.layers import load_module
+from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.world_model import TRANSFERRED, FinetuneWorldModel, PretrainWorldModel
+from prelar_ray.seeding import derive_seed
+from prelar_ray.types import Frames, SequenceBatch
+
+__all__ = ["FinetuneLearner", "PretrainLearner", "resolve_device"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the configuration's device into one that exists.
+
+    Raises:
+        ResourceError: a GPU was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device=cuda: no GPU is visible to PyTorch; use device=cpu, or see `prelar-ray doctor`")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class _Learner:
+    """What both phases share: device, noise, update counter, metrics."""
+
+    role: str
+
+    def __init__(self, config: RunConfig, noise: Noise | None) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        torch.set_num_threads(config.threads or os.cpu_count() or 1)
+        torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters
+        self.noise = noise or Noise(derive_seed(config.seed, self.role, 1), self.device)
+        self.updates = 0
+        self._metrics = RunningMean()
+
+    def metrics(self) -> dict[str, float]:
+        """Means of all metrics since the last call.
+
+        Raises:
+            NonFiniteError: one of them was NaN or infinite.
+        """
+        return self._metrics.read()
+
+    def check_finite(self) -> None:
+        """Make sure that the parameters are worth saving.
+
+        Raises:
+            NonFiniteError: a metric was NaN or infinite since the last call of :meth:`metrics`.
+        """
+        self._metrics.check()
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        # Arrays from shared memory are read-only, which torch cannot express; copy those.
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device, non_blocking=True)
+
+    def _floats(self, array: npt.NDArray[Any]) -> Tensor:
+        return self._tensor(array).to(self.noise.dtype)
+
+
+class PretrainLearner(_Learner):
+    """First half of Algorithm 1: the world model learns from action-free clips."""
+
+    role = "pretrain-learner"
+
+    def __init__(self, config: RunConfig, noise: Noise | None = None) -> None:
+        super().__init__(config, noise)
+        self.model = PretrainWorldModel(config.world_model).to(self.device, self.noise.dtype).eval()
+        self.optimizer = Optimizer([self.model], config.pretrain.optimizer)
+
+    def update(self, clips: Frames) -> None:
+        """One update on ``(B, T, Hpx, Wpx, C)`` uint8 clips (lines 6-7)."""
+        is_first = np.zeros(clips.shape[:2], dtype=np.bool_)
+        is_first[:, 0] = True
+        self.model.train()
+        loss = pretrain_loss(
+            self.model,
+            self.config.loss,
+            preprocess_image(self._tensor(clips), self.noise.dtype),
+            self._floats(is_first),
+            self.noise,
+        )
+        loss.total.backward()
+        self.model.eval()
+        norm = self.optimizer.step()
+        self.updates += 1
+        self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm})
+
+    def predict(self, clip: Frames, context: int) -> Prediction:
+        """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
+        image = preprocess_image(self._tensor(clip), self.noise.dtype).unsqueeze(0)
+        with torch.no_grad():
+            mean = self.model.inverse_dynamics(image).mean
+            latent_action = torch.cat([torch.zeros_like(mean[:, :1]), mean], dim=1)
+        return predict(self.model, image, latent_action, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self.noise.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: parameters do not fit this configuration.
+        """
+        load_module(self.model, state["model"], "model")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise.load_state_dict(state["noise"])
+        self.updates = int(state["updates"])
+
+
+class FinetuneLearner(_Learner):
+    """Second half of Algorithm 1: world model with real actions and rewards, then behaviour in imagination."""
+
+    role = "finetune-learner"
+
+    def __init__(self, config: RunConfig, action: int, noise: Noise | None = None) -> None:
+        super().__init__(config, noise)
+        tune = config.finetune
+        dtype = self.noise.dtype
+        self.model = FinetuneWorldModel(config.world_model, action).to(self.device, dtype).eval()
+        self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
+        self.bonus: IntrinsicBonus | None = None
+        if tune.bonus.weight > 0:
+            self.bonus = IntrinsicBonus(self.model.encoder.size, tune.bonus).to(self.device)
+        model = self.model
+        self.dynamics_optimizer = Optimizer([model.encoder, model.rssm], tune.dynamics_optimizer, tune.initial_updates)
+        self.optimizer = Optimizer(
+            [model.action_encoder, model.decoder, model.reward, model.aux_reward], tune.optimizer
+        )
+        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic)
+
+    def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
+        """Take over image encoder, RSSM and decoder from a pre-training checkpoint (line 10).
+
+        Raises:
+            CheckpointError: a tensor is missing or has another shape.
+        """
+        for part in TRANSFERRED:
+            prefix = f"{part}."
+            state = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
+            load_module(getattr(self.model, part), state, part)
+
+    def update(self, batch: SequenceBatch) -> None:
+        """One update of world model, then behaviour (lines 20-24)."""
+        self.model.train()
+        loss = finetune_loss(
+            self.model,
+            self.config.loss,
+            self.bonus,
+            preprocess_image(self._tensor(batch.image), self.noise.dtype),
+            self._floats(batch.action),
+            self._floats(batch.reward),
+            self._floats(batch.is_first),
+            self.noise,
+        )
+        loss.total.backward()
+        self.model.eval()
+        norms = {"grad_norm/dynamics": self.dynamics_optimizer.step(), "grad_norm/heads": self.optimizer.step()}
+        # Imagination starts from the states seen before the update and runs through the updated model.
+        start = loss.posterior.detach().flatten()
+        behaviour = self.behaviour.update(self.model, start, self.noise)
+        self.updates += 1
+        self._metrics.add(self.updates, loss.metrics | norms | behaviour)
+
+    def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Parameters that acting needs, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
+        modules: dict[str, nn.Module] = {
+            "encoder": self.model.encoder,
+            "rssm": self.model.rssm,
+            "action_encoder": self.model.action_encoder,
+            "actor": self.actor_critic.actor,
+        }
+        return {
+            f"{name}.{key}": value.detach().cpu().numpy().copy()
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        }
+
+    def predict(self, batch: SequenceBatch, context: int) -> Prediction:
+        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""
+        image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
+        with torch.no_grad():
+            latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
+        return predict(self.model, image, latent_action, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs."""
+        return {
+            "model": self.model.state_dict(),
+            "actor_critic": self.actor_critic.state_dict(),
+            "bonus": self.bonus.state_dict() if self.bonus else {},
+            "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "behaviour": self.behaviour.state_dict(),
+            "noise": self.noise.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: parameters do not fit this configuration.
+        """
+        load_module(self.model, state["model"], "model")
+        load_module(self.actor_critic, state["actor_critic"], "actor_critic")
+        if self.bonus:
+            load_module(self.bonus, state["bonus"], "bonus")
+        self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.behaviour.load_state_dict(state["behaviour"])
+        self.noise.load_state_dict(state["noise"])
+        self.updates = int(state["updates"])

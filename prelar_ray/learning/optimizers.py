@@ -1,0 +1,53 @@
+"""Adam with clipping on the global norm and coupled L2, as published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prelar_ray.config.schema import OptimizerConfig
+
+__all__ = ["Optimizer"]
+
+
+class Optimizer:
+    """One optimiser: clip by the norm over all its parameters, add L2 to the gradient, step Adam."""
+
+    def __init__(self, modules: Iterable[nn.Module], config: OptimizerConfig, frozen_updates: int = 0) -> None:
+        self.config = config
+        self.frozen_updates = frozen_updates
+        self.updates = 0
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(
+            self.parameters,
+            lr=config.learning_rate,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
+
+    def step(self) -> Tensor:
+        """Apply the accumulated gradients and clear them; return their norm before clipping, scalar.
+
+        During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True)
+        rate = 0.0 if self.updates < self.frozen_updates else self.config.learning_rate
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.updates += 1
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's moments and the update count."""
+        return {"adam": self.adam.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.adam.load_state_dict(state["adam"])
+        self.updates = int(state["updates"])

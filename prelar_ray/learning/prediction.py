@@ -1,0 +1,49 @@
+"""Reconstruction and open-loop prediction of a clip: what a report shows of the world model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prelar_ray.models.preprocess import postprocess_image
+from prelar_ray.models.world_model import WorldModel
+from prelar_ray.types import Frames
+
+__all__ = ["Prediction", "context_frames", "predict"]
+
+
+class Prediction(NamedTuple):
+    """Frames uint8 ``(T, Hpx, Wpx, C)``; the first ``context`` of ``open_loop`` are reconstructions."""
+
+    true: Frames
+    reconstructed: Frames
+    open_loop: Frames
+    context: int
+
+
+@torch.no_grad()
+def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: int) -> Prediction:
+    """Decode posterior states, and prior states rolled out from the last context frame under the latent actions.
+
+    Args:
+        model: in evaluation mode.
+        image: preprocessed ``(1, T, C, Hpx, Wpx)``.
+        latent_action: ``(1, T, L)``.
+        context: frames that are observed before prediction starts, at least 1 and less than T.
+    """
+    is_first = torch.zeros_like(image[:, :, 0, 0, 0])
+    is_first[:, 0] = 1
+    posterior, _ = model.rssm.observe(model.encoder(image), latent_action, is_first)
+    last = posterior.at((slice(None), context - 1))
+    prior = model.rssm.imagine(last, latent_action[:, context:])
+    reconstructed = model.decoder(posterior.feature)
+    open_loop = torch.cat([reconstructed[:, :context], model.decoder(prior.feature)], dim=1)
+    arrays = [postprocess_image(x)[0].cpu().numpy() for x in (image, reconstructed, open_loop)]
+    return Prediction(arrays[0], arrays[1], arrays[2], context)
+
+
+def context_frames(length: int) -> int:
+    """Frames of a clip of ``length`` that are shown before prediction starts: a quarter, 5 at most."""
+    return max(1, min(5, length // 4))

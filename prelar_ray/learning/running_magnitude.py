@@ -1,0 +1,25 @@
+"""Running magnitude that normalises bonuses and imagined rewards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RunningMagnitude"]
+
+
+class RunningMagnitude(nn.Module):
+    """Divide by an exponential mean of magnitudes, kept in float64."""
+
+    magnitude: Tensor
+
+    def __init__(self, momentum: float, scale: float = 1.0, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.momentum, self.scale, self.eps = momentum, scale, eps
+        self.register_buffer("magnitude", torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Update the magnitude with ``mean|x|``, then return ``x / magnitude * scale``, any shape."""
+        mean = x.detach().abs().mean().double()
+        self.magnitude.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
+        return x / (self.magnitude + self.eps).to(x.dtype) * self.scale

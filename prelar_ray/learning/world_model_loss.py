@@ -1,0 +1,136 @@
+"""World-model losses of both phases, Eq. (14), (15): a few lines each, one per term of the paper."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prelar_ray.config.schema import LossConfig
+from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.kl import action_kl, balanced_kl
+from prelar_ray.learning.noise import Noise
+from prelar_ray.models.distributions import categorical_entropy
+from prelar_ray.models.image_decoder import image_log_prob
+from prelar_ray.models.rssm import State
+from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
+
+__all__ = ["WorldModelLoss", "finetune_loss", "pretrain_loss"]
+
+
+class WorldModelLoss(NamedTuple):
+    """Result of a forward pass."""
+
+    total: Tensor  # scalar, weighted
+    metrics: dict[str, Tensor]  # scalars without gradient, by metric name
+    posterior: State  # (B, T, ...) with gradient
+
+
+def pretrain_loss(
+    model: PretrainWorldModel,
+    config: LossConfig,
+    image: Tensor,
+    is_first: Tensor,
+    noise: Noise,
+) -> WorldModelLoss:
+    """Eq. (14) on action-free clips.
+
+    Args:
+        image: preprocessed ``(B, T, C, Hpx, Wpx)``.
+        is_first: ``(B, T)``.
+    """
+    batch, length = is_first.shape
+    rssm = model.rssm
+    latent = model.inverse_dynamics(image)  # (B, T-1, L)
+    sample = latent.sample(noise.normal(*latent.mean.shape))
+    latent_action = torch.cat([torch.zeros_like(sample[:, :1]), sample], dim=1)  # (B, T, L)
+    posterior, prior = rssm.observe(
+        model.encoder(image), latent_action, is_first, gumbel=noise.gumbel(batch, length, rssm.stoch, rssm.classes)
+    )
+    permutation = noise.derangement(batch)
+    state_distance = state_distances(rssm, posterior, prior, latent_action, permutation)
+    action_distance = action_distances(latent, permutation)
+
+    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
+    terms = {
+        "image": -image_log_prob(model.decoder(posterior.feature), image).mean(),
+        "dynamics_kl": dynamics_kl,
+        "action_kl": action_kl(latent, config.action_prior_std).mean(),
+        "consistency": consistency_loss(state_distance, action_distance, config.consistency_gradient),
+    }
+    weights = {
+        "image": config.image_weight,
+        "dynamics_kl": config.dynamics_kl_weight,
+        "action_kl": config.action_kl_weight,
+        "consistency": config.consistency_weight,
+    }
+    metrics = _entropies(posterior.logits, prior) | {"model/latent_action_std": latent.std.detach().mean()}
+    return _weighted(terms, weights, metrics, posterior)
+
+
+def finetune_loss(
+    model: FinetuneWorldModel,
+    config: LossConfig,
+    bonus: IntrinsicBonus | None,
+    image: Tensor,
+    action: Tensor,
+    reward: Tensor,
+    is_first: Tensor,
+    noise: Noise,
+) -> WorldModelLoss:
+    """Eq. (15) on replayed experience.
+
+    Args:
+        bonus: intrinsic bonus; None trains ``reward`` on the plain reward at all steps.
+        image: preprocessed ``(B, T, C, Hpx, Wpx)``.
+        action: ``(B, T, A)``; index t led to step t.
+        reward, is_first: ``(B, T)``.
+    """
+    batch, length = is_first.shape
+    rssm = model.rssm
+    embed = model.encoder(image)
+    posterior, prior = rssm.observe(
+        embed, model.action_encoder(action), is_first, gumbel=noise.gumbel(batch, length, rssm.stoch, rssm.classes)
+    )
+    feature = posterior.feature
+    metrics = _entropies(posterior.logits, prior)
+    target = reward
+    if bonus is not None:
+        intrinsic, _ = bonus(embed.detach())  # (B, T - window + 1)
+        target = reward[:, : intrinsic.shape[1]] + intrinsic
+        metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
+
+    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
+    terms = {
+        "image": -image_log_prob(model.decoder(feature), image).mean(),
+        "dynamics_kl": dynamics_kl,
+        "reward": 0.5 * (model.reward(feature[:, : target.shape[1]]) - target).square().mean(),
+        "aux_reward": 0.5 * (model.aux_reward(feature) - reward).square().mean(),
+    }
+    weights = {
+        "image": config.image_weight,
+        "dynamics_kl": config.dynamics_kl_weight,
+        "reward": config.reward_weight,
+        "aux_reward": config.reward_weight,
+    }
+    return _weighted(terms, weights, metrics, posterior)
+
+
+def _weighted(
+    terms: dict[str, Tensor], weights: dict[str, float], metrics: dict[str, Tensor], posterior: State
+) -> WorldModelLoss:
+    """Sum the terms; a term without a weight, or the reverse, is a KeyError rather than a silent 1."""
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    assert weights.keys() == terms.keys()
+    metrics |= {f"loss/{name}": term.detach() for name, term in terms.items()}
+    return WorldModelLoss(total, metrics | {"loss/total": total.detach()}, posterior)
+
+
+@torch.no_grad()
+def _entropies(posterior: Tensor, prior: Tensor) -> dict[str, Tensor]:
+    return {
+        "model/posterior_entropy": categorical_entropy(posterior).mean(),
+        "model/prior_entropy": categorical_entropy(prior).mean(),
+    }

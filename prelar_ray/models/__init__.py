@@ -1,0 +1,1 @@
+"""Networks, one per file, named as in the paper. Pure torch."""

@@ -1,0 +1,114 @@
+"""Distributions of the model: groups of categoricals, diagonal Gaussians, the truncated normal policy.
+
+Functions on tensors rather than objects of ``torch.distributions``: each is a few kernels and traces cleanly.
+Every sampler takes its noise as a tensor and returns the mode where it is None, so that a caller decides
+where randomness comes from and can switch it off.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "TruncatedNormal",
+    "categorical_entropy",
+    "categorical_kl",
+    "gaussian_kl",
+    "sample_one_hot",
+]
+
+
+def sample_one_hot(logits: Tensor, gumbel: Tensor | None) -> Tensor:
+    """Sample one-hot vectors with straight-through gradients.
+
+    Args:
+        logits: ``(..., S, K)``, not normalised.
+        gumbel: standard Gumbel noise of the same shape; None takes the most likely class.
+
+    Returns:
+        ``(..., S, K)``, one-hot in the forward pass, with the gradient of the probabilities.
+    """
+    index = (logits if gumbel is None else logits + gumbel).argmax(dim=-1, keepdim=True)
+    probabilities = logits.softmax(dim=-1)
+    one_hot = torch.zeros_like(probabilities).scatter_(-1, index, 1.0)
+    return one_hot + (probabilities - probabilities.detach())
+
+
+def categorical_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """KL(p || q) summed over groups, nats: ``(..., S, K) -> (...)``."""
+    p, q = F.log_softmax(p_logits, dim=-1), F.log_softmax(q_logits, dim=-1)
+    return (p.exp() * (p - q)).sum(dim=(-2, -1))
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy summed over groups, nats: ``(..., S, K) -> (...)``."""
+    p = F.log_softmax(logits, dim=-1)
+    return -(p.exp() * p).sum(dim=(-2, -1))
+
+
+def gaussian_kl(p_mean: Tensor, p_std: Tensor, q_mean: Tensor, q_std: Tensor) -> Tensor:
+    """KL(p || q) of diagonal Gaussians summed over dimensions, nats: ``(..., L) -> (...)``."""
+    ratio = (p_std / q_std).square()
+    distance = ((p_mean - q_mean) / q_std).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(dim=-1)
+
+
+class TruncatedNormal(NamedTuple):
+    """Normal truncated to [-1, 1], independent over dimensions; the policy. Both ``(..., A)``."""
+
+    loc: Tensor
+    scale: Tensor
+
+    @property
+    def mode(self) -> Tensor:
+        """Most likely action, ``(..., A)``."""
+        return self.loc.clamp(-1.0, 1.0)
+
+    def sample(self, uniform: Tensor | None) -> Tensor:
+        """Reparameterised sample by the inverse CDF, ``(..., A)``.
+
+        Args:
+            uniform: numbers in (0, 1) of the same shape; None takes the mode.
+
+        The result is clipped just inside the interval with a straight-through gradient, as published.
+        """
+        value = self.mode if uniform is None else self.icdf(uniform)
+        bound = 1.0 - 1e-6
+        return value + (value.clamp(-bound, bound) - value).detach()
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        """Value below which ``probability`` (in (0, 1)) of the mass lies, ``(..., A)``."""
+        eps = torch.finfo(self.loc.dtype).eps
+        probability = probability.clamp(eps, 1 - eps)
+        low, z = self._mass()
+        quantile = (low + probability * z).clamp(eps, 1 - eps)
+        return self.loc + self.scale * math.sqrt(2.0) * torch.erfinv(2 * quantile - 1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy summed over dimensions, nats: ``(..., A) -> (...)``."""
+        a, b = self._bounds()
+        _, z = self._mass()
+        edge = (b * _phi(b) - a * _phi(a)) / z
+        return (0.5 * math.log(2 * math.pi * math.e) + z.log() + self.scale.log() - 0.5 * edge).sum(dim=-1)
+
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        return (-1.0 - self.loc) / self.scale, (1.0 - self.loc) / self.scale
+
+    def _mass(self) -> tuple[Tensor, Tensor]:
+        """CDF of the untruncated normal at -1, and its mass inside [-1, 1]."""
+        a, b = self._bounds()
+        low = _cdf(a)
+        return low, (_cdf(b) - low).clamp_min(torch.finfo(self.loc.dtype).eps)
+
+
+def _cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2.0)))
+
+
+def _phi(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)

@@ -1,0 +1,70 @@
+"""Residual convolutions shared by the image encoder, the inverse dynamics encoder and the image decoder."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prelar_ray.config.schema import ConvConfig
+from prelar_ray.types import IMAGE_SIZE
+
+__all__ = ["ResidualEncoder", "ResidualLayer", "residual_encoder_size"]
+
+
+def _norm(channels: int, kind: str) -> nn.Module:
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.Identity()
+
+
+class ResidualLayer(nn.Module):
+    """Two convolutions with norms, plus the skip; ``(N, inputs, h, w) -> (N, outputs, h, w)``."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__()
+        bias = norm == "none"  # a norm layer has its own shift
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        self.norm1 = _norm(outputs, norm)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = _norm(outputs, norm)
+        self.skip: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), _norm(outputs, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In place wherever the backward pass does not need the overwritten value: half the activation memory.
+        h = F.relu_(self.norm1(self.conv1(x)))
+        h = self.norm2(self.conv2(h)).add_(self.skip(x))
+        return F.relu_(h)
+
+
+def residual_encoder_size(config: ConvConfig) -> int:
+    """Length of the vector that :class:`ResidualEncoder` returns."""
+    side = IMAGE_SIZE // 2 ** (config.stacks + 1)
+    channels: int = config.depth * 2 ** (config.stacks - 1)
+    return channels * side * side
+
+
+class ResidualEncoder(nn.Module):
+    """Frames to vectors: strided convolution and ELU, then residual stacks with average pooling.
+
+    ``(N, channels, 64, 64) -> (N, E)``, flattened in (channel, row, column) order.
+    """
+
+    def __init__(self, channels: int, config: ConvConfig) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, config.depth, 3, stride=2, padding=1)
+        self.stacks = nn.ModuleList()
+        inputs = config.depth
+        for i in range(config.stacks):
+            outputs = config.depth * 2**i
+            sizes = [inputs] + [outputs] * config.layers
+            pairs = pairwise(sizes)
+            self.stacks.append(nn.Sequential(*(ResidualLayer(a, b, config.norm) for a, b in pairs)))
+            inputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.elu(self.conv_in(x))
+        for stack in self.stacks:
+            x = F.avg_pool2d(stack(x), 2)
+        return x.flatten(1)

@@ -1,0 +1,142 @@
+"""Recurrent state-space model with categorical states, Eq. (11), (12)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prelar_ray.config.schema import RSSMConfig
+from prelar_ray.models.distributions import sample_one_hot
+
+__all__ = ["RSSM", "State"]
+
+
+class State(NamedTuple):
+    """Latent state; leading dimensions are ``(N,)`` or ``(B, T)``."""
+
+    stoch: Tensor  # (..., S, K) one-hot, with straight-through gradients
+    deter: Tensor  # (..., D)
+    logits: Tensor  # (..., S, K) of the distribution that stoch was drawn from
+
+    @property
+    def feature(self) -> Tensor:
+        """What decoder, heads, actor and critic see: ``(..., F)``, F = S*K + D."""
+        return torch.cat([self.stoch.flatten(-2), self.deter], dim=-1)
+
+    def detach(self) -> State:
+        """The same values without gradient history."""
+        return State(*(part.detach() for part in self))
+
+    def flatten(self) -> State:
+        """``(B, T, ...) -> (B*T, ...)``, rows of one sequence together."""
+        return State(*(part.flatten(0, 1) for part in self))
+
+    def at(self, index: object) -> State:
+        """Index the leading dimensions."""
+        return State(*(part[index] for part in self))  # type: ignore[index]
+
+
+class GRUCell(nn.Module):
+    """Layer-normalised GRU; the reset gate multiplies the whole candidate and the update gate is biased by -1."""
+
+    def __init__(self, inputs: int, deter: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs + deter, 3 * deter)
+        self.norm = nn.LayerNorm(3 * deter, eps=1e-3)
+
+    def forward(self, x: Tensor, deter: Tensor) -> Tensor:
+        """``(N, inputs), (N, D) -> (N, D)``."""
+        gates = self.norm(self.linear(torch.cat([x, deter], dim=-1)))
+        reset, candidate, update = gates.chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
+
+
+class RSSM(nn.Module):
+    """Latent dynamics conditioned on latent actions."""
+
+    def __init__(self, config: RSSMConfig, embed: int, latent_action: int) -> None:
+        super().__init__()
+        self.stoch, self.classes, self.deter = config.stoch, config.classes, config.deter
+        self.size = config.stoch * config.classes
+        self.feature = self.size + config.deter
+        self.input = nn.Linear(self.size + latent_action, config.hidden)
+        self.cell = GRUCell(config.hidden, config.deter)
+        self.prior = nn.Sequential(
+            nn.Linear(config.deter, config.hidden), nn.ELU(), nn.Linear(config.hidden, self.size)
+        )
+        self.posterior = nn.Linear(config.deter + embed, config.hidden)
+        self.posterior_logits = nn.Linear(config.hidden, self.size)
+
+    def initial(self, n: int) -> State:
+        """All-zero state for ``n`` rows."""
+        weight = self.input.weight
+        zeros = weight.new_zeros(n, self.stoch, self.classes)
+        return State(zeros, weight.new_zeros(n, self.deter), zeros)
+
+    def observe(
+        self,
+        embed: Tensor,
+        latent_action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+        gumbel: Tensor | None = None,
+    ) -> tuple[State, Tensor]:
+        """Roll forward over observed steps.
+
+        Only what depends on the recurrent state is inside the loop: the embedding's half of the posterior layer, the
+        action's half of the input layer and all prior logits are computed for all T at once.
+
+        Args:
+            embed: ``(B, T, E)``.
+            latent_action: ``(B, T, L)``; index t led to step t.
+            is_first: ``(B, T)``; where set, previous state and latent action count as zero.
+            state: state before the first step; zeros by default.
+            gumbel: noise ``(B, T, S, K)`` of the posterior samples; None takes the most likely classes.
+
+        Returns:
+            Posterior states ``(B, T, ...)`` and prior logits ``(B, T, S, K)``.
+        """
+        batch, length = is_first.shape
+        keep = (1 - is_first.to(embed.dtype)).unsqueeze(-1)  # (B, T, 1)
+        weight_stoch, weight_action = self.input.weight.split([self.size, latent_action.shape[-1]], dim=1)
+        weight_deter, weight_embed = self.posterior.weight.split([self.deter, embed.shape[-1]], dim=1)
+        from_action = F.linear(latent_action * keep, weight_action, self.input.bias).unbind(1)
+        from_embed = F.linear(embed, weight_embed, self.posterior.bias).unbind(1)
+        keeps = keep.unbind(1)
+        noise = [None] * length if gumbel is None else gumbel.unbind(1)
+
+        stoch, deter, _ = state or self.initial(batch)
+        steps = []
+        for t in range(length):
+            x = F.elu(from_action[t] + F.linear(stoch.flatten(-2) * keeps[t], weight_stoch))
+            deter = self.cell(x, deter * keeps[t])
+            hidden = F.elu(from_embed[t] + F.linear(deter, weight_deter))
+            logits = self.posterior_logits(hidden).unflatten(-1, (self.stoch, self.classes))
+            stoch = sample_one_hot(logits, noise[t])
+            steps.append((stoch, deter, logits))
+        posterior = State(*(torch.stack(part, dim=1) for part in zip(*steps, strict=True)))
+        return posterior, self.prior_logits(posterior.deter)
+
+    def prior_logits(self, deter: Tensor) -> Tensor:
+        """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""
+        logits: Tensor = self.prior(deter)
+        return logits.unflatten(-1, (self.stoch, self.classes))
+
+    def prior_step(self, state: State, latent_action: Tensor, gumbel: Tensor | None = None) -> State:
+        """One step without an observation: ``(N, ...), (N, L) -> (N, ...)``."""
+        x = F.elu(self.input(torch.cat([state.stoch.flatten(-2), latent_action], dim=-1)))
+        deter = self.cell(x, state.deter)
+        logits = self.prior_logits(deter)
+        return State(sample_one_hot(logits, gumbel), deter, logits)
+
+    def imagine(self, state: State, latent_action: Tensor, gumbel: Tensor | None = None) -> State:
+        """Roll the prior from ``state`` ``(N, ...)`` under latent actions ``(N, T, L)``: states ``(N, T, ...)``."""
+        steps = []
+        for t, action in enumerate(latent_action.unbind(1)):
+            state = self.prior_step(state, action, None if gumbel is None else gumbel[:, t])
+            steps.append(state)
+        return State(*(torch.stack(part, dim=1) for part in zip(*steps, strict=True)))

@@ -1,0 +1,53 @@
+"""`prelar-ray pretrain`: a world model with latent actions from videos without actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.cli import command_parser, guarded, override_option, resolve
+from prelar_ray.config import to_yaml
+from prelar_ray.dry_run import print_dry_run
+from prelar_ray.errors import ConfigError
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.progress import console
+from prelar_ray.training.pretraining import pretrain
+
+__all__ = ["main"]
+
+EPILOG = """\
+Ctrl-C writes a checkpoint first; the same command with --resume goes on from it.
+
+examples:
+  prelar-ray pretrain --videos videos/experts --out runs/pretrain
+  prelar-ray pretrain --preset tiny --videos videos/reach --out runs/tiny pretrain.updates=500
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pre-train."""
+    parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    override_option(parser, "--videos", "video.path", help="folder of the video store")
+    override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    if args.out is None:
+        parser.error("--out DIR is required")
+    if not config.video.path:
+        raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
+    run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
+    checkpoint = pretrain(config, run, args.resume)
+    console.print(
+        f"pre-trained: {checkpoint}\n"
+        f"next: prelar-ray finetune --init {args.out} --out runs/finetune, or prelar-ray report {args.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    guarded(main)

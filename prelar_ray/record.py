@@ -1,0 +1,54 @@
+"""`prelar-ray record`: videos without actions, of scripted experts or random policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.cli import command_parser, guarded, override_option, resolve
+from prelar_ray.config import RunConfig
+from prelar_ray.dry_run import print_dry_run
+from prelar_ray.telemetry.progress import Progress, console
+from prelar_ray.video.recorder import RecordSummary, record
+
+__all__ = ["main", "record_with_progress"]
+
+EPILOG = """\
+The store holds frames only: no action and no reward is written anywhere.
+
+examples:
+  prelar-ray record --out videos/experts
+  prelar-ray record --preset tiny --out videos/reach record.policy=random record.episodes_per_task=20
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record a video store."""
+    parser = command_parser("record", "Record action-free videos of the tasks in record.tasks.", EPILOG)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder of the video store (required)")
+    override_option(parser, "--policy", "record.policy", help="who acts: expert, random or mixed")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    if args.out is None:
+        parser.error("--out DIR is required")
+    with Progress() as progress:
+        summary = record_with_progress(config, args.out, progress)
+    console.print(
+        f"recorded {summary.episodes} episodes, {summary.frames} frames in {args.out}\n"
+        f"next: prelar-ray pretrain --videos {args.out} --out runs/pretrain"
+    )
+    return 0
+
+
+def record_with_progress(config: RunConfig, path: Path, progress: Progress) -> RecordSummary:
+    """Record with a progress bar."""
+    total = len(config.record.tasks) * config.record.episodes_per_task * config.record.frames_per_episode
+    with progress.phase("record", total, "frames") as phase:
+        return record(config, path, phase.advance)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,110 @@
+"""The replay role: buffer, rate limiter and durable episodes behind a few calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.replay.buffer import ReplayBuffer
+from prelar_ray.replay.rate_limiter import RateLimiter
+from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.seeding import generator
+from prelar_ray.types import Episode, SequenceBatch
+
+__all__ = ["Replay", "ReplayStatus"]
+
+
+@dataclass(frozen=True)
+class ReplayStatus:
+    """What the other roles need to know to keep pace."""
+
+    env_steps: int  # collected in this run
+    updates: int  # sampled for
+    updates_due: int  # updates that may be sampled for now
+    tolerance: int  # updates that may be due before collecting pauses
+    steps: int  # held
+    episodes: int  # held
+
+    @property
+    def may_insert(self) -> bool:
+        """Whether learning is close enough behind for collecting to go on."""
+        return self.updates_due <= self.tolerance
+
+    def after(self, updates: int) -> ReplayStatus:
+        """The status once samples have been taken for ``updates`` in all."""
+        return replace(self, updates=updates, updates_due=self.updates_due - (updates - self.updates))
+
+
+class Replay:
+    """Plain class; a Ray actor may own one. Inserts are durable when :meth:`insert` returns."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        tune = config.finetune
+        self.tolerance = 0 if config.collect.synchronous else config.replay.tolerance_updates
+        self.batch_size = tune.batch_size
+        self.buffer = ReplayBuffer(config.replay.capacity_steps, tune.segment_length, generator(config.seed, "replay"))
+        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
+        self.store = EpisodeStore(folder)
+
+    def insert(self, episodes: list[Episode], env_steps: int) -> ReplayStatus:
+        """Add finished episodes, and count ``env_steps`` taken, in open episodes too.
+
+        Raises:
+            DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
+        """
+        for episode in episodes:
+            left = self.buffer.add(episode)
+            self.store.append(episode)
+            self.store.discard([old.key for old in left])
+        self.limiter.insert(env_steps)
+        return self.status()
+
+    def sample(self) -> SequenceBatch:
+        """Sample one batch and count it as an update.
+
+        Raises:
+            RuntimeError: no update is due.
+        """
+        self.limiter.take()
+        return self.buffer.sample(self.batch_size)
+
+    def peek(self) -> SequenceBatch:
+        """Sample one batch to look at; it counts as nothing and leaves the sequence of samples as it was."""
+        state = self.buffer.state_dict()
+        batch = self.buffer.sample(1)
+        self.buffer.load_state_dict(state)
+        return batch
+
+    def status(self) -> ReplayStatus:
+        """Counters and pace. No update is due before some episode is as long as a segment."""
+        limiter, buffer = self.limiter, self.buffer
+        due = limiter.updates_due if buffer.can_sample else 0
+        return ReplayStatus(limiter.env_steps, limiter.updates, due, self.tolerance, buffer.steps, len(buffer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: sampler, counters, and the position in the durable episodes."""
+        return {
+            "buffer": self.buffer.state_dict(),
+            "env_steps": self.limiter.env_steps,
+            "appended": self.store.appended,
+        }
+
+    def restore(self, state: dict[str, Any], updates: int) -> ReplayStatus:
+        """Reload the episodes that a checkpoint knew; later ones are removed, for the run collects them anew.
+
+        Args:
+            state: from :meth:`state_dict`.
+            updates: updates the restored learner has made.
+
+        Raises:
+            DataError: an episode file is damaged.
+        """
+        known = set(self.store.keys(state["appended"]))
+        self.store.discard([key for key in self.store.keys() if key not in known])
+        for episode in self.store.iterate(state["appended"]):
+            self.store.discard([old.key for old in self.buffer.add(episode)])
+        self.buffer.load_state_dict(state["buffer"])
+        self.limiter.restore(state["env_steps"], updates)
+        return self.status()

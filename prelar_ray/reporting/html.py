@@ -1,0 +1,201 @@
+"""Run folders to one self-contained page: no script, no external resource, light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from prelar_ray import __version__
+from prelar_ray.files import atomic_file
+from prelar_ray.reporting.figures import (
+    Picture,
+    evaluation_chart,
+    frame_strip,
+    metric_chart,
+    prediction_error_chart,
+    seeds_chart,
+)
+from prelar_ray.reporting.notes import notes
+from prelar_ray.reporting.runs import Run, find_runs, load_run
+from prelar_ray.telemetry.metrics import METRICS
+
+__all__ = ["write_report"]
+
+GROUPS = {
+    "train": ("Training episodes", "env_steps"),
+    "loss": ("World-model losses", "update"),
+    "behaviour": ("Behaviour learning", "update"),
+    "bonus": ("Intrinsic bonus", "update"),
+    "model": ("World model", "update"),
+    "grad_norm": ("Gradient norms before clipping", "update"),
+}
+"""Per group of metrics: heading and horizontal axis, in the order of the page."""
+
+SPEED_GROUPS = ("rate", "time", "replay", "weights", "memory")
+"""Groups shown as a table of their median and last value."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart with its caption."""
+
+    picture: Picture
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A row of the table of rates."""
+
+    name: str
+    unit: str
+    median: float
+    last: float
+    meaning: str
+
+
+@dataclass
+class Section:
+    """One run on the page."""
+
+    run: Run
+    anchor: str
+    quiet_for: str
+    """Time since the last file was written, where ``run.json`` says ``running``."""
+    evaluations: list[Panel] = field(default_factory=list)
+    strip: Picture | None = None
+    strip_error: Picture | None = None
+    groups: list[tuple[str, list[Panel]]] = field(default_factory=list)
+    speeds: list[Speed] = field(default_factory=list)
+
+
+def write_report(paths: Sequence[Path], out: Path) -> list[Run]:
+    """Write one page on the runs in the given folders, oldest first, and return them.
+
+    Parts that are missing or damaged are named on the page, with the reason.
+
+    Raises:
+        DataError: a folder holds no run, or ``out`` cannot be written.
+    """
+    runs = sorted((load_run(path) for path in find_runs(paths)), key=lambda run: str(run.info.get("created", "")))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("prelar_ray", "reporting"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "moment": _moment}
+    page = environment.get_template("page.html").render(
+        title=f"prelar_ray: {paths[0].resolve().name}",
+        version=__version__,
+        written=_moment(datetime.now(UTC).isoformat()),
+        sections=[_section(run, f"run-{number}") for number, run in enumerate(runs)],
+        notes=notes(runs),
+        seeds=_seeds(runs),
+        machines=_machines(runs),
+    )
+    with atomic_file(out) as file:
+        file.write(page.encode())
+    return runs
+
+
+def _section(run: Run, anchor: str) -> Section:
+    section = Section(run, anchor, _quiet_for(run))
+    if run.evaluations:
+        for success, name in ((False, "evaluation/return_mean"), (True, "evaluation/success_rate")):
+            section.evaluations.append(
+                Panel(
+                    evaluation_chart(run.evaluations, success),
+                    name,
+                    METRICS[name].meaning + " Bars: 95\N{NO-BREAK SPACE}% intervals.",
+                )
+            )
+    if run.prediction:
+        section.strip = frame_strip(run.prediction)
+        section.strip_error = prediction_error_chart(run.prediction)
+    for group, (heading, over) in GROUPS.items():
+        panels = [_panel(run, name, over) for name in run.names(group)]
+        if panels:
+            section.groups.append((heading, panels))
+    for name in [name for group in SPEED_GROUPS for name in run.names(group)]:
+        _, values = run.series(name, "update")
+        metric = METRICS[name]
+        section.speeds.append(Speed(name, metric.unit, float(np.median(values)), float(values[-1]), metric.meaning))
+    return section
+
+
+def _panel(run: Run, name: str, over: str) -> Panel:
+    x, y = run.series(name, over)
+    metric = METRICS[name]
+    label = name.split("/")[1].replace("_", " ") + (f" ({metric.unit})" if metric.unit else "")
+    return Panel(metric_chart(x, y, over, label), name, metric.meaning)
+
+
+def _seeds(runs: Sequence[Run]) -> list[Panel]:
+    """Draw fine-tuning runs of one task together where there are several."""
+    evaluated = [run.evaluations for run in runs if run.phase == "finetune" and run.evaluations]
+    if len(evaluated) < 2 or len({evaluation.task for run in evaluated for evaluation in run}) > 1:
+        return []
+    meaning = f"Grey: each of {len(evaluated)} runs. Bars: 95\N{NO-BREAK SPACE}% bootstrap intervals over runs."
+    return [
+        Panel(seeds_chart(evaluated, success), name, meaning)
+        for success, name in ((False, "Mean return over runs"), (True, "Success rate over runs"))
+    ]
+
+
+def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Group runs by the commit, versions and hardware they were made with."""
+    machines: list[dict[str, Any]] = []
+    for run in runs:
+        made_with = {key: run.info.get(key) for key in ("commit", "versions", "hardware")}
+        for machine in machines:
+            if machine["made_with"] == made_with:
+                machine["runs"].append(run.path.name)
+                break
+        else:
+            machines.append({"made_with": made_with, "runs": [run.path.name]})
+    return machines
+
+
+def _quiet_for(run: Run) -> str:
+    if run.info.get("status") != "running":
+        return ""
+    newest = max((file.stat().st_mtime for file in run.path.iterdir() if file.is_file()), default=0.0)
+    return _duration(datetime.now(UTC).timestamp() - newest)
+
+
+def _number(value: object) -> str:
+    """Return a number with three significant digits, its thousands apart; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value) or 0 < abs(value) < 1e-3 or abs(value) >= 1e9:
+        return f"{value:.4g}"
+    digits = 0 if isinstance(value, int) else max(2 - math.floor(math.log10(abs(value))), 0) if value else 0
+    return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _duration(seconds: object) -> str:
+    """Return ``4.2 s``, ``3:05`` (minutes) or ``2:03:05`` (hours)."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return str(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"
+
+
+def _moment(stamp: object) -> str:
+    """Return ``2025-01-31 12:00 UTC``."""
+    try:
+        return datetime.fromisoformat(str(stamp)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return "unknown"

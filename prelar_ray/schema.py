@@ -1,0 +1,49 @@
+"""``prelar-ray schema``: write the JSON schema of configuration files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.cli import guarded
+from prelar_ray.config import json_schema
+from prelar_ray.files import atomic_file
+
+__all__ = ["main"]
+
+_EPILOG = """\
+An editor with a YAML language server completes and checks a configuration whose first line is
+  # yaml-language-server: $schema=prelar-ray.schema.json
+after
+  prelar-ray schema --out prelar-ray.schema.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the schema to ``--out`` or to standard output.
+
+    Raises:
+        DataError: ``--out`` cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="prelar-ray schema",
+        description="Write the JSON schema of configuration files: every key with its meaning, type and range.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; without it, standard output")
+    out: Path | None = parser.parse_args(argv).out
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+        return 0
+    with atomic_file(out) as file:
+        file.write(text.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,80 @@
+"""The name, unit and meaning of every metric; ``docs/metrics.md`` is made from this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+__all__ = ["METRICS", "Metric", "metrics_page"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number is."""
+
+    unit: str
+    """Unit; empty for a pure number."""
+    meaning: str
+    """One sentence."""
+
+
+METRICS: dict[str, Metric] = {
+    "loss/total": Metric("nats", "Weighted sum of the world-model losses, the quantity that is minimised."),
+    "loss/image": Metric("nats", "Half the squared error of the decoded image, summed over pixels, mean over steps."),
+    "loss/dynamics_kl": Metric("nats", "Balanced KL divergence from the posterior to the prior of the latent state."),
+    "loss/action_kl": Metric("nats", "KL divergence from the latent action to its Gaussian prior (pre-training)."),
+    "loss/consistency": Metric(
+        "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training)."
+    ),
+    "loss/reward": Metric("nats", "Half the squared error of the reward plus intrinsic bonus (fine-tuning)."),
+    "loss/aux_reward": Metric("nats", "Half the squared error of the plain reward (fine-tuning)."),
+    "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
+    "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
+    "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
+    "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
+    "grad_norm/dynamics": Metric("", "Global gradient norm of encoder and RSSM, before clipping (fine-tuning)."),
+    "grad_norm/heads": Metric("", "Global gradient norm of action encoder, heads and decoder, before clipping."),
+    "grad_norm/actor": Metric("", "Global gradient norm of the actor, before clipping."),
+    "grad_norm/critic": Metric("", "Global gradient norm of the critic, before clipping."),
+    "bonus/mean": Metric("", "Mean intrinsic bonus of the batch, after normalisation and weighting."),
+    "bonus/scale": Metric("", "Running magnitude by which the bonus is divided."),
+    "behaviour/actor_loss": Metric("", "Loss of the actor: minus weighted lambda-returns and entropy bonus."),
+    "behaviour/critic_loss": Metric("", "Weighted half squared error of the critic against its target."),
+    "behaviour/entropy": Metric("nats", "Mean entropy of the policy on imagined states."),
+    "behaviour/reward": Metric("", "Mean predicted reward, bonus included, on imagined states."),
+    "behaviour/value": Metric("", "Mean value of imagined states by the critic."),
+    "behaviour/target": Metric("", "Mean lambda-return of imagined states."),
+    "train/episode_return": Metric("", "Sum of rewards of a training episode; mean over those that ended since."),
+    "train/episode_success": Metric("fraction", "Share of training episodes with success at any step."),
+    "train/episode_steps": Metric("agent steps", "Length of a training episode."),
+    "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
+    "evaluation/success_rate": Metric("fraction", "Share of evaluation episodes with success at any step."),
+    "replay/steps": Metric("agent steps", "Steps held by the replay buffer."),
+    "replay/episodes": Metric("episodes", "Episodes held by the replay buffer."),
+    "replay/updates_per_env_step": Metric("updates/env step", "Replay ratio so far, the random phase left out."),
+    "rate/updates_per_second": Metric("updates/s", "Updates of the learner per second since the last line."),
+    "rate/env_steps_per_second": Metric("env steps/s", "Environment steps of all collectors per second."),
+    "rate/frames_per_second": Metric("frames/s", "Frames per second: trained on, or recorded."),
+    "time/update": Metric("s", "Mean time of one update without waiting for data."),
+    "time/wait_for_data": Metric("s", "Mean time per update that the learner waited for a batch."),
+    "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner."),
+    "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
+}
+"""Every name a :class:`~prelar_ray.telemetry.writers.MetricWriter` accepts."""
+
+
+def metrics_page() -> str:
+    """Return the text of ``docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every line of `metrics.jsonl` holds `time` (seconds since 1970), `update`, `env_steps` (environment steps,",
+        "action repeat counted) and some of the metrics below; TensorBoard shows the same over `update`. A value that",
+        "was NaN or infinite is `null`.",
+        "",
+        "This page is made by `prelar_ray.telemetry.metrics.metrics_page()`; change it there.",
+    ]
+    for group, names in groupby(METRICS, key=lambda name: name.split("/")[0]):
+        lines += ["", f"## {group}", "", "| metric | unit | meaning |", "| --- | --- | --- |"]
+        lines += [f"| `{name}` | {METRICS[name].unit or '1'} | {METRICS[name].meaning} |" for name in names]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,79 @@
+"""Metrics on disk: ``metrics.jsonl`` for programs, TensorBoard event files for eyes."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, SupportsFloat
+
+from prelar_ray.errors import RunFolderError
+from prelar_ray.files import append_json_line, filter_json_lines, read_json_lines
+from prelar_ray.telemetry.metrics import METRICS
+
+__all__ = ["MetricWriter", "read_metrics"]
+
+logger = logging.getLogger(__name__)
+
+
+class MetricWriter:
+    """Writes metrics to ``metrics.jsonl`` and TensorBoard; when ``write`` returns, a kill no longer loses them."""
+
+    def __init__(self, metrics_path: Path, tensorboard_dir: Path, resume_at_update: int | None = None) -> None:
+        """Begin new files, or continue after ``resume_at_update``, dropping what a lost run wrote beyond it.
+
+        Raises:
+            RunFolderError: a new run finds an old ``metrics.jsonl``.
+            DataError: the file to continue is damaged, or the folder cannot be written.
+        """
+        from prelar_ray.telemetry.tensorboard import EventFile  # imports torch, which readers of metrics do without
+
+        if resume_at_update is not None:
+            filter_json_lines(metrics_path, lambda row: int(row.get("update", 0)) <= resume_at_update)
+        elif metrics_path.exists():
+            raise RunFolderError(f"{metrics_path}: already holds metrics of another run; choose another --out")
+        self._path = metrics_path
+        self._events = EventFile(tensorboard_dir, None if resume_at_update is None else resume_at_update + 1)
+
+    def write(self, update: int, env_steps: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Write one line. NaN and infinity become ``null`` with a warning in the log.
+
+        Raises:
+            ValueError: a name is not in :data:`METRICS`.
+            DataError: the disk is full or the folder cannot be written.
+        """
+        for name in values:
+            if name not in METRICS:
+                near = difflib.get_close_matches(name, METRICS, n=1)
+                raise ValueError(f"unknown metric {name!r}{f', the nearest is {near[0]!r}' if near else ''}")
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+        for name in numbers.keys() - finite.keys():
+            logger.warning("update %d: %s is %s, written as null", update, name, numbers[name])
+        now = round(time.time(), 3)
+        row = {"time": now, "update": int(update), "env_steps": int(env_steps)}
+        append_json_line(self._path, row | {name: finite.get(name) for name in numbers})
+        self._events.write(now, update, finite)
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """Return the lines of a ``metrics.jsonl``; one cut off by a kill is left out.
+
+    Raises:
+        DataError: the file is missing, or a line within it is damaged.
+    """
+    return read_json_lines(path)

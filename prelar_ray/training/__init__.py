@@ -1,0 +1,1 @@
+"""Loops over roles, the same in one process and on a cluster."""

@@ -1,0 +1,309 @@
+"""The fine-tuning loop: collectors, replay, learner and evaluator kept in step, on any backend.
+
+Synchronous mode takes turns (collect, learn, publish) and keeps the replay ratio exactly. Asynchronous mode keeps one
+request in flight per collector and a few batches in flight to the learner; the rate limiter inside the replay says when
+either side has to wait for the other. The driver passes episodes and batches on by reference and never looks at them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from prelar_ray.acting.collector import Collected, Collector
+from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import RoleDied
+from prelar_ray.replay.replay import Replay, ReplayStatus
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.progress import Phase, Progress
+from prelar_ray.telemetry.writers import MetricWriter
+from prelar_ray.training.backend import Backend, Role
+from prelar_ray.training.learner_role import LearnerRole
+from prelar_ray.training.window import Window
+
+__all__ = ["Finetuning", "finetune"]
+
+PHASE = "finetune"
+POLL_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def finetune(
+    config: RunConfig, run: RunFolder, start_backend: Callable[[], Backend], init: Path | None, resume: bool
+) -> Path:
+    """Fine-tune to the end and return the last checkpoint.
+
+    Args:
+        start_backend: returns where the roles will live; it is closed in any case.
+        init: pre-training checkpoint whose encoder, RSSM and decoder are taken over; None starts from scratch.
+        resume: go on from the last checkpoint of ``run``.
+
+    On Ctrl-C a checkpoint is written before the interrupt goes on.
+
+    Raises:
+        NonFiniteError: a reward, action or loss became NaN or infinite.
+        EnvironmentFailure: an environment raised.
+        RoleDied: replay or learner died (a collector or evaluator is replaced).
+        CheckpointError: nothing to resume from, or ``init`` does not fit, or writing failed.
+    """
+    with run.track(), closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
+        loop = Finetuning(config, run, backend, init, resume)
+        total = config.finetune.env_steps
+        with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.status.env_steps, total)) as phase:
+            return loop.run_to_end(phase)
+
+
+class Finetuning:
+    """State of the loop: who is busy with what, and what is due next."""
+
+    def __init__(self, config: RunConfig, run: RunFolder, backend: Backend, init: Path | None, resume: bool) -> None:
+        self.config, self.run, self.backend = config, run, backend
+        self.checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+        checkpoint = self.checkpoints.latest() if resume else None
+        counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
+        self.numbers = {int(index): number for index, number in counters["numbers"].items()}  # next episode, by env
+        self.updates = checkpoint.update if checkpoint else 0  # done by the learner
+        self.evaluations: int = counters["evaluations"]  # begun
+        self.replay = backend.start("replay", Replay, config, run.replay.absolute())
+        self.evaluator = backend.start("evaluator", Evaluator, config)
+        self.collectors = [self._start_collector(index) for index in range(config.collect.collectors)]
+        action = backend.get(self.collectors[0].call("action_size"))
+        self.learner = backend.start("learner", LearnerRole, config, action, run.checkpoints.absolute())
+        self._requests: dict[int, list[Any]] = {}  # collector -> futures of [summary, episodes]
+        self._inserts: list[Any] = []
+        self._learning: list[Any] = []
+        self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
+        self._logged = self._saved = self.updates
+        self.status = self._restore(checkpoint, init)
+        self._publish()
+        self.window = Window()
+        self.writer = MetricWriter(run.metrics_path, run.tensorboard, self.updates if checkpoint else None)
+
+    def _restore(self, checkpoint: Checkpoint | None, init: Path | None) -> ReplayStatus:
+        if checkpoint:
+            self.backend.get(self.learner.call("restore", checkpoint.path.absolute()))
+            self.run.forget_evaluations_after(self.updates)
+            status: ReplayStatus = self.backend.get(
+                self.replay.call("restore", checkpoint.counters["replay"], self.updates)
+            )
+            return status
+        if init:
+            self.backend.get(self.learner.call("initialise", init.absolute()))
+        status = self.backend.get(self.replay.call("status"))
+        return status
+
+    # The loop
+
+    def run_to_end(self, phase: Phase) -> Path:
+        """Collect and learn until all environment steps and their updates are done; then evaluate and save."""
+        advance = self._take_turns if self.config.collect.synchronous else self._overlap
+        try:
+            while not self._finished():
+                before = self.status.env_steps
+                advance()
+                self._do_what_is_due(before)
+                shown = {"updates": self.updates, "return": self.window.last_return}
+                phase.advance(self.status.env_steps - before, **shown)
+            self._settle_evaluation()
+            self._begin_evaluation()
+            self._settle_evaluation()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        self._save()
+        self._conclude()
+        return self.checkpoints.paths()[-1]
+
+    def _finished(self) -> bool:
+        busy = self._requests or self._inserts or self._learning
+        return self.status.env_steps >= self.config.finetune.env_steps and not self.status.updates_due and not busy
+
+    def _take_turns(self) -> None:
+        """Synchronous: every collector once, inserted in order of index; then all updates that are due."""
+        for index in range(len(self.collectors)):
+            self._request(index)
+        for index in range(len(self.collectors)):
+            if insert := self._receive(index):
+                self._inserted(insert)
+        while self.status.updates_due:
+            self._submit_update()
+            self._learnt(self._learning[0])
+        self._publish()
+
+    def _overlap(self) -> None:
+        """Asynchronous: keep everyone busy, wait for anyone, then take care of all that is done."""
+        more = self.status.env_steps < self.config.finetune.env_steps
+        for index in range(len(self.collectors)):
+            if more and self.status.may_insert and index not in self._requests:
+                self._request(index)
+        while self.status.updates_due and len(self._learning) <= self.config.replay.prefetch:
+            self._submit_update()
+        summaries = {index: request[0] for index, request in self._requests.items()}
+        done = self.backend.wait([*summaries.values(), *self._inserts, *self._learning], POLL_SECONDS)
+        for index, summary in summaries.items():
+            if summary in done and (insert := self._receive(index)):
+                self._inserts.append(insert)
+        for insert in [future for future in self._inserts if future in done]:
+            self._inserts.remove(insert)
+            self._inserted(insert)
+        for update in [future for future in self._learning if future in done]:
+            self._learnt(update)
+            if self.updates % self.config.collect.publish_every_updates == 0:
+                self._publish()
+
+    def _do_what_is_due(self, env_steps_before: int) -> None:
+        """Metrics, evaluations and checkpoints."""
+        config = self.config
+        if self.updates - self._logged >= config.telemetry.every_updates:
+            self._log()
+        every = config.evaluation.every_env_steps
+        if self.status.env_steps // every > env_steps_before // every and self.updates:
+            self._settle_evaluation()
+            self._begin_evaluation()
+        if self._evaluation and self.backend.wait([self._evaluation[0]], 0.0):
+            self._settle_evaluation()
+        if self.updates - self._saved >= config.checkpoint.every_updates:
+            self._save()
+
+    # Collecting
+
+    def _start_collector(self, index: int) -> Role:
+        k = self.config.collect.envs_per_collector
+        first_numbers = [self.numbers.get(env, 0) for env in range(index * k, (index + 1) * k)]
+        return self.backend.start(f"collector-{index}", Collector, self.config, index, first_numbers)
+
+    def _request(self, index: int) -> None:
+        collect = self.config.collect
+        random = self.status.env_steps < self.config.finetune.random_steps
+        steps = collect.request_steps
+        if collect.synchronous and not random:
+            together = collect.collectors * collect.envs_per_collector * self.config.env.action_repeat
+            steps = max(1, self.config.finetune.env_steps_per_update // together)
+        call = self.collectors[index].call
+        self._requests[index] = call("collect", steps, random, self.version, self.weights, returns=2)
+
+    def _receive(self, index: int) -> Any:
+        """Pass a collector's episodes on to the replay, or replace the collector if it died (then None)."""
+        future, episodes = self._requests.pop(index)
+        try:
+            summary: Collected = self.backend.get(future)
+        except RoleDied as error:
+            log.warning("%s; another takes its place, its open episodes are lost", error)
+            self.backend.stop(self.collectors[index])
+            self.collectors[index] = self._start_collector(index)
+            return None
+        self.numbers |= summary.numbers
+        self.window.collected(summary, self.updates - summary.version)
+        return self.replay.call("insert", episodes, summary.env_steps)
+
+    def _inserted(self, insert: Any) -> None:
+        # Samples asked for since the replay answered are already on their way.
+        sampled = self.status.updates
+        self.status = self.backend.get(insert)
+        self.status = self.status.after(max(sampled, self.status.updates))
+
+    # Learning
+
+    def _submit_update(self) -> None:
+        self._learning.append(self.learner.call("update", self.replay.call("sample")))
+        self.status = self.status.after(self.status.updates + 1)
+
+    def _learnt(self, update: Any) -> None:
+        self._learning.remove(update)
+        self.updates = self.backend.get(update)
+        self.window.learnt()
+
+    def _publish(self) -> None:
+        """Ask for new weights; collectors get them by reference, under the number of updates behind them."""
+        self.version = self.updates + len(self._learning)
+        self.weights = self.learner.call("policy_weights")
+
+    # Telemetry, evaluation, checkpoints
+
+    def _log(self) -> None:
+        config = self.config.finetune
+        values = self.backend.get(self.learner.call("metrics")) | self.window.read()
+        values |= {
+            "replay/steps": self.status.steps,
+            "replay/episodes": self.status.episodes,
+            "memory/process": psutil.Process().memory_info().rss / 2**30,
+        }
+        paid_steps = self.status.env_steps - config.random_steps
+        if paid_steps > 0:
+            values["replay/updates_per_env_step"] = (self.updates - config.initial_updates) / paid_steps
+        self.writer.write(self.updates, self.status.env_steps, values)
+        self._logged = self.updates
+
+    def _begin_evaluation(self) -> None:
+        """Save, and evaluate exactly what was saved."""
+        self._save()
+        self.evaluations += 1
+        call = self.evaluator.call("evaluate", self.weights, self.config.evaluation.episodes, self.evaluations)
+        self._evaluation = (call, self.updates, self.status.env_steps)
+
+    def _settle_evaluation(self) -> None:
+        """Wait for the evaluation that is under way, if any, and record it; an evaluator that died is replaced."""
+        if self._evaluation is None:
+            return
+        future, update, env_steps = self._evaluation
+        self._evaluation = None
+        try:
+            result: Evaluation = self.backend.get(future)
+        except RoleDied as error:
+            log.warning("%s; this evaluation is left out", error)
+            self.backend.stop(self.evaluator)
+            self.evaluator = self.backend.start("evaluator", Evaluator, self.config)
+            return
+        mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
+        self.run.append_evaluation(
+            {
+                "update": update,
+                "env_steps": env_steps,
+                "task": self.config.env.task,
+                "returns": list(result.returns),
+                "successes": [bool(x) for x in result.successes],
+                "success_rule": "any step",
+                "policy": "mode",
+            }
+        )
+        self.writer.write(update, env_steps, {"evaluation/return_mean": mean, "evaluation/success_rate": success})
+        self.checkpoints.set_score(update, mean)
+        log.info("evaluation at %d env steps: return %.1f, success %.2f", env_steps, mean, success)
+
+    def _save(self) -> None:
+        """Finish the updates under way, then write a checkpoint and publish its weights."""
+        for update in list(self._learning):
+            self._learnt(update)
+        if self.updates == self._saved and self.updates:
+            self._publish()
+            return
+        counters = {
+            "replay": self.backend.get(self.replay.call("state_dict")),
+            "numbers": self.numbers,
+            "evaluations": self.evaluations,
+        }
+        self._saved = self.backend.get(self.learner.call("save", counters))
+        self._publish()
+
+    def _conclude(self) -> None:
+        """Write what the report shows: frames and final numbers."""
+        prediction = self.backend.get(self.learner.call("predict", self.replay.call("peek")))
+        self.run.save_frames("prediction", **prediction._asdict())
+        last = self.run.evaluations()[-1]
+        self.run.update(
+            summary={
+                "updates": self.updates,
+                "env_steps": self.status.env_steps,
+                "episodes": sum(self.numbers.values()),
+                "return": sum(last["returns"]) / len(last["returns"]),
+                "success": sum(last["successes"]) / len(last["successes"]),
+            }
+        )

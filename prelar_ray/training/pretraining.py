@@ -1,0 +1,137 @@
+"""The pre-training loop: clips from a video store to a world model with latent actions."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.learning.learner import PretrainLearner
+from prelar_ray.learning.prediction import context_frames
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.seeding import generator
+from prelar_ray.telemetry.progress import Progress
+from prelar_ray.telemetry.writers import MetricWriter
+from prelar_ray.types import Frames
+from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.store import VideoStore
+
+__all__ = ["pretrain"]
+
+PHASE = "pretrain"
+
+
+def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
+    """Run pre-training to its end and return the last checkpoint.
+
+    On Ctrl-C a checkpoint is written before the interrupt goes on.
+
+    Raises:
+        DataError: the video store cannot be used.
+        NonFiniteError: a loss became NaN or infinite.
+        CheckpointError: nothing to resume from, or a checkpoint could not be written.
+    """
+    store = VideoStore(Path(config.video.path), verify=config.video.verify, skip_bad=config.video.skip_bad)
+    settings = config.pretrain
+    sampler = ClipSampler(store, settings.batch_size, settings.segment_length, generator(config.seed, "clips"))
+    learner = PretrainLearner(config)
+    checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+    if resume:
+        checkpoint = checkpoints.latest()
+        learner.load_state_dict(checkpoint.state)
+        sampler.load_state_dict(checkpoint.counters["sampler"])
+    loop = _Pretraining(config, run, learner, sampler, checkpoints)
+    writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
+    with run.track(), writer, Progress() as progress, run.timed(PHASE):
+        phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
+        with phase, ThreadPoolExecutor(1, "clips") as reader:
+            try:
+                while learner.updates < settings.updates:
+                    loss = loop.advance(reader, writer)
+                    phase.advance(1, loss=loss)
+            except KeyboardInterrupt:
+                loop.save()
+                raise
+        path = loop.save()
+        clip = store.frames(int(store.lengths.argmax()))[: settings.segment_length]
+        run.save_frames("prediction", **learner.predict(clip, context=context_frames(len(clip)))._asdict())
+        run.update(
+            summary={
+                "updates": learner.updates,
+                "loss": loop.loss,
+                "video_frames": store.total_frames,
+                "video_episodes": len(store),
+            }
+        )
+    return path
+
+
+class _Pretraining:
+    """One update after another, with the next clips read meanwhile."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        learner: PretrainLearner,
+        sampler: ClipSampler,
+        checkpoints: CheckpointStore,
+    ) -> None:
+        self.config, self.run, self.learner, self.sampler = config, run, learner, sampler
+        self.checkpoints = checkpoints
+        self.loss = float("nan")
+        self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
+        self._position = sampler.state_dict()  # after the last clips that were learnt from
+        self._began, self._waited, self._count = time.monotonic(), 0.0, 0
+
+    def advance(self, reader: ThreadPoolExecutor, writer: MetricWriter) -> float:
+        """One update; writes metrics and checkpoints when they are due. Returns the last known loss."""
+        if self._next is None:
+            self._next = reader.submit(self._read)
+        asked = time.monotonic()
+        clips, position = self._next.result()
+        self._waited += time.monotonic() - asked
+        self._next = reader.submit(self._read)
+        self.learner.update(clips)
+        self._position = position
+        self._count += 1
+        updates = self.learner.updates
+        if updates % self.config.telemetry.every_updates == 0:
+            self._log(writer)
+        if updates % self.config.checkpoint.every_updates == 0:
+            self.save()
+        return self.loss
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present update.
+
+        Raises:
+            NonFiniteError: a loss was NaN or infinite; nothing is written.
+        """
+        self.learner.check_finite()
+        return self.checkpoints.save(
+            PHASE, self.config, self.learner.updates, self.learner.state_dict(), {"sampler": self._position}
+        )
+
+    def _read(self) -> tuple[Frames, dict[str, Any]]:
+        return self.sampler.sample(), self.sampler.state_dict()
+
+    def _log(self, writer: MetricWriter) -> None:
+        values = self.learner.metrics()
+        self.loss = values["loss/total"]
+        seconds = time.monotonic() - self._began
+        frames = self._count * self.config.pretrain.batch_size * self.config.pretrain.segment_length
+        values |= {
+            "rate/updates_per_second": self._count / seconds,
+            "rate/frames_per_second": frames / seconds,
+            "time/update": (seconds - self._waited) / self._count,
+            "time/wait_for_data": self._waited / self._count,
+            "memory/process": psutil.Process().memory_info().rss / 2**30,
+        }
+        writer.write(self.learner.updates, 0, values)
+        self._began, self._waited, self._count = time.monotonic(), 0.0, 0

@@ -1,0 +1,55 @@
+"""What happened since the last line of metrics: rates, and means over finished training episodes."""
+
+from __future__ import annotations
+
+import time
+
+from prelar_ray.acting.collector import Collected
+
+__all__ = ["Window"]
+
+
+class Window:
+    """Counts between two lines of metrics."""
+
+    def __init__(self) -> None:
+        self.last_return = float("nan")
+        self._clear()
+
+    def _clear(self) -> None:
+        self._began = time.monotonic()
+        self._env_steps = self._updates = 0
+        self._ages: list[int] = []
+        self._episodes: list[tuple[float, bool, int]] = []
+
+    def collected(self, summary: Collected, age: int) -> None:
+        """Count one collector's answer; ``age`` is how many updates old its policy was."""
+        self._env_steps += summary.env_steps
+        if summary.version >= 0:
+            self._ages.append(age)
+        self._episodes += zip(summary.returns, summary.successes, summary.lengths, strict=True)
+        if summary.returns:
+            self.last_return = summary.returns[-1]
+
+    def learnt(self) -> None:
+        """Count one update."""
+        self._updates += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the metrics of the window and begin another. What did not happen is left out."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        values = {
+            "rate/updates_per_second": self._updates / seconds,
+            "rate/env_steps_per_second": self._env_steps / seconds,
+        }
+        if self._ages:
+            values["weights/age_updates"] = sum(self._ages) / len(self._ages)
+        if self._episodes:
+            returns, successes, lengths = zip(*self._episodes, strict=True)
+            values |= {
+                "train/episode_return": sum(returns) / len(returns),
+                "train/episode_success": sum(successes) / len(successes),
+                "train/episode_steps": sum(lengths) / len(lengths),
+            }
+        self._clear()
+        return values

@@ -1,0 +1,128 @@
+"""Shapes, the time convention, and the arrays that travel between roles.
+
+Legend (used in docstrings and in comments such as ``# (B, T, F)``)::
+
+    B sequences         T steps               H imagination horizon     N = B*T imagined starts
+    A real action       L latent action       E embedding               D deterministic state
+    S stochastic groups K classes per group   F = S*K + D feature       Hpx, Wpx, C image
+
+Time convention. Index ``t`` holds observation ``o_t``, the reward and flags received *with* ``o_t`` and the action
+that *led to* it, so ``action[0]`` is zero::
+
+    index      0             1             2
+    image      o_0           o_1           o_2
+    action     0      a_0 -> .      a_1 -> .         action[t] leads from o_{t-1} to o_t
+    reward     0             r_1           r_2       received on arriving at o_t
+    is_first   1             0             0
+
+Frames stay ``uint8 (T, Hpx, Wpx, C)`` up to the device that computes;
+:func:`prelar_ray.models.preprocess.preprocess_image` alone turns them into floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prelar_ray.errors import DataError, NonFiniteError
+
+__all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "check_frames"]
+
+IMAGE_SIZE = 64
+"""Height and width of every frame, pixels."""
+
+Frames = npt.NDArray[np.uint8]
+"""Frames, uint8 ``(T, Hpx, Wpx, C)``."""
+
+
+def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:
+    """Return ``frames`` if they are uint8 ``(T, 64, 64, 3)``.
+
+    Raises:
+        DataError: wrong type or shape; the message starts with ``source``.
+    """
+    if frames.dtype != np.uint8:
+        raise DataError(f"{source}: frames are {frames.dtype}, expected uint8 in [0, 255]; convert before recording")
+    if frames.ndim != 4 or frames.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        raise DataError(
+            f"{source}: frames have shape {tuple(frames.shape)}, expected (T, {IMAGE_SIZE}, {IMAGE_SIZE}, 3); "
+            "render or resize to that size"
+        )
+    return frames
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode; every array has ``T`` rows, row 0 being the reset."""
+
+    image: Frames  # (T, Hpx, Wpx, C) uint8
+    action: npt.NDArray[np.float32]  # (T, A)
+    reward: npt.NDArray[np.float32]  # (T,)
+    is_first: npt.NDArray[np.bool_]  # (T,)
+    is_terminal: npt.NDArray[np.bool_]  # (T,) true only where the task ended, not where time ran out
+    success: npt.NDArray[np.bool_]  # (T,)
+    env_index: int  # which environment of the run produced it
+    number: int  # counts the episodes of that environment; (env_index, number) is unique in a run
+    weight_version: int  # version of the policy at its last step; -1 while acting at random
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def steps(self) -> int:
+        """Agent steps taken: rows without the reset."""
+        return len(self.reward) - 1
+
+    @property
+    def episode_return(self) -> float:
+        """Sum of rewards."""
+        return float(self.reward.sum())
+
+    @property
+    def succeeded(self) -> bool:
+        """Meta-World's rule: any step succeeded."""
+        return bool(self.success.any())
+
+    @property
+    def key(self) -> str:
+        """Name that is unique in a run."""
+        return f"env{self.env_index:04d}-episode{self.number:06d}"
+
+    def validate(self) -> Episode:
+        """Return self if shapes agree and all numbers are finite.
+
+        Raises:
+            DataError: a shape or type is wrong.
+            NonFiniteError: a reward or action is NaN or infinite; names the tensor and the first bad step.
+        """
+        check_frames(self.image, self.key)
+        length = len(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray) and len(value) != length:
+                raise DataError(f"{self.key}: {field.name} has {len(value)} rows, reward has {length}")
+        for name, value in (("reward", self.reward), ("action", self.action)):
+            finite = np.isfinite(value.reshape(length, -1)).all(axis=1)
+            if not finite.all():
+                step = int(np.argmin(finite))
+                raise NonFiniteError(f"{self.key}: {name}[{step}] is {value[step]}; check the environment's {name}")
+        return self
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """``B`` segments of ``T`` steps, as sampled from the replay buffer."""
+
+    image: Frames  # (B, T, Hpx, Wpx, C) uint8
+    action: npt.NDArray[np.float32]  # (B, T, A)
+    reward: npt.NDArray[np.float32]  # (B, T)
+    is_first: npt.NDArray[np.bool_]  # (B, T)
+    is_terminal: npt.NDArray[np.bool_]  # (B, T)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(B, T)``."""
+        return self.reward.shape[0], self.reward.shape[1]

@@ -1,0 +1,62 @@
+"""Clips sampled from a video store: what the world model is pre-trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prelar_ray.errors import DataError
+from prelar_ray.types import Frames
+from prelar_ray.video.store import VideoStore
+
+__all__ = ["ClipSampler"]
+
+
+class ClipSampler:
+    """Draws an episode uniformly among those with at least ``T`` frames, then a start uniformly within it."""
+
+    def __init__(self, store: VideoStore, batch_size: int, segment_length: int, rng: np.random.Generator) -> None:
+        """Sample ``B`` clips of ``T`` frames at a time; episodes that ``store.refresh()`` adds take part from then on.
+
+        Raises:
+            DataError: no episode is long enough.
+        """
+        self._store = store
+        self._batch_size = batch_size
+        self._segment_length = segment_length
+        self._rng = rng
+        self._index()
+
+    def sample(self) -> Frames:
+        """Return contiguous clips, a new uint8 array ``(B, T, 64, 64, 3)``."""
+        if len(self._store) != self._seen:
+            self._index()
+        length = self._segment_length
+        rows = self._rng.integers(len(self._eligible), size=self._batch_size)  # (B,)
+        starts = self._rng.integers(self._starts[rows])  # (B,)
+        frames = [self._store.frames(episode) for episode in self._eligible[rows].tolist()]
+        clips = np.empty((self._batch_size, length, *frames[0].shape[1:]), np.uint8)  # (B, T, Hpx, Wpx, C)
+        for clip, episode, start in zip(clips, frames, starts.tolist(), strict=True):
+            clip[:] = episode[start : start + length]
+        return clips
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generator's state, which JSON can hold."""
+        return {"generator": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the sequence of clips exactly, given the same store."""
+        self._rng.bit_generator.state = state["generator"]
+
+    def _index(self) -> None:
+        """Find the episodes that are long enough and how many starts each has."""
+        lengths = self._store.lengths
+        self._seen = len(lengths)
+        self._eligible = np.flatnonzero(lengths >= self._segment_length)
+        self._starts = lengths[self._eligible] - self._segment_length + 1
+        if len(self._eligible) == 0:
+            raise DataError(
+                f"the longest of {self._seen} videos has {lengths.max()} frames, a clip needs {self._segment_length}; "
+                f"set pretrain.segment_length to {lengths.max()} or less, or record longer videos"
+            )

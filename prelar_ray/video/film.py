@@ -1,0 +1,50 @@
+"""Films of episodes for people to look at: mp4 through PyAV, GIF through Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from prelar_ray.errors import DataError
+from prelar_ray.files import cannot_write
+from prelar_ray.types import Frames
+
+__all__ = ["write_film"]
+
+ENLARGE = 4
+
+
+def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 30) -> None:
+    """Write episodes one after another, enlarged, to ``path`` (``.mp4`` or ``.gif``).
+
+    Raises:
+        DataError: another suffix, or the file cannot be written.
+    """
+    frames = np.concatenate(list(episodes)).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
+    writers = {".mp4": _write_mp4, ".gif": _write_gif}
+    if path.suffix.lower() not in writers:
+        raise DataError(f"{path}: films are written as .mp4 or .gif; choose one of these")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix.lower()](path, frames, frames_per_second)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _write_mp4(path: Path, frames: Frames, frames_per_second: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=frames_per_second)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"  # what browsers play
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, frames: Frames, frames_per_second: int) -> None:
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // frames_per_second, loop=0)

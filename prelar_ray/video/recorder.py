@@ -1,0 +1,130 @@
+"""Records videos: rolls a scripted or random policy and keeps the frames, never an action or a reward."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
+from prelar_ray.envs import PixelEnv, check_task, make_env
+from prelar_ray.envs.pixel_env import Action
+from prelar_ray.errors import ConfigError
+from prelar_ray.seeding import derive_seed, generator
+from prelar_ray.types import Frames
+from prelar_ray.video.store import VideoWriter
+
+__all__ = ["RecordSummary", "record"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecordSummary:
+    """What was recorded."""
+
+    path: Path
+    episodes: int
+    frames: int
+    seconds: float
+    """Wall time."""
+    success_rates: dict[str, float]
+    """Share of episodes with success at any recorded step, by task."""
+
+
+def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> RecordSummary:
+    """Roll ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``.
+
+    ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, its task's
+    place in the list and its number.
+
+    Raises:
+        ConfigError: an unknown task or camera, or a task without the expert that was asked for; nothing is written.
+        RunFolderError: ``path`` is not an empty or new folder.
+        DataError: the disk is full.
+    """
+    start = time.perf_counter()
+    attributes = _attributes(config)
+    episodes = frames = 0
+    successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
+    with VideoWriter(path, attributes, config.record.shard_frames) as writer:
+        for index, task in enumerate(config.record.tasks):
+            env = make_env(_env_config(config, task), derive_seed(config.seed, "record_env", index))
+            try:
+                for episode in range(config.record.episodes_per_task):
+                    video, success = _roll(env, config, index, episode, on_frames)
+                    writer.append(video, task)
+                    successes[task].append(success)
+                    episodes += 1
+                    frames += len(video)
+            finally:
+                env.close()
+            log.info("%s: success in %d of %d episodes", task, sum(successes[task]), len(successes[task]))
+    rates = {task: float(np.mean(flags)) for task, flags in successes.items()}
+    return RecordSummary(path, episodes, frames, time.perf_counter() - start, rates)
+
+
+def _roll(
+    env: PixelEnv, config: RunConfig, task: int, episode: int, on_frames: Callable[[int], None]
+) -> tuple[Frames, bool]:
+    """Return the frames of one episode, ``(T, 64, 64, 3)``, and whether any of its steps succeeded."""
+    rng = generator(config.seed, "record", task, episode)
+    with_expert = _expert_acts(config.record, episode)
+    observation, _ = env.reset()
+    frames, succeeded, ended = [observation["image"]], False, False
+    on_frames(1)
+    while not ended and len(frames) < config.record.frames_per_episode:
+        action = _noisy_expert(env, config.record.noise, rng) if with_expert else _random_action(env, rng)
+        observation, _, terminated, truncated, info = env.step(action)
+        frames.append(observation["image"])
+        succeeded |= info["success"]
+        ended = terminated or truncated
+        on_frames(1)
+    return np.stack(frames), succeeded
+
+
+def _expert_acts(config: RecordConfig, episode: int) -> bool:
+    """Return who acts in an episode; ``mixed`` takes turns, the expert first."""
+    return config.policy == "expert" or (config.policy == "mixed" and episode % 2 == 0)
+
+
+def _random_action(env: PixelEnv, rng: np.random.Generator) -> Action:
+    return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+
+
+def _noisy_expert(env: PixelEnv, noise: float, rng: np.random.Generator) -> Action:
+    """Return the expert's action plus Gaussian noise of ``noise`` times the action range, which is 2."""
+    action = env.expert_action() + rng.normal(0.0, 2.0 * noise, env.action_space.shape)
+    return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def _env_config(config: RunConfig, task: str) -> EnvConfig:
+    return config.env.model_copy(update={"task": task})
+
+
+def _attributes(config: RunConfig) -> dict[str, Any]:
+    """Try every task and return the attributes of the store.
+
+    What all environments share (camera, render quality, ...) stands at the top, what differs is a mapping by task.
+    """
+    environments: dict[str, dict[str, Any]] = {}
+    for index, task in enumerate(config.record.tasks):
+        path = f"record.tasks.{index}"
+        check_task(task, path)
+        env = make_env(_env_config(config, task), seed=0)
+        env.close()
+        if config.record.policy != "random" and not env.has_expert:
+            raise ConfigError(f"{path}={task}: has no scripted expert; set record.policy=random, or leave it out")
+        environments[task] = env.render_attributes
+    keys = dict.fromkeys(key for attributes in environments.values() for key in attributes)
+    by_task = {key: {task: found.get(key) for task, found in environments.items()} for key in keys}
+    shared = {
+        key: values if len({str(value) for value in values.values()}) > 1 else next(iter(values.values()))
+        for key, values in by_task.items()
+    }
+    return shared | {"policy": config.record.policy, "noise": config.record.noise, "seed": config.seed}

@@ -1,0 +1,278 @@
+"""Video store: a folder of Arrow shards that hold frames and nothing else, and a manifest.
+
+::
+
+    folder/manifest.json       format, version, attributes of the recording; per shard: file, frames, bytes, sha256,
+                               episodes [{source, length}]
+    folder/shard-00000.arrow   one column ``frames`` uint8 (T, Hpx, Wpx, C): whole episodes, one after the other
+
+A shard is complete before the manifest names it and both appear atomically, so a store can be read while it is being
+recorded, and a recording that was killed leaves its finished shards readable. Each shard repeats its own episodes
+in its metadata; a reader compares them, so shards of different stores cannot be mixed up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from prelar_ray.arrow_io import checksum, read_arrays, write_arrays
+from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.files import atomic_file
+from prelar_ray.types import Frames, check_frames
+
+__all__ = ["VideoStore", "VideoWriter"]
+
+FORMAT: Final = "prelar_ray/video"
+VERSION: Final = 1
+MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _EpisodeRecord(_Record):
+    source: str
+    length: Annotated[int, Field(ge=1)]  # frames
+
+
+class _ShardRecord(_Record):
+    file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.arrow$")]  # a name, never a path out of the folder
+    frames: int
+    bytes: int
+    sha256: str
+    episodes: tuple[_EpisodeRecord, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(episode.length for episode in self.episodes) != self.frames:
+            raise ValueError(f"the episodes of {self.file} do not add up to its {self.frames} frames")
+        return self
+
+
+class _Manifest(_Record):
+    format: Literal["prelar_ray/video"] = FORMAT
+    version: Literal[1] = VERSION
+    attributes: dict[str, Any]
+    shards: tuple[_ShardRecord, ...] = ()
+
+
+_EPISODES = TypeAdapter(tuple[_EpisodeRecord, ...])
+"""The episodes of one shard as JSON, kept in the shard's metadata."""
+
+
+class VideoWriter:
+    """Writes a video store, episode by episode; a context manager that writes the last shard on leaving.
+
+    Episodes that were appended are written even when the block ends with an exception; what a killed process had not
+    yet put into a shard is lost.
+    """
+
+    def __init__(self, path: Path, attributes: dict[str, Any], shard_frames: int) -> None:
+        """Create the folder; ``attributes`` (camera, orientation, ...) must be values that JSON knows.
+
+        A shard is closed with the episode that reaches ``shard_frames``; until then its frames stay in memory.
+
+        Raises:
+            RunFolderError: the folder holds a store or other files, or cannot be created.
+        """
+        _claim(path)
+        self._path = path
+        self._shard_frames = shard_frames
+        self._manifest = _Manifest(attributes=attributes)
+        self._pending: list[tuple[str, Frames]] = []
+        self._pending_frames = 0
+        self._write_manifest()
+
+    def append(self, frames: npt.NDArray[Any], source: str) -> None:
+        """Add one episode, uint8 ``(T, 64, 64, 3)``; ``source`` names its task, for example "metaworld/push-v3".
+
+        Raises:
+            DataError: no frames, a wrong type or size, or the disk is full.
+        """
+        frames = check_frames(frames, source)
+        if len(frames) == 0:
+            raise DataError(f"{source}: an episode without frames; append at least one")
+        self._pending.append((source, frames.copy()))
+        self._pending_frames += len(frames)
+        if self._pending_frames >= self._shard_frames:
+            self._close_shard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        # Taken out first: after a failure (disk full) leaving the block must not try, and fail, once more.
+        pending, self._pending, self._pending_frames = self._pending, [], 0
+        episodes = tuple(_EpisodeRecord(source=source, length=len(frames)) for source, frames in pending)
+        name = f"shard-{len(self._manifest.shards):05d}.arrow"
+        frames = np.concatenate([frames for _, frames in pending])  # (T, Hpx, Wpx, C)
+        info = write_arrays(self._path / name, {"frames": frames}, {"episodes": _EPISODES.dump_json(episodes).decode()})
+        shard = _ShardRecord(file=name, frames=len(frames), bytes=info.bytes, sha256=info.sha256, episodes=episodes)
+        self._manifest = self._manifest.model_copy(update={"shards": (*self._manifest.shards, shard)})
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        with atomic_file(self._path / MANIFEST) as file:
+            file.write(self._manifest.model_dump_json(indent=2).encode())
+
+
+class VideoStore:
+    """Reads a video store: memory-mapped frames of whole episodes, in the order they were recorded.
+
+    Attributes:
+        attributes: what the recorder noted (camera, orientation, render_quality, policy, ...).
+        damaged: file names of the shards left out with ``skip_bad``.
+    """
+
+    def __init__(self, path: Path, verify: bool = True, skip_bad: bool = False) -> None:
+        """Open all shards; ``verify`` compares checksums, ``skip_bad`` leaves damaged shards out with a warning.
+
+        Raises:
+            DataError: the folder is missing, empty or of a newer version; a shard is damaged; nothing is left.
+        """
+        self._path = path
+        self._verify = verify
+        self._skip_bad = skip_bad
+        self._shards: tuple[_ShardRecord, ...] = ()  # all that were looked at, damaged ones included
+        self._episodes: list[Frames] = []
+        self._sources: list[str] = []
+        self.damaged: list[str] = []
+        self.attributes = _read_manifest(path).attributes
+        self.refresh()
+        if not self._episodes:
+            left_out = f" ({len(self.damaged)} damaged shards left out)" if self.damaged else ""
+            raise DataError(f"{path}: holds no episodes{left_out}; record videos into a new folder")
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self._episodes)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Frames of each episode, ``(len(self),)``."""
+        return np.array([len(frames) for frames in self._episodes], dtype=np.int64)
+
+    @property
+    def sources(self) -> list[str]:
+        """Where each episode came from, for example "metaworld/push-v3"."""
+        return list(self._sources)
+
+    @property
+    def total_frames(self) -> int:
+        """Frames of all episodes."""
+        return sum(len(frames) for frames in self._episodes)
+
+    def frames(self, episode: int) -> Frames:
+        """Return one episode, a read-only view ``(T, 64, 64, 3)`` of the mapped file."""
+        return self._episodes[episode]
+
+    def refresh(self) -> bool:
+        """Pick up shards written since and return whether episodes were added; earlier ones keep their index.
+
+        Raises:
+            DataError: a new shard is damaged, or the folder holds another recording by now.
+        """
+        shards = _read_manifest(self._path).shards
+        known = len(self._shards)
+        if shards[:known] != self._shards:
+            raise DataError(f"{self._path}: was replaced by another recording while in use; open it again")
+        opened, failures = self._open(shards[known:])
+        if failures and not self._skip_bad:
+            raise DataError("; ".join(failures.values()) + "; video.skip_bad=true (--skip-bad) goes on without it")
+        for name, failure in failures.items():
+            log.warning("%s is left out: %s", name, failure)
+        for shard, frames in opened:
+            bounds = np.cumsum([0, *(episode.length for episode in shard.episodes)])
+            self._episodes.extend(frames[start:stop] for start, stop in pairwise(bounds))
+            self._sources.extend(episode.source for episode in shard.episodes)
+        self.damaged.extend(failures)
+        self._shards = shards
+        return bool(opened)
+
+    def _open(self, shards: Sequence[_ShardRecord]) -> tuple[list[tuple[_ShardRecord, Frames]], dict[str, str]]:
+        """Return the frames of the sound shards, and what is wrong with the others by file name."""
+        opened, failures = [], {}
+        with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+            futures = [pool.submit(_open_shard, self._path / shard.file, shard, self._verify) for shard in shards]
+        for shard, future in zip(shards, futures, strict=True):
+            try:
+                opened.append((shard, future.result()))
+            except DataError as error:
+                failures[shard.file] = str(error)
+        return opened, failures
+
+
+def _claim(path: Path) -> None:
+    """Create the folder of a new store, or raise RunFolderError where anything is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+    except OSError as error:
+        raise RunFolderError(f"{path}: no folder can be made here ({error.strerror}); choose another name") from error
+    if occupied:
+        content = "a video store" if (path / MANIFEST).exists() else "other files"
+        raise RunFolderError(f"{path} already holds {content}; choose a new folder name, or delete this one first")
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    """Read and check the manifest in ``path``; DataError says what is wrong with it."""
+    file = path / MANIFEST
+    if not file.is_file():
+        problem = f"no {MANIFEST} in it, so it is not a video store" if path.is_dir() else "no such folder"
+        raise DataError(f"{path}: {problem}; write one with `python -m prelar_ray.record`, or correct video.path")
+    try:
+        content = json.loads(file.read_bytes())
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{file}: not the manifest of a video store (format is not {FORMAT!r}); correct video.path")
+        version = content.get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise DataError(f"{file}: format version {version}, this release reads {VERSION}; update prelar-ray")
+        return _Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{file}: damaged at {where}: {first['msg']}; restore it from a copy") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); restore it from a copy") from error
+
+
+def _open_shard(path: Path, shard: _ShardRecord, verify: bool) -> Frames:
+    """Return the frames of a whole shard, a view ``(T, Hpx, Wpx, C)``; DataError where it is not as recorded."""
+    if not path.is_file():
+        raise DataError(f"{path}: missing; restore it from a copy")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise DataError(f"{path}: {size} bytes, expected {shard.bytes}, it is truncated or damaged; restore it")
+    if verify and checksum(path) != shard.sha256:
+        raise DataError(f"{path}: the checksum differs from the manifest's, it is damaged; restore it from a copy")
+    arrays, metadata = read_arrays(path)
+    if list(arrays) != ["frames"]:
+        raise DataError(f"{path}: holds {', '.join(arrays)}, expected frames and nothing else; record it again")
+    frames = check_frames(arrays["frames"], str(path))
+    try:
+        episodes = _EPISODES.validate_json(metadata.get("episodes", ""))
+    except ValidationError:
+        episodes = ()
+    if episodes != shard.episodes or len(frames) != shard.frames:
+        raise DataError(f"{path}: its episodes are not those of the manifest, it is of another store; restore it")
+    return frames

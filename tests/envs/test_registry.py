@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import gymnasium
+import pytest
+
+from prelar_ray.config.schema import EnvConfig
+from prelar_ray.envs import check_task, known_tasks, make_env, register_gymnasium
+from prelar_ray.errors import ConfigError
+
+
+@pytest.mark.render
+def test_all_families_are_known() -> None:
+    tasks = known_tasks()
+    assert {"metaworld/reach-v3", "dmc/walker-walk", "dmc/ball_in_cup-catch", "prelar/point-reach"} <= set(tasks)
+    assert sum(task.startswith("metaworld/") for task in tasks) == 50
+    assert len(set(tasks)) == len(tasks)
+
+
+@pytest.mark.render
+@pytest.mark.parametrize(
+    ("task", "nearest"),
+    [
+        ("metaworld/reach-v2", "metaworld/reach-v3"),
+        ("dmc/walker_walk", "dmc/walker-walk"),
+        ("point-reach", "prelar/point-reach"),
+        ("reach-v3", "metaworld/reach-v3"),
+    ],
+)
+def test_unknown_task_is_refused_with_the_nearest_names(task: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^env\.task={task}: .*{nearest}"):
+        make_env(EnvConfig(task=task), 0)
+
+
+@pytest.mark.render
+def test_unknown_task_names_the_key_it_came_from() -> None:
+    with pytest.raises(ConfigError, match=r"^record\.tasks\.3=metaworld/pusch-v3: .*metaworld/push-v3"):
+        check_task("metaworld/pusch-v3", "record.tasks.3")
+
+
+def test_registering_again_changes_nothing() -> None:
+    before = dict(gymnasium.registry)
+    register_gymnasium()
+    assert gymnasium.registry == before
+    assert {f"prelar_ray/{name}-v0" for name in ("point-reach", "metaworld", "dmc")} <= set(before)

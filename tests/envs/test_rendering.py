@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from prelar_ray.envs import rendering
+from prelar_ray.envs.rendering import FrameRenderer, check_rendering, configure_gl, import_simulator
+from prelar_ray.errors import RenderingError
+
+LEAVE_OPEN = """
+from prelar_ray.config.schema import EnvConfig
+from prelar_ray.envs import make_env
+first = make_env(EnvConfig(task="metaworld/reach-v3", render_quality="fast"), 0)
+first.reset()
+"""
+MAKE_ANOTHER = 'second = make_env(EnvConfig(task="dmc/walker-walk", camera="0", render_quality="fast"), 0)\n'
+DRAW_IT = "second.reset()\n"
+
+
+def only(backend: str) -> object:
+    """Stand-in for child processes of a machine on which no other back end works."""
+
+    def run(code: str, tried: str, timeout: float) -> str:
+        if tried != backend:
+            raise RenderingError(f"MUJOCO_GL={tried} does not work (ImportError: no library)")
+        return ""
+
+    return run
+
+
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    return monkeypatch
+
+
+def test_users_back_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(rendering, "_run_child", only("egl"))
+    assert configure_gl() == "osmesa"
+
+
+def test_osmesa_is_chosen_where_egl_does_not_work(unconfigured: pytest.MonkeyPatch) -> None:
+    unconfigured.setattr(rendering, "_run_child", only("osmesa"))
+    assert configure_gl() == "osmesa"
+    assert os.environ["MUJOCO_GL"] == "osmesa"
+
+
+def test_without_any_back_end_the_packages_are_named_once(unconfigured: pytest.MonkeyPatch) -> None:
+    unconfigured.setattr(rendering, "_run_child", only("none"))
+    with pytest.raises(RenderingError) as caught:
+        configure_gl()
+    message = str(caught.value)
+    assert "MUJOCO_GL=egl does not work" in message
+    assert "MUJOCO_GL=osmesa does not work" in message
+    assert message.count("apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri") == 1
+    assert "apt-get install libosmesa6" in message
+
+
+def test_mujoco_imported_too_early_is_told(unconfigured: pytest.MonkeyPatch) -> None:
+    unconfigured.setitem(sys.modules, "mujoco", SimpleNamespace())
+    with pytest.raises(RenderingError, match="imported before"):
+        configure_gl()
+
+
+def test_child_that_hangs_is_given_up_with_guidance() -> None:
+    start = time.perf_counter()
+    with pytest.raises(RenderingError, match=r"no frame within .*MUJOCO_EGL_DEVICE_ID"):
+        rendering._run_child("while True: pass", "egl", 0.5)
+    assert time.perf_counter() - start < 10
+
+
+def test_child_that_fails_says_why() -> None:
+    with pytest.raises(RenderingError, match=r"MUJOCO_GL=egl does not work \(ValueError: no device\)"):
+        rendering._run_child("raise ValueError('no device')", "egl", 30)
+
+
+def test_missing_opengl_library_is_reported_with_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")  # PyOpenGL without its library
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(rendering.importlib, "import_module", broken)
+    with pytest.raises(RenderingError, match=r"glGetError.*apt-get install libegl1"):
+        import_simulator("mujoco")
+
+
+def test_a_first_frame_that_takes_too_long_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = SimpleNamespace(vis=SimpleNamespace(global_=SimpleNamespace(offwidth=0, offheight=0)))
+    monkeypatch.setattr(rendering, "FIRST_FRAME_SECONDS", 0.01)
+    monkeypatch.setattr(FrameRenderer, "_open", lambda self: time.sleep(0.3))
+    monkeypatch.setattr(FrameRenderer, "_render", lambda self: None)
+    with caplog.at_level(logging.ERROR):
+        FrameRenderer(model, None, 0, "full").draw()
+    assert "MUJOCO_EGL_DEVICE_ID" in caplog.text
+
+
+@pytest.mark.render
+def test_check_measures_speed_and_orientation() -> None:
+    report = check_rendering("fast")
+    assert report.backend == os.environ["MUJOCO_GL"]
+    assert report.device
+    assert report.frames_per_second > 1
+    assert report.upright
+
+
+@pytest.mark.render
+def test_orientation_check_notices_pictures_that_are_upside_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rendering.draws_upright()
+    draw = FrameRenderer.draw
+    monkeypatch.setattr(FrameRenderer, "draw", lambda self: draw(self)[::-1])
+    assert not rendering.draws_upright()
+
+
+@pytest.mark.render
+@pytest.mark.parametrize("more", ["", MAKE_ANOTHER, MAKE_ANOTHER + DRAW_IT], ids=["alone", "another", "another drawn"])
+def test_interpreter_exit_with_open_environments_is_silent(more: str) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", LEAVE_OPEN + more]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,145 @@
+"""Who may import whom: read from the source, so that an import inside a function counts too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import prelar_ray
+
+PACKAGE = Path(prelar_ray.__file__).parent
+
+BASE = {"types", "errors", "seeding", "files", "statistics", "prelar_ray"}  # "prelar_ray" is the package's __init__
+RECORDS = {"config", "telemetry", "run_folder"}
+DATA = {"arrow_io", "envs", "video", "replay"}
+ALGORITHM = {"models", "learning", "checkpoint"}
+COMMANDS = {
+    *("cli", "__main__", "schema", "dry_run"),
+    *("record", "pretrain", "finetune", "evaluate", "report", "doctor", "demo"),
+}
+EVERYTHING = {
+    *BASE,
+    *RECORDS,
+    *DATA,
+    *ALGORITHM,
+    "summary",
+    "acting",
+    "training",
+    "distributed",
+    "reporting",
+    *COMMANDS,
+}
+
+# Room of the package: the rooms it may import besides itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    **dict.fromkeys(BASE, BASE),
+    "config": BASE,
+    "telemetry": BASE,
+    "run_folder": BASE,
+    "arrow_io": BASE,
+    "envs": BASE | {"config"},
+    "video": BASE | {"config", "arrow_io", "envs"},
+    "replay": BASE | {"config", "arrow_io"},
+    "models": BASE | {"config"},
+    "learning": BASE | {"config", "models"},
+    "checkpoint": BASE | {"config", "arrow_io", "models", "learning"},
+    "summary": BASE | {"config", "models", "learning"},
+    "acting": BASE | RECORDS | DATA | ALGORITHM,
+    "training": BASE | RECORDS | DATA | ALGORITHM | {"acting"},
+    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "reporting": BASE | RECORDS,
+    **dict.fromkeys(COMMANDS, EVERYTHING),
+}
+
+# Library: the rooms that may import it. Libraries that are not named are free.
+ONLY_IN: dict[str, set[str]] = {
+    "ray": {"distributed", *COMMANDS},
+    "torch": {*ALGORITHM, "summary", "acting", "training", "distributed", *COMMANDS},
+    "gymnasium": {"envs", "video", "acting", "training", "distributed", *COMMANDS},
+    "mujoco": {"envs", *COMMANDS},
+    "metaworld": {"envs", *COMMANDS},
+    "dm_control": {"envs", *COMMANDS},
+}
+
+
+def room(path: Path) -> str:
+    """Name of the sub-package or top-level module that a file belongs to."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "prelar_ray" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import; names taken from the package itself count as modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; name the package"
+            module = node.module or ""
+            if module == "prelar_ray":
+                modules = {path.stem for path in PACKAGE.iterdir()}
+                names = (alias.name for alias in node.names)
+                yield from ((node.lineno, f"{module}.{name}" if name in modules else module) for name in names)
+            else:
+                yield node.lineno, module
+
+
+def violations(path: Path, source: str) -> list[str]:
+    here, found = room(path), []
+    for line, name in imported(ast.parse(source)):
+        library, _, rest = name.partition(".")
+        if library == "prelar_ray":
+            target = rest.partition(".")[0] or "prelar_ray"
+            allowed = target == here or target in MAY_IMPORT[here]
+        else:
+            allowed = here in ONLY_IN.get(library, {here})
+        if not allowed:
+            found.append(f"{path.relative_to(PACKAGE.parent)}:{line}: {here} may not import {name}")
+    return found
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_module_belongs_to_a_room_of_the_table():
+    unknown = {room(path) for path in SOURCES} - MAY_IMPORT.keys()
+    assert not unknown, f"say in MAY_IMPORT what these may import: {sorted(unknown)}"
+
+
+def test_imports_go_in_one_direction():
+    known = [path for path in SOURCES if room(path) in MAY_IMPORT]
+    found = [line for path in known for line in violations(path, path.read_text(encoding="utf-8"))]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("learning/x.py", "import ray"),
+        ("learning/x.py", "def f():\n    from ray.util import state"),
+        ("replay/x.py", "import torch.nn as nn"),
+        ("models/x.py", "from gymnasium import spaces"),
+        ("models/x.py", "from prelar_ray.learning.kl import balanced_kl"),
+        ("telemetry/x.py", "from prelar_ray import config"),
+        ("reporting/x.py", "import prelar_ray.checkpoint"),
+        ("types.py", "from prelar_ray.cli import main"),
+    ],
+)
+def test_an_import_against_the_direction_is_found(file: str, source: str):
+    assert len(violations(PACKAGE / file, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("distributed/x.py", "import ray\nfrom prelar_ray.acting.collector import Collector"),
+        ("models/x.py", "import torch\nfrom prelar_ray.models.rssm import RSSM"),
+        ("cli.py", "from prelar_ray import __version__, config"),
+        ("envs/x.py", "import rayon, torchless"),
+    ],
+)
+def test_an_import_along_the_direction_is_fine(file: str, source: str):
+    assert violations(PACKAGE / file, source) == []

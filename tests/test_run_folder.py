@@ -1,0 +1,181 @@
+"""The folder of a run: what is refused, what is recorded, what survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prelar_ray import run_folder
+from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.run_folder import RunFolder
+
+
+def record_of(path: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((path / "run.json").read_text())
+    return content
+
+
+def test_a_new_run_records_how_it_was_made(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "new" / "run", "seed: 0\n", "pretrain")
+    path = tmp_path / "new" / "run"
+    info = record_of(path)
+    assert (info["phase"], info["status"], info["finished"]) == ("pretrain", "running", None)
+    assert "pytest" in str(info["command"])
+    assert {"python", "torch", "ray", "numpy"} <= info["versions"].keys()  # type: ignore[attr-defined]
+    assert info["hardware"]["cores"] >= 1  # type: ignore[index]
+    assert (path / "config.yaml").read_text() == "seed: 0\n"
+
+
+def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
+    assert RunFolder.create(tmp_path, "", "record").info["phase"] == "record"
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "seed: 0\n", "pretrain").update(status="finished")
+    with pytest.raises(RunFolderError, match=r"already holds a run; continue it with --resume or choose a new --out"):
+        RunFolder.create(tmp_path, "seed: 1\n", "pretrain")
+    assert record_of(tmp_path)["status"] == "finished"
+    assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunFolderError, match=r"holds other files \(thesis.txt\); choose a new --out"):
+        RunFolder.create(tmp_path, "", "pretrain")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="is a file, expected a folder; choose another --out"):
+        RunFolder.create(tmp_path / "file", "", "pretrain")
+    with pytest.raises(RunFolderError, match="cannot make this folder: Not a directory"):
+        RunFolder.create(tmp_path / "file" / "run", "", "pretrain")
+
+
+def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere, so permissions do not do
+    with pytest.raises(RunFolderError, match="not writable; change its permissions or choose another --out"):
+        RunFolder.create(tmp_path, "", "pretrain")
+
+
+def test_resuming_keeps_the_record_and_sets_the_status(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "", "finetune")
+    with folder.timed("learning"):
+        pass
+    folder.update(status="interrupted", finished="then")
+    created = folder.info["created"]
+    resumed = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
+    assert (resumed.info["status"], resumed.info["finished"], resumed.info["created"]) == ("running", None, created)
+    assert resumed.info["timings"].keys() == {"learning"}
+    assert len(resumed.info["resumed"]) == 1
+    assert (tmp_path / "config.yaml").read_text() == "seed: 2\n"
+
+
+def test_resuming_another_phase_is_refused(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "", "pretrain")
+    with pytest.raises(RunFolderError, match="holds a pretrain run, which finetune cannot --resume"):
+        RunFolder.create(tmp_path, "", "finetune", resume=True)
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="holds no run.json; .* there is no run to --resume"):
+        RunFolder.create(tmp_path, "", "finetune", resume=True)
+
+
+def test_opening_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run folder, it holds no run.json"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"phase": "pretrain", "status": "running", "versions": 1}'])
+def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(DataError, match="run.json: .*restore"):
+        RunFolder.open(tmp_path)
+
+
+def test_updates_reach_the_disk_and_leave_no_other_file(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "", "record").update(summary={"frames": 10})
+    assert RunFolder.open(tmp_path).info["summary"] == {"frames": 10}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["config.yaml", "run.json"]
+
+
+def track_an_error(folder: RunFolder, error: BaseException) -> None:
+    with folder.track():
+        raise error
+
+
+def test_the_record_says_how_a_run_ended(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "", "pretrain")
+    with pytest.raises(ValueError, match="nan in loss"):
+        track_an_error(folder, ValueError("nan in loss"))
+    assert (record_of(tmp_path)["status"], record_of(tmp_path)["error"]) == ("failed", "ValueError: nan in loss")
+    folder = RunFolder.create(tmp_path, "", "pretrain", resume=True)
+    assert record_of(tmp_path)["error"] is None
+    with pytest.raises(KeyboardInterrupt):
+        track_an_error(folder, KeyboardInterrupt())
+    assert record_of(tmp_path)["status"] == "interrupted"
+    with folder.track():
+        pass
+    assert record_of(tmp_path)["status"] == "finished"
+    assert record_of(tmp_path)["finished"]
+
+
+def test_timings_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 10.0, 11.5])
+    folder = RunFolder.create(tmp_path, "", "record")
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: next(clock))
+    for _ in range(2):
+        with folder.timed("record"):
+            pass
+    assert record_of(tmp_path)["timings"] == {"record": 3.5}
+
+
+def test_frames_are_saved_and_replaced(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "", "pretrain")
+    for value in (1, 2):
+        folder.save_frames("prediction", true=np.full((3, 64, 64, 3), value, np.uint8), context=2)
+    with np.load(folder.frames / "prediction.npz") as arrays:
+        assert (arrays["true"] == 2).all()
+        assert int(arrays["context"]) == 2
+
+
+def test_evaluations_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "", "finetune")
+    assert folder.evaluations() == []
+    for update in (10, 20, 30):
+        folder.append_evaluation({"update": update, "returns": [1.0]})
+    folder.forget_evaluations_after(20)
+    assert [row["update"] for row in folder.evaluations()] == [10, 20]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_tree_that_tracks_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "run_folder.py"
+    monkeypatch.setattr(run_folder, "__file__", str(source))
+    git(tmp_path, "init", "-q")
+    (tmp_path / "other.py").touch()
+    git(tmp_path, "add", "other.py")
+    git(tmp_path, "commit", "-qm", "another project's commit")
+    source.touch()
+    assert run_folder._commit() is None  # installed inside somebody else's repository
+    git(tmp_path, "add", "run_folder.py")
+    git(tmp_path, "commit", "-qm", "first")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert run_folder._commit() == head
+    source.write_text("changed")
+    assert run_folder._commit() == f"{head}-dirty"

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prelar_ray.errors import DataError
+from prelar_ray.types import Frames
+from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.store import VideoStore, VideoWriter
+
+
+def marked(index: int, length: int) -> Frames:
+    """An episode whose pixels tell its index and the frame number."""
+    frames = np.zeros((length, 64, 64, 3), np.uint8)
+    frames[:, ..., 0] = index
+    frames[:, ..., 1] = np.arange(length)[:, None, None]
+    return frames
+
+
+def record(path: Path, lengths: list[int], shard_frames: int = 10) -> VideoStore:
+    with VideoWriter(path, {}, shard_frames) as writer:
+        for index, length in enumerate(lengths):
+            writer.append(marked(index, length), "test")
+    return VideoStore(path)
+
+
+def positions(clips: Frames) -> list[tuple[int, int]]:
+    """Episode and start of each clip, after checking that it is a contiguous slice of one episode."""
+    result = []
+    for clip in clips:
+        index, start = int(clip[0, 0, 0, 0]), int(clip[0, 0, 0, 1])
+        np.testing.assert_array_equal(clip, marked(index, start + len(clip))[start:])
+        result.append((index, start))
+    return result
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(1, 6),
+    st.integers(1, 12),
+    st.integers(0, 2**32),
+)
+def test_every_clip_is_a_slice_of_one_episode_and_every_start_is_reached(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], segment_length: int, shard_frames: int, seed: int
+) -> None:
+    store = record(tmp_path_factory.mktemp("videos"), lengths, shard_frames)
+    possible = {(i, start) for i, length in enumerate(lengths) for start in range(length - segment_length + 1)}
+    if not possible:
+        with pytest.raises(DataError):
+            ClipSampler(store, 2, segment_length, np.random.default_rng(seed))
+        return
+    sampler = ClipSampler(store, 60, segment_length, np.random.default_rng(seed))
+    seen: set[tuple[int, int]] = set()
+    for _ in range(20):  # a start is missed with probability (1 - 1/54) ** 1200 < 1e-9
+        clips = sampler.sample()
+        assert clips.shape == (60, segment_length, 64, 64, 3)
+        assert clips.dtype == np.uint8
+        seen.update(positions(clips))
+        if seen == possible:
+            break
+    assert seen == possible
+
+
+def test_episodes_are_drawn_uniformly_and_starts_uniformly_within(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [3, 2, 12])  # the second is too short
+    sampler = ClipSampler(store, 100, 3, np.random.default_rng(0))
+    drawn = [position for _ in range(40) for position in positions(sampler.sample())]
+    share = sum(index == 0 for index, _ in drawn) / len(drawn)
+    assert share == pytest.approx(0.5, abs=0.04)  # 5 standard deviations
+    starts = np.bincount([start for index, start in drawn if index == 2], minlength=10)
+    np.testing.assert_allclose(starts / starts.sum(), 0.1, atol=0.035)
+
+
+def test_batches_do_not_share_memory(tmp_path: Path) -> None:
+    sampler = ClipSampler(record(tmp_path / "videos", [9]), 2, 3, np.random.default_rng(0))
+    first = sampler.sample()
+    kept = first.copy()
+    second = sampler.sample()
+    assert not np.shares_memory(first, second)
+    assert first.flags.writeable
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_restored_sampler_continues_the_exact_sequence(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [9, 5, 7])
+    sampler = ClipSampler(store, 3, 4, np.random.default_rng(1))
+    sampler.sample()
+    state = json.loads(json.dumps(sampler.state_dict()))
+    expected = [sampler.sample() for _ in range(5)]
+    restored = ClipSampler(VideoStore(tmp_path / "videos"), 3, 4, np.random.default_rng(2))
+    assert not np.array_equal(restored.sample(), expected[0])
+    restored.load_state_dict(state)
+    for clips in expected:
+        np.testing.assert_array_equal(restored.sample(), clips)
+
+
+def test_videos_shorter_than_a_clip_are_refused(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [4, 7, 5])
+    with pytest.raises(
+        DataError, match=r"longest of 3 videos has 7 frames, a clip needs 25; set pretrain\.segment_length to 7 or less"
+    ):
+        ClipSampler(store, 2, 25, np.random.default_rng(0))
+
+
+def test_episodes_recorded_meanwhile_take_part_after_a_refresh(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "videos", {}, 4) as writer:
+        writer.append(marked(0, 4), "test")
+        store = VideoStore(tmp_path / "videos")
+        sampler = ClipSampler(store, 20, 3, np.random.default_rng(0))
+        writer.append(marked(1, 6), "test")
+        assert {index for index, _ in positions(sampler.sample())} == {0}
+        assert store.refresh()
+        assert {index for index, _ in positions(sampler.sample())} == {0, 1}
