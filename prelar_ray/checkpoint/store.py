@@ -165,7 +165,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds objects other than tensors and plain containers, which may be code; refused, nothing was run"
+            f"{path}: holds objects other than tensors and plain containers; refused, nothing was run"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); use an earlier one") from error

@@ -154,7 +154,7 @@ def frame_strip(prediction: Prediction) -> Picture:
         if 0 < context_columns < len(shown):
             axes.axvline(boundary, color="C1", linewidth=2)
             axes.text(boundary - 6, -8, "seen by the model", ha="right", color="C1")
-            axes.text(boundary + 6, -8, "open loop: predicted without looking", ha="left", color="C1")
+            axes.text(boundary + 6, -8, "open loop: given actions, no frames", ha="left", color="C1")
 
     alt = f"Frames {shown[0]} to {shown[-1]}: true, reconstructed, and predicted from {prediction.context} seen frames"
     return _draw(paint, STRIP_WIDTH, STRIP_WIDTH * mosaic.shape[0] / mosaic.shape[1] + 0.5, alt)

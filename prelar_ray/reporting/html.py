@@ -187,7 +187,7 @@ def _duration(seconds: object) -> str:
     """Return ``4.2 s``, ``3:05`` (minutes) or ``2:03:05`` (hours)."""
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):
         return str(seconds)
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"

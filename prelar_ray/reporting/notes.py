@@ -36,7 +36,7 @@ def notes(runs: Sequence[Run]) -> list[Note]:
             text = about(run)
             if text:
                 found.setdefault(text, Note(text)).runs.append(run.path.name)
-    seeds = {run.config.get("seed") for run in runs if run.phase == "finetune" and run.evaluations}
+    seeds = {str(run.config.get("seed")) for run in runs if run.phase == "finetune" and run.evaluations}
     if len(seeds) == 1:
         text = (
             "One seed: intervals are over the episodes of one trained policy, not over seeds; they do not say how far "

@@ -90,7 +90,7 @@ def test_the_page_holds_what_was_promised(demo: tuple[Path, str]) -> None:
         "intervals are over episodes, not over seeds",
         "2.5 [1.5, 3.5]",  # mean return of the four episodes
         "0.25 [0.05, 0.70]",  # one success in four
-        "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567",
+        "1 234 567",  # split() takes the narrow spaces for white space
     ):
         assert expected in text
 
@@ -147,7 +147,7 @@ DAMAGE: list[Callable[[bytes, int], bytes | None]] = [
 ]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(file=st.sampled_from(FILES), damage=st.sampled_from(DAMAGE), where=st.integers(0, 10**6))
 def test_a_damaged_run_is_reported_all_the_same(
     tmp_path_factory: pytest.TempPathFactory,
