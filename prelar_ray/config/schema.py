@@ -234,8 +234,8 @@ class EnvConfig(Component):
     """Environment id: metaworld/TASK, dmc/DOMAIN-TASK or prelar/point-reach."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
-    camera: str = "corner"
-    """Camera of Meta-World tasks (DeepMind Control uses its number, for example 0)."""
+    camera: str = "default"
+    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
     render_quality: Literal["full", "reduced", "fast"] = "full"
     """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
 
@@ -243,7 +243,7 @@ class EnvConfig(Component):
 class RecordConfig(Component):
     """Recording of videos without actions."""
 
-    tasks: tuple[str, ...] = (
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "metaworld/drawer-close-v3",
         "metaworld/push-v3",
         "metaworld/window-open-v3",

@@ -53,8 +53,9 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     family, _, name = env.task.partition("/")
     if family == "prelar":
         return PointReach(env.action_repeat, seed)
-    build = metaworld.MetaWorld if family == "metaworld" else dmc.DeepMindControl
-    return build(name, env.camera, env.render_quality, env.action_repeat, seed)
+    build, published_camera = (metaworld.MetaWorld, "corner") if family == "metaworld" else (dmc.DeepMindControl, "0")
+    camera = published_camera if env.camera == "default" else env.camera
+    return build(name, camera, env.render_quality, env.action_repeat, seed)
 
 
 def register_gymnasium() -> None:

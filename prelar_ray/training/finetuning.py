@@ -8,8 +8,10 @@ either side has to wait for the other. The driver passes episodes and batches on
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,20 @@ def finetune(
             return loop.run_to_end(phase)
 
 
+@dataclass
+class _Request:
+    """What a collector was asked for, and how far it came."""
+
+    env_steps: int
+    summary: Any  # future
+    episodes: Any  # future
+    insert: Any = None  # future, once the episodes are on their way to the replay
+
+    @property
+    def waiting_for(self) -> Any:
+        return self.summary if self.insert is None else self.insert
+
+
 class Finetuning:
     """State of the loop: who is busy with what, and what is due next."""
 
@@ -77,8 +93,7 @@ class Finetuning:
         self.collectors = [self._start_collector(index) for index in range(config.collect.collectors)]
         action = backend.get(self.collectors[0].call("action_size"))
         self.learner = backend.start("learner", LearnerRole, config, action, run.checkpoints.absolute())
-        self._requests: dict[int, list[Any]] = {}  # collector -> futures of [summary, episodes]
-        self._inserts: list[Any] = []
+        self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
         self._learning: list[Any] = []
         self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
         self._logged = self._saved = self.updates
@@ -123,7 +138,7 @@ class Finetuning:
         return self.checkpoints.paths()[-1]
 
     def _finished(self) -> bool:
-        busy = self._requests or self._inserts or self._learning
+        busy = self._requests or self._learning
         return self.status.env_steps >= self.config.finetune.env_steps and not self.status.updates_due and not busy
 
     def _take_turns(self) -> None:
@@ -131,8 +146,8 @@ class Finetuning:
         for index in range(len(self.collectors)):
             self._request(index)
         for index in range(len(self.collectors)):
-            if insert := self._receive(index):
-                self._inserted(insert)
+            if self._receive(index):
+                self._inserted(index)
         while self.status.updates_due:
             self._submit_update()
             self._learnt(self._learning[0])
@@ -140,20 +155,18 @@ class Finetuning:
 
     def _overlap(self) -> None:
         """Asynchronous: keep everyone busy, wait for anyone, then take care of all that is done."""
-        more = self.status.env_steps < self.config.finetune.env_steps
         for index in range(len(self.collectors)):
-            if more and self.status.may_insert and index not in self._requests:
+            if index not in self._requests and self.status.may_insert:
                 self._request(index)
         while self.status.updates_due and len(self._learning) <= self.config.replay.prefetch:
             self._submit_update()
-        summaries = {index: request[0] for index, request in self._requests.items()}
-        done = self.backend.wait([*summaries.values(), *self._inserts, *self._learning], POLL_SECONDS)
-        for index, summary in summaries.items():
-            if summary in done and (insert := self._receive(index)):
-                self._inserts.append(insert)
-        for insert in [future for future in self._inserts if future in done]:
-            self._inserts.remove(insert)
-            self._inserted(insert)
+        collecting = {index: request.waiting_for for index, request in self._requests.items()}
+        done = self.backend.wait([*collecting.values(), *self._learning], POLL_SECONDS)
+        for index in [index for index, future in collecting.items() if future in done]:
+            if self._requests[index].insert is None:
+                self._receive(index)
+            else:
+                self._inserted(index)
         for update in [future for future in self._learning if future in done]:
             self._learnt(update)
             if self.updates % self.config.collect.publish_every_updates == 0:
@@ -182,33 +195,40 @@ class Finetuning:
 
     def _request(self, index: int) -> None:
         collect = self.config.collect
-        random = self.status.env_steps < self.config.finetune.random_steps
+        tune = self.config.finetune
+        random = self.status.env_steps < tune.random_steps
+        per_step = collect.envs_per_collector * self.config.env.action_repeat  # env steps of one step of a collector
         steps = collect.request_steps
         if collect.synchronous and not random:
-            together = collect.collectors * collect.envs_per_collector * self.config.env.action_repeat
-            steps = max(1, self.config.finetune.env_steps_per_update // together)
-        call = self.collectors[index].call
-        self._requests[index] = call("collect", steps, random, self.version, self.weights, returns=2)
+            steps = max(1, tune.env_steps_per_update // (collect.collectors * per_step))
+        if not collect.synchronous:
+            left = tune.env_steps - self.status.env_steps - sum(r.env_steps for r in self._requests.values())
+            steps = min(steps, math.ceil(left / per_step))
+        if steps > 0:
+            call = self.collectors[index].call
+            summary, episodes = call("collect", steps, random, self.version, self.weights, returns=2)
+            self._requests[index] = _Request(steps * per_step, summary, episodes)
 
-    def _receive(self, index: int) -> Any:
-        """Pass a collector's episodes on to the replay, or replace the collector if it died (then None)."""
-        future, episodes = self._requests.pop(index)
+    def _receive(self, index: int) -> bool:
+        """Pass a collector's episodes on to the replay; False if it died and another took its place."""
+        request = self._requests[index]
         try:
-            summary: Collected = self.backend.get(future)
+            summary: Collected = self.backend.get(request.summary)
         except RoleDied as error:
             log.warning("%s; another takes its place, its open episodes are lost", error)
             self.backend.stop(self.collectors[index])
             self.collectors[index] = self._start_collector(index)
-            return None
+            del self._requests[index]
+            return False
         self.numbers |= summary.numbers
         self.window.collected(summary, self.updates - summary.version)
-        return self.replay.call("insert", episodes, summary.env_steps)
+        request.insert = self.replay.call("insert", request.episodes, summary.env_steps)
+        return True
 
-    def _inserted(self, insert: Any) -> None:
+    def _inserted(self, index: int) -> None:
+        status: ReplayStatus = self.backend.get(self._requests.pop(index).insert)
         # Samples asked for since the replay answered are already on their way.
-        sampled = self.status.updates
-        self.status = self.backend.get(insert)
-        self.status = self.status.after(max(sampled, self.status.updates))
+        self.status = status.after(max(self.status.updates, status.updates))
 
     # Learning
 

@@ -34,6 +34,13 @@ def test_a_series_leaves_out_what_was_not_finite(tmp_path: Path, make_run: MakeR
     assert y.tolist() == [100.0, pytest.approx(33.3333, abs=1e-3)]
 
 
+def test_numbers_beyond_the_range_of_floats_are_left_out(tmp_path: Path, make_run: MakeRun) -> None:
+    folder = make_run(tmp_path, "pretrain")
+    with folder.metrics_path.open("a") as file:
+        file.write('{"time": 1, "update": 40, "env_steps": 0, "loss/total": 1e999}\n')
+    assert load_run(tmp_path).series("loss/total", "update")[0].tolist() == [10.0, 30.0]
+
+
 def test_only_metrics_with_values_are_named_in_documented_order(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path, "pretrain")
     run = load_run(tmp_path)

@@ -46,6 +46,17 @@ def test_without_a_terminal_a_long_phase_tells_how_far_it_is(monkeypatch: pytest
     assert lines[2].endswith("left, fps 30")
 
 
+def test_the_rate_of_a_resumed_phase_counts_its_own_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.StringIO()
+    with Progress(Console(file=buffer)) as bars:
+        clock = iter([0.0, 2.0, 2.0])
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        with bars.phase("pretrain", 1000, "updates", done=900) as task:
+            task.advance(100)
+        monkeypatch.undo()
+    assert buffer.getvalue().splitlines()[-1] == "pretrain: 1 000/1 000 updates, done after 0:00:02, 50 updates/s"
+
+
 def test_lines_between_are_at_least_the_interval_apart() -> None:
     buffer = io.StringIO()
     with Progress(Console(file=buffer)) as bars, bars.phase("record", 1000, "frames") as task:
