@@ -8,17 +8,19 @@ import importlib
 import logging
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from rich.console import Console
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
 from prelar_ray.config import RunConfig, load_config, preset_names
 from prelar_ray.errors import PrelarError
+from prelar_ray.telemetry.progress import console
 
 __all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "resolve"]
 
@@ -113,6 +115,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
     command line, else 1); 130 after Ctrl-C; 141 when the reader of standard output left.
     """
     _log_to_stderr()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command()
         sys.stdout.flush()
@@ -129,11 +132,16 @@ def guarded(command: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Let a polite kill end a run as Ctrl-C does: with a checkpoint."""
+    raise KeyboardInterrupt
+
+
 def _log_to_stderr() -> None:
     """Show the package's information and everyone's warnings: in colour on a terminal, as dated lines elsewhere."""
     handler: logging.Handler
     if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False, omit_repeated_times=False)
+        handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
         logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", datefmt="%H:%M:%S")
     else:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

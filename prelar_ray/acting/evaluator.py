@@ -52,12 +52,13 @@ class Evaluator:
         Raises:
             EnvironmentFailure: an environment raised.
         """
+        parallel = min(self.config.evaluation.envs, episodes)
 
         def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
-            key = (round_, env_index, number)
+            # By place in the order of episodes below, so that they are the same for any number of environments.
+            key = (round_, number * parallel + env_index)
             return derive_seed(self.config.seed, "evaluation", *key), generator(self.config.seed, "evaluating", *key)
 
-        parallel = min(self.config.evaluation.envs, episodes)
         rollout = Rollout(make_env, self.config.env, list(range(parallel)), [0] * parallel, seeds)
         try:
             policy = Policy(self.config, rollout.action_size)

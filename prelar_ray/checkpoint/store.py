@@ -113,7 +113,7 @@ class CheckpointStore:
                 return load_checkpoint(path)
             except CheckpointError as error:
                 log.warning("%s; trying the one before", error)
-        raise CheckpointError(f"{self.folder}: holds no usable checkpoint; start a new run without --resume")
+        raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
 
     def _prune(self) -> None:
         keep = set(self.paths()[-self.keep_last :]) | {self.best()}

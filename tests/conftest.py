@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.types import Episode
+
+MINUTE = """
+    cluster=none device=cpu threads=1
+    world_model.encoder.depth=2 world_model.encoder.layers=1
+    world_model.decoder.depth=2 world_model.decoder.layers=1
+    world_model.inverse_dynamics.depth=2 world_model.inverse_dynamics.layers=1
+    world_model.inverse_dynamics_head.hidden=8 world_model.action_encoder.hidden=8 world_model.latent_action=4
+    world_model.rssm.deter=8 world_model.rssm.hidden=8 world_model.rssm.stoch=2 world_model.rssm.classes=3
+    world_model.reward_head.layers=1 world_model.reward_head.units=8
+    behaviour.horizon=3 behaviour.actor.layers=1 behaviour.actor.units=8
+    behaviour.critic.layers=1 behaviour.critic.units=8
+    pretrain.updates=5 pretrain.batch_size=2 pretrain.segment_length=5
+    finetune.env_steps=80 finetune.random_steps=60 finetune.env_steps_per_update=5 finetune.initial_updates=2
+    finetune.batch_size=2 finetune.segment_length=5
+    finetune.bonus.window=2 finetune.bonus.projection=4 finetune.bonus.queue=32 finetune.bonus.neighbours=3
+    env.task=prelar/point-reach
+    record.tasks=[prelar/point-reach] record.episodes_per_task=3 record.frames_per_episode=8 record.shard_frames=10
+    replay.capacity_steps=1000 replay.tolerance_updates=2
+    collect.envs_per_collector=2 collect.request_steps=5 collect.publish_every_updates=1
+    evaluation.episodes=2 evaluation.envs=2 evaluation.every_env_steps=1000
+    checkpoint.every_updates=2 telemetry.every_updates=1
+"""
+
+
+@pytest.fixture(scope="session")
+def minute_config() -> RunConfig:
+    """A whole run, pre-training and fine-tuning, of a few updates of minute networks in one process and thread."""
+    return load_config(None, None, MINUTE.split())
+
+
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Episodes of point-reach take this many steps instead of 100."""
+    monkeypatch.setattr("prelar_ray.envs.point_reach.EPISODE_STEPS", 20)
+    return 20
+
+
+@pytest.fixture(scope="session")
+def make_episode() -> Callable[..., Episode]:
+    """Episodes whose numbers say where they come from: ``reward[t]`` is ``1000 * number + t``."""
+
+    def make(number: int, length: int = 8, env_index: int = 0) -> Episode:
+        steps = np.arange(length)
+        return Episode(
+            image=np.broadcast_to(steps[:, None, None, None].astype(np.uint8), (length, 64, 64, 3)),
+            action=np.stack([np.full(length, number), steps], axis=1).astype(np.float32),
+            reward=(1000 * number + steps).astype(np.float32),
+            is_first=steps == 0,
+            is_terminal=steps == length - 1,
+            success=steps > length // 2,
+            env_index=env_index,
+            number=number,
+            weight_version=number,
+        )
+
+    return make
