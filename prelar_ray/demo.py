@@ -82,6 +82,7 @@ def _say_what_was_made(config: RunConfig, out: Path, seconds: dict[str, float]) 
         f"{config.env.task}; published runs take 250 000.\n"
         f"next: tensorboard --logdir {out}, or prelar-ray finetune --help for a run of your own",
         soft_wrap=True,
+        markup=False,
         highlight=False,
     )
 

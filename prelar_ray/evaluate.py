@@ -18,7 +18,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.files import atomic_file
 from prelar_ray.statistics import mean_interval, success_interval
-from prelar_ray.video.film import write_film
+from prelar_ray.video.film import SUFFIXES, write_film
 
 __all__ = ["evaluation_lines", "main"]
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change single settings by dotted key")
     parser.add_argument("--episodes", type=_positive, default=10, metavar="N", help="episodes (default 10)")
-    parser.add_argument("--film", type=Path, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
+    parser.add_argument("--film", type=_film, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
     parser.add_argument("--film-episodes", type=_positive, default=3, metavar="N", help="episodes in it (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return and success")
     parser.add_argument("--random", action="store_true", help="act uniformly at random instead, for comparison")
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = None if args.random else policy_weights(checkpoint)
     keep = args.film_episodes if args.film else 0
     result = Evaluator(config).evaluate(weights, args.episodes, keep_frames=keep)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{'random policy' if args.random else checkpoint.path}, update {checkpoint.update}, {config.env.task}"
     )
@@ -99,6 +99,12 @@ def _write_json(path: Path, config: RunConfig, update: int, random: bool, result
     }
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _film(text: str) -> Path:
+    if Path(text).suffix.lower() not in SUFFIXES:  # noticed before the episodes are run, not after
+        raise argparse.ArgumentTypeError(f"{text}: must end in {' or '.join(SUFFIXES)}")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

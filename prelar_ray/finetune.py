@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
     finetune(config, run, lambda: make_backend(config), args.init, args.resume)
     console.print(
-        f"fine-tuned: {args.out}\nnext: prelar-ray evaluate {args.out} --film film.mp4, or prelar-ray report {args.out}"
+        f"fine-tuned: {args.out}\n"
+        f"next: prelar-ray evaluate {args.out} --film film.mp4, or prelar-ray report {args.out}",
+        soft_wrap=True,  # the next command can be copied
+        markup=False,
+        highlight=False,
     )
     return 0
 

@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = record_with_progress(config, args.out, progress)
     console.print(
         f"recorded {summary.episodes} episodes, {summary.frames} frames in {args.out}\n"
-        f"next: prelar-ray pretrain --videos {args.out} --out runs/pretrain"
+        f"next: prelar-ray pretrain --videos {args.out} --out runs/pretrain",
+        soft_wrap=True,  # the next command can be copied
+        markup=False,
+        highlight=False,
     )
     return 0
 

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prelar_ray.config import RunConfig, load_config
+from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.types import Episode
 
 MINUTE = """
     cluster=none device=cpu threads=1
-    world_model.encoder.depth=2 world_model.encoder.layers=1
-    world_model.decoder.depth=2 world_model.decoder.layers=1
+    world_model.encoder.depth=2 world_model.encoder.layers=1 world_model.encoder.stacks=1
+    world_model.decoder.depth=2 world_model.decoder.layers=1 world_model.decoder.stacks=1
     world_model.inverse_dynamics.depth=2 world_model.inverse_dynamics.layers=1
+    world_model.inverse_dynamics.stacks=1
     world_model.inverse_dynamics_head.hidden=8 world_model.action_encoder.hidden=8 world_model.latent_action=4
     world_model.rssm.deter=8 world_model.rssm.hidden=8 world_model.rssm.stoch=2 world_model.rssm.classes=3
     world_model.reward_head.layers=1 world_model.reward_head.units=8
@@ -35,6 +37,28 @@ MINUTE = """
 def minute_config() -> RunConfig:
     """A whole run, pre-training and fine-tuning, of a few updates of minute networks in one process and thread."""
     return load_config(None, None, MINUTE.split())
+
+
+@pytest.fixture(scope="session")
+def videos(minute_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of three videos of eight frames; read only."""
+    from prelar_ray.video.recorder import record
+
+    path = tmp_path_factory.mktemp("videos") / "store"
+    record(minute_config, path, lambda frames: None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pretrained(minute_config: RunConfig, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished pre-training run on :func:`videos`; read only."""
+    from prelar_ray.run_folder import RunFolder
+    from prelar_ray.training.pretraining import pretrain
+
+    config = load_config(None, None, [f"video.path={videos}"], base=minute_config)
+    run = RunFolder.create(tmp_path_factory.mktemp("pretrained") / "run", to_yaml(config), "pretrain")
+    pretrain(config, run, resume=False)
+    return run.path
 
 
 @pytest.fixture

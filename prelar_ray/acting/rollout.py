@@ -83,22 +83,24 @@ class Rollout:
             env.close()
 
     def _actions(self, policy: Policy, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
-        """Actions of the active environments, ``(n, A)``; each environment draws from its own generator."""
+        """Actions of the active environments, ``(n, A)``; each environment draws from its own generator.
+
+        All draw the same numbers in every step, needed or not, so that who acts next to an episode does not matter.
+        """
         rngs = [self._rngs[i] for i in self._active]
+        rssm = policy.rssm
         uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
+        exponential = np.stack([rng.standard_exponential((rssm.stoch, rssm.classes), dtype=np.float32) for rng in rngs])
+        normal = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
         random = np.array([self._random[i] for i in self._active])
         actions = 2 * uniform - 1
         if not random.all():
-            rssm = policy.rssm
-            shape = (rssm.stoch, rssm.classes)
-            gumbel = np.stack([-np.log(rng.standard_exponential(shape, dtype=np.float32)) for rng in rngs])
             image = np.stack([self._rows[i][-1][0] for i in self._active])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
-            state = self._policy_state(policy)
-            chosen, state = policy.act(image, first, state, ActingNoise(gumbel, uniform if sample else None))
+            noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
+            chosen, state = policy.act(image, first, self._policy_state(policy), noise)
             if expl_noise:
-                noise = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
-                chosen = np.clip(chosen + expl_noise * noise, -1, 1)
+                chosen = np.clip(chosen + expl_noise * normal, -1, 1)
             self._state = (tuple(self._active), state._replace(action=state.action.new_tensor(chosen)))
             actions[~random] = chosen[~random]
         return actions

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from prelar_ray.arrow_io import checksum
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.errors import CheckpointError
+from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.files import atomic_file, cannot_write
 
 __all__ = ["Checkpoint", "CheckpointStore", "load_checkpoint"]
@@ -73,12 +73,11 @@ class CheckpointStore:
             }
             with atomic_file(temporary / _META) as file:
                 file.write(json.dumps(meta, indent=1).encode())
-            if target.exists():  # the same update saved again, for example at the end of a run
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-        except OSError as error:
+            _move(temporary, target)
+        except (OSError, DataError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"{cannot_write(target, error)}; earlier checkpoints are intact") from error
+            reason = cannot_write(target, error) if isinstance(error, OSError) else error
+            raise CheckpointError(f"{reason}; earlier checkpoints are intact") from error
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -143,11 +142,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{meta_path}: format {version}, this version reads {FORMAT}; update prelar-ray")
         config = RunConfig.model_validate_json(json.dumps(meta["config"]))
         phase, update, sha256, counters = meta["phase"], int(meta["update"]), meta["sha256"], meta["counters"]
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("config", *first["loc"])))
+        raise CheckpointError(f"{meta_path}: damaged or of another version ({key}: {first['msg']})") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{meta_path}: damaged or of another version ({error})") from error
     if checksum(state_path) != sha256:
         raise CheckpointError(f"{state_path}: checksum differs from {_META}: truncated or damaged; use an earlier one")
     return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Rename a folder; where the same update was saved before, that folder is deleted last."""
+    outdated = folder.with_suffix(".old")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if target.exists():
+        os.replace(target, outdated)
+    try:
+        os.replace(folder, target)
+    except OSError:
+        if outdated.exists():
+            os.replace(outdated, target)
+        raise
+    shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:

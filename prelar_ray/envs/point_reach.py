@@ -1,4 +1,4 @@
-"""Point-reach: a disc must reach a target of random position; drawn with NumPy, thousands of steps per second."""
+"""Point-reach: a spot must reach a target of random position; drawn with NumPy, thousands of steps per second."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ REWARD_RADIUS: Final = 0.5
 """Distance at which the reward has fallen to half."""
 SMALLEST_START_DISTANCE: Final = 0.5
 
-BACKGROUND: Final = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), (24, 24, 40), dtype=np.uint8)
-TARGET_COLOUR: Final = (40, 220, 60)
-EFFECTOR_COLOUR: Final = (255, 90, 40)
-TARGET_RADIUS: Final = 7.0  # pixels; larger than the effector, so that both are seen where they overlap
-EFFECTOR_RADIUS: Final = 5.0  # pixels
-PIXELS_PER_UNIT: Final = (IMAGE_SIZE - 1) / 2 - TARGET_RADIUS
-ROWS, COLUMNS = np.ogrid[:IMAGE_SIZE, :IMAGE_SIZE]
+# Mid-grey is zero to a network, and soft edges reach far: a small model learns both to see and to draw in few updates.
+BACKGROUND: Final = 128.0
+TARGET_COLOUR: Final = np.array((-110.0, 110.0, -110.0))  # added to the background: green
+EFFECTOR_COLOUR: Final = np.array((110.0, -110.0, -110.0))  # red
+WIDTH: Final = 6.0  # standard deviation of both spots, pixels
+PIXELS_PER_UNIT: Final = (IMAGE_SIZE - 1) / 2 - WIDTH
+PIXELS: Final = np.arange(IMAGE_SIZE)
 
 
 class PointReach(PixelEnv):
-    """A disc moved by velocity ``(x, y)`` must reach the target.
+    """A spot moved by velocity ``(x, y)`` must reach the target.
 
     Reward in (0, 10] per environment step, ``10 / (1 + (distance / 0.5)^2)``; success within 0.15 of the target. Both
     positions are uniform over the arena, at least 0.5 apart at the start.
@@ -90,16 +90,14 @@ class PointReach(PixelEnv):
         return float(np.linalg.norm(self._effector - self._target))
 
     def _draw(self) -> Image:
-        image = BACKGROUND.copy()
-        image[_disc(self._target, TARGET_RADIUS)] = TARGET_COLOUR
-        image[_disc(self._effector, EFFECTOR_RADIUS)] = EFFECTOR_COLOUR
-        return image
+        image = BACKGROUND + _spot(self._target) * TARGET_COLOUR + _spot(self._effector) * EFFECTOR_COLOUR
+        return image.clip(0, 255).astype(np.uint8)
 
 
-def _disc(position: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.bool_]:
-    """Return which pixels lie in a disc, ``(Hpx, Wpx)``."""
+def _spot(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the brightness of a round spot, from 0 to 1, ``(Hpx, Wpx, 1)``."""
     centre = (IMAGE_SIZE - 1) / 2
-    column = centre + PIXELS_PER_UNIT * position[0]
-    row = centre - PIXELS_PER_UNIT * position[1]
-    inside: npt.NDArray[np.bool_] = (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
-    return inside
+    columns = np.exp(-0.5 * ((PIXELS - (centre + PIXELS_PER_UNIT * position[0])) / WIDTH) ** 2)
+    rows = np.exp(-0.5 * ((PIXELS - (centre - PIXELS_PER_UNIT * position[1])) / WIDTH) ** 2)
+    spot: npt.NDArray[np.float64] = np.outer(rows, columns)[..., None]
+    return spot

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from prelar_ray.training.interrupts import interrupts_deferred
+
 __all__ = ["Backend", "Future", "LocalBackend", "Role"]
 
 
@@ -61,13 +63,13 @@ class LocalBackend:
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
         """Run queued calls in order until one of ``futures`` is done; ``timeout`` is not needed."""
         while not any(future.done for future in futures):
-            self._queue.popleft().run()
+            self._run_next()
         return [future for future in futures if future.done]
 
     def get(self, future: Any) -> Any:
         """Run queued calls in order up to the one that ``future`` belongs to."""
         while not future.done:
-            self._queue.popleft().run()
+            self._run_next()
         return future.value()
 
     def stop(self, role: Role) -> None:
@@ -82,6 +84,10 @@ class LocalBackend:
         while self._roles:
             self._roles.pop().close()
 
+    def _run_next(self) -> None:
+        with interrupts_deferred():
+            self._queue.popleft().run()
+
 
 class _LocalCall:
     """One call; its futures share its result."""
@@ -90,16 +96,19 @@ class _LocalCall:
         self.method, self.args = method, args
         self.done = False
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             args = [arg.value() if isinstance(arg, _LocalFuture) else arg for arg in self.args]
             self.result = self.method(*args)
-        except Exception as error:
+        except BaseException as error:
             self.error = error
-        self.done = True
-        self.args = ()  # results of earlier calls may be large
+            if not isinstance(error, Exception):  # a second Ctrl-C
+                raise
+        finally:
+            self.done = True
+            self.args = ()  # results of earlier calls may be large
 
 
 class _LocalFuture:

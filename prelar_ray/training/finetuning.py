@@ -127,9 +127,13 @@ class Finetuning:
                 self._do_what_is_due(before)
                 shown = {"updates": self.updates, "return": self.window.last_return}
                 phase.advance(self.status.env_steps - before, **shown)
+            if self.updates > self._logged:
+                self._log()
             self._settle_evaluation()
-            self._begin_evaluation()
-            self._settle_evaluation()
+            evaluations = self.run.evaluations()
+            if not evaluations or evaluations[-1]["update"] < self.updates:
+                self._begin_evaluation()
+                self._settle_evaluation()
         except KeyboardInterrupt:
             self._save()
             raise
@@ -317,13 +321,13 @@ class Finetuning:
         """Write what the report shows: frames and final numbers."""
         prediction = self.backend.get(self.learner.call("predict", self.replay.call("peek")))
         self.run.save_frames("prediction", **prediction._asdict())
-        last = self.run.evaluations()[-1]
-        self.run.update(
-            summary={
-                "updates": self.updates,
-                "env_steps": self.status.env_steps,
-                "episodes": sum(self.numbers.values()),
-                "return": sum(last["returns"]) / len(last["returns"]),
-                "success": sum(last["successes"]) / len(last["successes"]),
-            }
-        )
+        summary = {
+            "updates": self.updates,
+            "env_steps": self.status.env_steps,
+            "episodes": sum(self.numbers.values()),
+        }
+        if evaluations := self.run.evaluations():  # none if the evaluator died each time
+            last = evaluations[-1]
+            summary["return"] = sum(last["returns"]) / len(last["returns"])
+            summary["success"] = sum(last["successes"]) / len(last["successes"])
+        self.run.update(summary=summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import MetricWriter
+from prelar_ray.training.interrupts import interrupts_deferred
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler
 from prelar_ray.video.store import VideoStore
@@ -36,38 +38,39 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
         NonFiniteError: a loss became NaN or infinite.
         CheckpointError: nothing to resume from, or a checkpoint could not be written.
     """
-    store = VideoStore(Path(config.video.path), verify=config.video.verify, skip_bad=config.video.skip_bad)
-    settings = config.pretrain
-    sampler = ClipSampler(store, settings.batch_size, settings.segment_length, generator(config.seed, "clips"))
-    learner = PretrainLearner(config)
-    checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
-    if resume:
-        checkpoint = checkpoints.latest()
-        learner.load_state_dict(checkpoint.state)
-        sampler.load_state_dict(checkpoint.counters["sampler"])
-    loop = _Pretraining(config, run, learner, sampler, checkpoints)
-    writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
-    with run.track(), writer, Progress() as progress, run.timed(PHASE):
-        phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
-        with phase, ThreadPoolExecutor(1, "clips") as reader:
-            try:
-                while learner.updates < settings.updates:
-                    loss = loop.advance(reader, writer)
-                    phase.advance(1, loss=loss)
-            except KeyboardInterrupt:
-                loop.save()
-                raise
+    with run.track(), run.timed(PHASE):
+        store = VideoStore(Path(config.video.path), verify=config.video.verify, skip_bad=config.video.skip_bad)
+        settings = config.pretrain
+        sampler = ClipSampler(store, settings.batch_size, settings.segment_length, generator(config.seed, "clips"))
+        learner = PretrainLearner(config)
+        checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+        if resume:
+            checkpoint = checkpoints.latest()
+            learner.load_state_dict(checkpoint.state)
+            sampler.load_state_dict(checkpoint.counters["sampler"])
+        loop = _Pretraining(config, run, learner, sampler, checkpoints)
+        writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
+        with writer, Progress() as progress:
+            phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
+            with phase, ThreadPoolExecutor(1, "clips") as reader:
+                try:
+                    while learner.updates < settings.updates:
+                        loss = loop.advance(reader, writer)
+                        phase.advance(1, loss=loss)
+                except KeyboardInterrupt:
+                    loop.save()
+                    raise
+            loop.log_rest(writer)
         path = loop.save()
         clip = store.frames(int(store.lengths.argmax()))[: settings.segment_length]
         run.save_frames("prediction", **learner.predict(clip, context=context_frames(len(clip)))._asdict())
-        run.update(
-            summary={
-                "updates": learner.updates,
-                "loss": loop.loss,
-                "video_frames": store.total_frames,
-                "video_episodes": len(store),
-            }
-        )
+        summary = {
+            "updates": learner.updates,
+            "loss": loop.loss,
+            "video_frames": store.total_frames,
+            "video_episodes": len(store),
+        }
+        run.update(summary=run.info["summary"] | {key: x for key, x in summary.items() if math.isfinite(x)})
     return path
 
 
@@ -97,8 +100,9 @@ class _Pretraining:
         clips, position = self._next.result()
         self._waited += time.monotonic() - asked
         self._next = reader.submit(self._read)
-        self.learner.update(clips)
-        self._position = position
+        with interrupts_deferred():
+            self.learner.update(clips)
+            self._position = position
         self._count += 1
         updates = self.learner.updates
         if updates % self.config.telemetry.every_updates == 0:
@@ -106,6 +110,11 @@ class _Pretraining:
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
         return self.loss
+
+    def log_rest(self, writer: MetricWriter) -> None:
+        """Write the metrics since the last line, if there are any."""
+        if self._count:
+            self._log(writer)
 
     def save(self) -> Path:
         """Write a checkpoint of the present update.

@@ -13,9 +13,11 @@ from prelar_ray.errors import DataError
 from prelar_ray.files import cannot_write
 from prelar_ray.types import Frames
 
-__all__ = ["write_film"]
+__all__ = ["SUFFIXES", "write_film"]
 
 ENLARGE = 4
+SUFFIXES = (".mp4", ".gif")
+"""Kinds of films that :func:`write_film` writes."""
 
 
 def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 30) -> None:
@@ -24,13 +26,14 @@ def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 
     Raises:
         DataError: another suffix, or the file cannot be written.
     """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: films are written as {' or '.join(SUFFIXES)}; choose one of these")
     frames = np.concatenate(list(episodes)).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif}
-    if path.suffix.lower() not in writers:
-        raise DataError(f"{path}: films are written as .mp4 or .gif; choose one of these")
+    write = _write_mp4 if suffix == ".mp4" else _write_gif
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix.lower()](path, frames, frames_per_second)
+        write(path, frames, frames_per_second)
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -40,9 +40,7 @@ def collect(
 def test_episodes_do_not_depend_on_how_environments_are_spread_over_collectors(
     minute_config: RunConfig, weights: Weights, assert_same_episode: Same, random: bool
 ) -> None:
-    one, two = (
-        collect(with_envs(minute_config, k), 4 // k, steps=30, random=random, weights=weights) for k in (4, 2)
-    )
+    one, two = (collect(with_envs(minute_config, k), 4 // k, steps=30, random=random, weights=weights) for k in (4, 2))
     assert one.keys() == two.keys()
     assert {episode.env_index for episode in one.values()} == {0, 1, 2, 3}
     for key, episode in one.items():
@@ -150,8 +148,6 @@ def test_an_environment_that_raises_is_named(minute_config: RunConfig, envs: lis
 @pytest.mark.usefixtures("envs")
 def test_exploration_noise_reaches_training_actions(minute_config: RunConfig, weights: Weights) -> None:
     noisy = load_config(None, None, ["collect.expl_noise=0.5"], base=minute_config)
-    one, two = (
-        Collector(config, 0, [0, 0]).collect(12, False, 1, weights)[1][0] for config in (minute_config, noisy)
-    )
+    one, two = (Collector(config, 0, [0, 0]).collect(12, False, 1, weights)[1][0] for config in (minute_config, noisy))
     assert replace(one, action=two.action, reward=two.reward).key == two.key
     assert not np.allclose(one.action, two.action)

@@ -114,7 +114,7 @@ def finetuning(folder: Path, dtype: torch.dtype, updates: int) -> Arrays:
     with recording(*watched) as seen:
         for _ in range(updates):
             subject.update(batch)
-            after = after or _finetune_state(subject)
+            after = after or finetune_state(subject)
             norms["trajectory/l2/critic"].append(_norm(parts.critic.parameters()))
             norms["trajectory/l2/target_critic"].append(_norm(parts.slow_critic.parameters()))
 
@@ -215,7 +215,7 @@ def policy(folder: Path, dtype: torch.dtype) -> Arrays:
     return {f"policy/{mode}/{key}": value for mode in ("eval", "train") for key, value in result.items()}
 
 
-def finetune_learner(folder: Path, dtype: torch.dtype, initial_updates: int = 0) -> FinetuneLearner:
+def finetune_learner(folder: Path, dtype: torch.dtype = torch.float32, initial_updates: int = 0) -> FinetuneLearner:
     """A learner with the published parameters."""
     config = config_from(folder)
     tune = config.finetune.model_copy(update={"initial_updates": initial_updates})
@@ -231,7 +231,7 @@ def finetune_learner(folder: Path, dtype: torch.dtype, initial_updates: int = 0)
     return subject
 
 
-def _finetune_state(subject: FinetuneLearner) -> Arrays:
+def finetune_state(subject: FinetuneLearner) -> Arrays:
     assert subject.bonus is not None
     return named_state(subject.model) | named_state(subject.bonus, "bonus.") | _behaviour_state(subject.behaviour)
 

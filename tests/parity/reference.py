@@ -199,7 +199,7 @@ def thin(array: Array) -> Array:
 
 def to_array(tensor: Tensor) -> Array:
     """A copy without gradient history."""
-    return np.array(tensor.detach())
+    return tensor.detach().numpy().copy()
 
 
 def differences(ours: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> list[str]:

@@ -27,7 +27,7 @@ NOT_COMPARED = {
     "modules": r"vanet/.*/(std_raw|action_repr|action_kl_per_dim)|rank/(grad|min_gap).*|heads/actor/(mean|log_prob)",
     # Inputs, and what the policy does not need.
     "distributions": r"truncnorm/(f64/)?(loc|scale|p|values|mean|variance|log_prob)|truncnorm/sample_clip/loc",
-    # A relative bonus is not offered; without initial updates nothing is frozen here, but for ever in the published code.
+    # A relative bonus is not offered. No initial updates: here nothing is frozen, in the published code all for ever.
     "formulas": r"intr_bonus/rel/.*|enc_lr_schedule/pretrain0",
 }
 

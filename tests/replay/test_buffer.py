@@ -59,7 +59,9 @@ def test_the_oldest_episodes_leave_first_and_no_more_than_must(
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), segment=st.integers(1, 12), seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), segment=st.integers(1, 12), seed=st.integers(0, 99)
+)
 def test_segments_are_contiguous_slices_of_one_episode(
     make_episode: Make, lengths: list[int], segment: int, seed: int
 ) -> None:
@@ -146,7 +148,10 @@ def test_numbers_that_are_not_finite_are_refused_by_name_and_step(make_episode: 
     ("change", "message"),
     [
         ({"image": np.zeros((6, 64, 64, 3), np.float32)}, "env0000-episode000000: frames are float32, expected uint8"),
-        ({"image": np.zeros((6, 32, 64, 3), np.uint8)}, r"frames have shape \(6, 32, 64, 3\), expected \(T, 64, 64, 3\)"),
+        (
+            {"image": np.zeros((6, 32, 64, 3), np.uint8)},
+            r"frames have shape \(6, 32, 64, 3\), expected \(T, 64, 64, 3\)",
+        ),
         ({"action": np.zeros((5, 2), np.float32)}, "action has 5 rows, reward has 6"),
     ],
 )

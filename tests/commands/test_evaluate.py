@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from prelar_ray import evaluate
+from prelar_ray.run_folder import RunFolder
+
+Refused = Callable[..., str]
+
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+
+def test_results_are_printed_with_intervals_and_written(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = tmp_path / "scores.json"
+    assert evaluate.main([str(finetuned), "--episodes", "5", "--json", str(scores)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    number = r"-?\d+\.\d\d"
+    assert lines[0] == f"{finetuned}/checkpoints/000000006, update 6, prelar/point-reach"
+    assert re.fullmatch(rf"return   {number} \[{number}, {number}\]", lines[1])
+    assert re.fullmatch(rf"success  {number} \[{number}, {number}\] \(any step of an episode\)", lines[2])
+    assert lines[3:] == ["95 % intervals over 5 episodes"]
+    result = json.loads(scores.read_text())
+    assert (result["task"], result["seed"], result["update"]) == ("prelar/point-reach", 0, 6)
+    assert (result["policy"], result["success_rule"]) == ("mode", "any step")
+    assert [len(result[key]) for key in ("returns", "successes", "lengths")] == [5, 5, 5]
+    assert result["lengths"] == [20] * 5
+    assert f"return   {sum(result['returns']) / 5:.2f} " in lines[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_checkpoint_is_evaluated_with_the_same_episodes_each_time_whatever_the_settings_of_speed(
+    finetuned: Path, tmp_path: Path
+) -> None:
+    path = finetuned / "checkpoints" / "000000004"
+    for name, settings in (("one", "evaluation.envs=1"), ("two", "evaluation.envs=3")):
+        evaluate.main([str(path), "--episodes", "3", "--json", str(tmp_path / name), settings])
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert one["update"] == 4
+    assert one["returns"] == pytest.approx(two["returns"], rel=1e-4)
+    evaluate.main([str(path), "--episodes", "3", "--json", str(tmp_path / "other"), "seed=1"])
+    assert json.loads((tmp_path / "other").read_text())["returns"] != pytest.approx(one["returns"], rel=1e-3)
+
+
+def test_the_random_policy_can_be_measured_for_comparison(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([str(finetuned), "--random", "--episodes", "2", "--json", str(tmp_path / "r.json")]) == 0
+    assert capsys.readouterr().out.startswith("random policy, ")
+    assert json.loads((tmp_path / "r.json").read_text())["policy"] == "random"
+
+
+def test_a_film_shows_as_many_episodes_as_asked_for(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = tmp_path / "film.mp4"
+    evaluate.main([str(finetuned), "--episodes", "3", "--film", str(film), "--film-episodes", "2"])
+    assert f"film: {film}" in capsys.readouterr().out
+    with av.open(str(film)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2 * 21
+    evaluate.main([str(finetuned), "--episodes", "1", "--film", str(tmp_path / "film.gif")])
+    with Image.open(tmp_path / "film.gif") as image:
+        assert 1 < image.n_frames <= 21  # frames that do not change are shown longer
+
+
+def test_one_episode_has_no_interval_and_that_is_said(finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main([str(finetuned), "--episodes", "1"])
+    assert re.search(r"^return   \d+\.\d\d \[one value, no interval\]$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_a_pretraining_run_has_no_policy(pretrained: Path, refused: Refused) -> None:
+    error = refused(evaluate.main, pretrained, code=1)
+    assert "000000005: a pretrain checkpoint has no policy; fine-tune it first" in error
+
+
+def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused) -> None:
+    assert f"error: {tmp_path}: not a checkpoint" in refused(evaluate.main, tmp_path, code=1)
+    RunFolder.create(tmp_path / "run", "", "finetune").checkpoints.mkdir()
+    assert "holds no usable checkpoint" in refused(evaluate.main, tmp_path / "run", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--film", "film.avi"], "--film: film.avi: must end in .mp4 or .gif"),
+        (["--episodes", "0"], "--episodes: 0: must be at least 1"),
+        (["evaluation.episode=2"], "error: evaluation.episode=2: unknown key; nearest: evaluation.episodes"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(
+    finetuned: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("prelar_ray.evaluate.Evaluator", lambda config: pytest.fail("ran"))
+    assert message in refused(evaluate.main, finetuned, *arguments, code=2)
+
+
+def test_other_sizes_than_the_checkpoint_s_are_refused(finetuned: Path, refused: Refused) -> None:
+    error = refused(evaluate.main, finetuned, "world_model.rssm.deter=12", code=1)
+    assert "has shape (24, 16) in the checkpoint and (36, 20) in this configuration" in error

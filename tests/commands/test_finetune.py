@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prelar_ray import finetune
+from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.replay.replay import Replay
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.writers import read_metrics
+from prelar_ray.training.backend import LocalBackend
+
+Refused = Callable[..., str]
+
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+
+def test_a_run_leaves_its_files_and_names_the_next_command(
+    settings: str, pretrained: Path, tmp_path: Path, minute_config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert finetune.main(["--config", settings, "--init", str(pretrained), "--out", str(out), "seed=2"]) == 0
+    found = {path.name for path in out.iterdir()}
+    assert found == {
+        "run.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "replay",
+        "frames",
+    }
+    assert load_config(None, out / "config.yaml") == load_config(None, None, ["seed=2"], base=minute_config)
+    assert RunFolder.open(out).info["status"] == "finished"
+    said = capsys.readouterr().err
+    assert "finetune: 80/80 env steps, done" in said
+    assert f"prelar-ray evaluate {out} --film film.mp4" in said
+
+
+def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert finetune.main(["--config", settings, "--out", str(out), "finetune.env_steps=65"]) == 0
+    assert load_checkpoint(out).update == 3
+
+
+def test_resume_goes_on_with_the_configuration_of_the_run(
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    sample = Replay.sample
+
+    def crashing(self: Replay) -> object:
+        if self.limiter.updates == 4:
+            raise RuntimeError("power cut")
+        return sample(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "sample", crashing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            finetune.main(["--config", settings, "--out", str(out), "seed=7"])
+    assert RunFolder.open(out).info["status"] == "failed"
+    reached = load_checkpoint(out).update
+    assert reached in (2, 4)
+    assert finetune.main(["--out", str(out), "--resume"]) == 0
+    assert load_config(None, out / "config.yaml").seed == 7
+    assert load_checkpoint(out).update == 6
+    updates = [row["update"] for row in read_metrics(out / "metrics.jsonl") if "loss/total" in row]
+    assert updates == sorted(set(updates))
+
+
+def test_a_folder_of_another_run_is_refused(settings: str, finetuned: Path, refused: Refused) -> None:
+    before = {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()}
+    error = refused(finetune.main, "--config", settings, "--out", finetuned, code=2)
+    assert error == f"error: {finetuned}: already holds a run; continue it with --resume or choose a new --out\n"
+    assert {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(settings: str, tmp_path: Path, refused: Refused) -> None:
+    error = refused(finetune.main, "--config", settings, "--out", tmp_path / "run", "--resume", code=2)
+    assert "there is no run to --resume" in error
+
+
+def test_without_a_folder_nothing_begins(settings: str, refused: Refused) -> None:
+    assert "--out DIR is required" in refused(finetune.main, "--config", settings, code=2)
+
+
+@pytest.mark.render  # naming the nearest tasks loads the simulators
+def test_an_unknown_task_is_refused_before_the_folder_is_made(settings: str, tmp_path: Path, refused: Refused) -> None:
+    line = ["--config", settings, "--task", "prelar/point-reech", "--out", tmp_path / "run"]
+    error = refused(finetune.main, *line, code=2)
+    assert error.splitlines()[-1].startswith(
+        "error: env.task=prelar/point-reech: no such task; did you mean prelar/point-reach"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_from_something_that_is_no_pretraining_is_refused(
+    settings: str, finetuned: Path, pretrained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    line = ["--config", settings, "--out"]
+    error = refused(finetune.main, *line, tmp_path / "1", "--init", finetuned, code=1)
+    assert f"error: {finetuned}/checkpoints/000000006: a finetune checkpoint; --init takes a pretrain one" in error
+    error = refused(finetune.main, *line, tmp_path / "2", "--init", tmp_path / "nowhere", code=1)
+    assert f"error: {tmp_path}/nowhere: not a checkpoint" in error
+    error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=1)
+    assert "has shape (24, 16) in the checkpoint and (36, 20) in this configuration" in error
+
+
+def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_run(
+    settings: str, pretrained: Path, tmp_path: Path, refused: Refused
+) -> None:
+    copy = tmp_path / "pretrained"
+    shutil.copytree(pretrained, copy)
+    state = copy / "checkpoints" / "000000005" / "state.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    line = ["--config", settings, "finetune.env_steps=60", "--out"]
+    error = refused(finetune.main, *line, tmp_path / "1", "--init", state.parent, code=1)
+    assert f"error: {state}: checksum differs from meta.json: truncated or damaged" in error
+    assert finetune.main([*line, str(tmp_path / "2"), "--init", str(copy)]) == 0
+
+
+def test_without_a_cluster_all_roles_live_in_this_process(minute_config: RunConfig) -> None:
+    assert isinstance(finetune.make_backend(minute_config), LocalBackend)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = ["--config", settings, "--out", str(out), "finetune.env_steps=1000000", "finetune.random_steps=300"]
+    command = [sys.executable, "-m", "prelar_ray.finetune", *line]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "metrics.jsonl").exists() or not read_metrics(out / "metrics.jsonl"):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error.endswith("interrupted\n")
+    assert "Traceback" not in error
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.update >= 1
+    assert checkpoint.counters["replay"]["env_steps"] >= 300

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prelar_ray import record
+from prelar_ray.video.store import VideoStore
+
+Refused = Callable[..., str]
+
+
+def test_videos_are_recorded_and_the_next_command_is_named(
+    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "videos"
+    assert record.main(["--config", settings, "--out", str(out), "--policy", "random", "seed=3"]) == 0
+    store = VideoStore(out)
+    assert (len(store), store.total_frames) == (3, 24)
+    assert (store.attributes["policy"], store.attributes["seed"]) == ("random", 3)
+    said = capsys.readouterr().err
+    assert "record: 24/24 frames, done" in said
+    assert f"recorded 3 episodes, 24 frames in {out}" in said
+    assert f"next: prelar-ray pretrain --videos {out} --out runs/pretrain" in said
+
+
+def test_a_folder_that_holds_something_is_refused(settings: str, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    error = refused(record.main, "--config", settings, "--out", tmp_path, code=2)
+    assert str(tmp_path) in error
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_without_a_folder_nothing_is_recorded(settings: str, refused: Refused) -> None:
+    assert "--out DIR is required" in refused(record.main, "--config", settings, code=2)
+
+
+def test_a_policy_that_does_not_exist_is_refused(settings: str, tmp_path: Path, refused: Refused) -> None:
+    error = refused(record.main, "--config", settings, "--policy", "expret", "--out", tmp_path / "v", code=2)
+    assert error.splitlines()[-1].startswith("error: record.policy=expret: must be one of expert, random, mixed")
+    assert not (tmp_path / "v").exists()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
+from prelar_ray.learning.noise import Deterministic
+from prelar_ray.learning.world_model_loss import pretrain_loss
+from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.world_model import PretrainWorldModel
+from tests.tiny import tiny_clips, tiny_config
+
+MODES = ("straight_through", "soft", "published")
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def brute_force(state: np.ndarray, action: np.ndarray) -> float:
+    pairs = [(i, j) for i in range(len(state)) for j in range(len(state))]
+    signs = [np.sign(state[i] - state[j]) - np.sign(action[i] - action[j]) for i, j in pairs]
+    return float(np.mean(np.square(signs)))
+
+
+# Few values, so that ties are frequent.
+distances = st.integers(1, 7).flatmap(
+    lambda n: arrays(np.float64, (2, n), elements=st.sampled_from([0.0, 0.5, 1.0, 2.0, 30.0]))
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(distances)
+def test_value_is_the_mean_squared_difference_of_signs_over_all_ordered_pairs(values: np.ndarray) -> None:
+    state, action = torch.from_numpy(values)
+    for mode in ("published", "straight_through"):
+        assert consistency_loss(state, action, mode).item() == pytest.approx(brute_force(*values), abs=1e-12)
+
+
+def test_value_runs_from_zero_for_equal_ranks_to_nearly_four_for_opposite_ranks() -> None:
+    state = torch.arange(50.0)
+    for mode in MODES:
+        assert consistency_loss(state, state.square() + 1, mode) < 0.2
+        assert consistency_loss(state, -state, mode) > 1.5
+    assert consistency_loss(state, state.square(), "published") == 0
+    assert consistency_loss(state, -state, "published").item() == pytest.approx(4 * 49 / 50)  # the diagonal gives zero
+
+
+def test_published_mode_has_no_gradient() -> None:
+    action = draw(1, 8).requires_grad_()
+    assert not consistency_loss(draw(0, 8), action, "published").requires_grad
+
+
+def test_straight_through_has_the_gradient_of_soft() -> None:
+    state, action = draw(0, 8).requires_grad_(), draw(1, 8).requires_grad_()
+    for part in MODES[:2]:
+        consistency_loss(state, action, part).backward()
+        assert state.grad is None, "state distances are targets"
+    assert action.grad is not None
+    (once,) = torch.autograd.grad(consistency_loss(state, action, "soft"), action)
+    assert once.abs().min() > 1e-4
+    torch.testing.assert_close(action.grad, 2 * once)
+
+
+def test_gradient_of_soft_agrees_with_finite_differences() -> None:
+    state, action = draw(0, 7).exp(), draw(1, 7).exp().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: consistency_loss(state, x, "soft"), action)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("factor", [1e-6, 3.0, 1e6])
+def test_scale_of_either_distance_changes_nothing(mode: str, factor: float) -> None:
+    state, action = draw(0, 9).exp(), draw(1, 9).exp()
+    value = consistency_loss(state, action, mode)
+    assert value > 0.1
+    torch.testing.assert_close(consistency_loss(factor * state, action, mode), value)
+    torch.testing.assert_close(consistency_loss(state, factor * action, mode), value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("n", [1, 5])
+def test_ties_and_a_single_distance_give_zero_and_finite_gradients(mode: str, n: int) -> None:
+    state, action = torch.full((n,), 2.0), torch.zeros(n, requires_grad=True)
+    loss = consistency_loss(state, action, mode)
+    assert loss == 0
+    if mode != "published":
+        loss.backward()
+        assert action.grad is not None
+        assert action.grad.isfinite().all()
+
+
+def test_tied_actions_are_drawn_apart_by_states_that_differ() -> None:
+    state, action = torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, requires_grad=True)
+    consistency_loss(state, action).backward()
+    assert action.grad is not None
+    assert action.grad.isfinite().all()
+    assert torch.equal(action.grad.sign(), torch.tensor([1.0, 0.0, -1.0]))  # descent orders them as the states
+
+
+def test_descent_on_this_loss_alone_makes_the_ranks_agree() -> None:
+    rows, steps, size = 6, 4, 3
+    permutation = torch.arange(rows).roll(1)
+    state = draw(0, rows * steps).exp()
+    mean = draw(4, rows, steps, size).requires_grad_()
+    std = torch.ones(rows, steps, size).double()
+
+    def rank_correlation() -> float:
+        with torch.no_grad():
+            return float(spearmanr(state, action_distances(LatentAction(mean, std), permutation)).statistic)
+
+    assert abs(rank_correlation()) < 0.1
+    optimizer = torch.optim.Adam([mean], lr=0.03)
+    for _ in range(300):
+        optimizer.zero_grad()
+        consistency_loss(state, action_distances(LatentAction(mean, std), permutation)).backward()
+        optimizer.step()
+    assert rank_correlation() > 0.9
+
+
+def consistency_alone(mode: str) -> PretrainWorldModel:
+    """A model after the backward pass of the consistency loss and of nothing else."""
+    weights = ("image", "dynamics_kl", "action_kl")
+    config = tiny_config(f"loss.consistency_gradient={mode}", *(f"loss.{name}_weight=0" for name in weights))
+    model = PretrainWorldModel(config.world_model)
+    image = preprocess_image(torch.from_numpy(tiny_clips(0)))
+    is_first = torch.zeros(image.shape[:2])
+    is_first[:, 0] = 1
+    pretrain_loss(model, config.loss, image, is_first, Deterministic()).total.backward()
+    return model
+
+
+@pytest.mark.parametrize("mode", ["straight_through", "soft"])
+def test_gradient_reaches_the_inverse_dynamics_encoder_and_nothing_else(mode: str) -> None:
+    reached = {
+        name.split(".")[0]
+        for name, parameter in consistency_alone(mode).named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+    assert reached == {"inverse_dynamics"}
+
+
+def test_published_gradient_reaches_nothing() -> None:
+    gradients = [parameter.grad for parameter in consistency_alone("published").parameters()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_state_distance_is_zero_where_the_swapped_action_is_the_own_one_and_positive_elsewhere() -> None:
+    config = tiny_config()
+    rssm = PretrainWorldModel(config.world_model).rssm
+    rows, steps = 3, 5
+    torch.manual_seed(1)
+    embed = torch.randn(rows, steps, rssm.posterior.in_features - rssm.deter)
+    action = torch.randn(rows, steps, config.world_model.latent_action)
+    is_first = torch.zeros(rows, steps)
+    is_first[:, 0] = 1
+    posterior, prior = rssm.observe(embed, action, is_first)
+    own = state_distances(rssm, posterior, prior, action, torch.arange(rows))
+    torch.testing.assert_close(own, torch.zeros(rows * (steps - 1)), rtol=0, atol=1e-6)
+    swapped = state_distances(rssm, posterior, prior, action, torch.tensor([1, 2, 0]))
+    assert swapped.min() > 0
+    assert swapped.median() > 1e-3
+    assert not swapped.requires_grad
+    # Row b is compared with row permutation[b], in the order (b, t).
+    pair = state_distances(rssm, posterior, prior, action, torch.tensor([1, 0, 2])).reshape(rows, steps - 1)
+    torch.testing.assert_close(pair[0], swapped.reshape(rows, steps - 1)[0])
+    torch.testing.assert_close(pair[2], torch.zeros(steps - 1), rtol=0, atol=1e-6)
+
+
+def test_action_distance_compares_each_row_with_the_one_it_is_swapped_for() -> None:
+    mean, std = draw(0, 3, 2, 4), draw(1, 3, 2, 4).exp()
+    permutation = torch.tensor([2, 0, 1])
+    ours = action_distances(LatentAction(mean, std), permutation).reshape(3, 2)
+    for row, other in enumerate(permutation.tolist()):
+        first, second = (torch.distributions.Normal(mean[i], std[i]) for i in (row, other))
+        torch.testing.assert_close(ours[row], torch.distributions.kl_divergence(first, second).sum(-1))

@@ -1,0 +1,100 @@
+"""Image encoder, inverse dynamics encoder and image decoder."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from prelar_ray.config.schema import ConvConfig, HeadConfig
+from prelar_ray.models.image_decoder import ImageDecoder, image_log_prob
+from prelar_ray.models.image_encoder import ImageEncoder
+from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder, LatentAction
+
+SIZES = [
+    (depth, stacks, layers, norm)
+    for depth, stacks in ((8, 1), (2, 4))
+    for layers in (1, 2)
+    for norm in ("batch", "none")
+]
+
+
+def conv(depth: int = 4, stacks: int = 3, layers: int = 1, norm: str = "batch") -> ConvConfig:
+    return ConvConfig.model_validate({"depth": depth, "stacks": stacks, "layers": layers, "norm": norm})
+
+
+def frames(*shape: int) -> Tensor:
+    return torch.rand(*shape, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+@pytest.mark.parametrize(("depth", "stacks", "layers", "norm"), SIZES)
+def test_encoder_and_decoder_fit_for_every_choice_of_sizes(depth: int, stacks: int, layers: int, norm: str) -> None:
+    config = conv(depth, stacks, layers, norm)
+    encoder, decoder = ImageEncoder(config), ImageDecoder(5, config)
+    assert encoder(frames(2, 1)).shape == (2, 1, encoder.size)
+    assert decoder(torch.zeros(2, 1, 5)).shape == (2, 1, 3, 64, 64)
+
+
+def test_embedding_of_the_published_depth_has_the_published_size() -> None:
+    with torch.device("meta"):
+        assert ImageEncoder(ConvConfig()).size == 3072
+
+
+def test_each_frame_is_encoded_by_itself_in_evaluation() -> None:
+    encoder = ImageEncoder(conv()).eval()
+    image = frames(2, 3)
+    torch.testing.assert_close(encoder(image)[1, 2], encoder(image[1, 2].unsqueeze(0))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_training_normalises_over_the_batch_and_remembers_its_statistics() -> None:
+    encoder = ImageEncoder(conv())
+    image = frames(2, 2)
+    evaluated = encoder.eval()(image)
+    trained = encoder.train()(image)
+    assert (trained - evaluated).abs().max() > 1e-2
+    assert (encoder.eval()(image) - evaluated).abs().max() > 1e-3, "running statistics moved"
+
+
+def test_without_norm_training_and_evaluation_agree() -> None:
+    encoder = ImageEncoder(conv(norm="none"))
+    image = frames(2, 2)
+    assert torch.equal(encoder.train()(image), encoder.eval()(image))
+
+
+def test_latent_action_depends_on_its_two_frames_only_and_on_their_order() -> None:
+    torch.manual_seed(0)
+    inverse = InverseDynamicsEncoder(conv(), HeadConfig(hidden=6), 3).eval()
+    image = frames(1, 5)
+    latent = inverse(image)
+    assert latent.mean.shape == latent.std.shape == (1, 4, 3)
+
+    changed = image.clone()
+    changed[:, 2] = -changed[:, 2]
+    moved = (inverse(changed).mean - latent.mean).abs().amax(-1)[0] > 1e-6
+    assert moved.tolist() == [False, True, True, False]  # pairs (0, 1), (1, 2), (2, 3), (3, 4)
+
+    backwards = inverse(image.flip(1)).mean.flip(1)
+    assert (backwards - latent.mean).abs().min() > 1e-6
+
+
+def test_standard_deviation_of_latent_actions_lies_between_zero_and_two() -> None:
+    inverse = InverseDynamicsEncoder(conv(), HeadConfig(hidden=6), 3).eval()
+    with torch.no_grad():
+        inverse.out.bias.fill_(50.0)
+        assert 1.99 < inverse(frames(1, 2)).std.min() <= 2
+        inverse.out.bias.fill_(-5.0)
+        assert 0 < inverse(frames(1, 2)).std.max() < 0.5
+
+
+def test_latent_action_sample_moves_from_the_mean_by_noise_times_deviation() -> None:
+    latent = LatentAction(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1]))
+    assert torch.equal(latent.sample(None), latent.mean)
+    torch.testing.assert_close(latent.sample(torch.tensor([2.0, -1.0])), torch.tensor([2.0, 1.9]))
+
+
+def test_image_likelihood_is_the_unit_gaussian_without_its_constant() -> None:
+    mean, image = frames(2, 3), frames(2, 3).flip(0)
+    expected = torch.distributions.Normal(mean, 1.0).log_prob(image) + 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(image_log_prob(mean, image), expected.sum(dim=(-3, -2, -1)), rtol=1e-4, atol=1e-2)

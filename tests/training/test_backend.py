@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from prelar_ray.training.backend import LocalBackend
+
+
+class Counter:
+    """A role that notes what it was asked."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name, self.closed = log, name, False
+
+    def add(self, a: int, b: int = 0) -> int:
+        self.log.append(f"{self.name}.add({a}, {b})")
+        return a + b
+
+    def pair(self, a: int) -> tuple[int, str]:
+        self.log.append(f"{self.name}.pair({a})")
+        return a, str(a)
+
+    def fail(self) -> int:
+        self.log.append(f"{self.name}.fail()")
+        raise ValueError("no")
+
+    def interrupt(self, times: int) -> str:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return "done"
+
+    def close(self) -> None:
+        self.log.append(f"{self.name}.close()")
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def backend() -> LocalBackend:
+    return LocalBackend()
+
+
+def start(backend: LocalBackend, log: list[str], name: str = "one") -> Any:
+    return backend.start(name, Counter, log, name)
+
+
+def test_nothing_runs_before_somebody_waits(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    future = role.call("add", 1, 2)
+    assert log == []
+    assert backend.get(future) == 3
+    assert backend.get(future) == 3
+    assert log == ["one.add(1, 2)"]
+
+
+def test_calls_run_in_order_over_all_roles(backend: LocalBackend, log: list[str]) -> None:
+    one, two = start(backend, log, "one"), start(backend, log, "two")
+    one.call("add", 1)
+    two.call("add", 2)
+    last = one.call("add", 3)
+    later = two.call("add", 4)
+    assert backend.get(last) == 3
+    assert log == ["one.add(1, 0)", "two.add(2, 0)", "one.add(3, 0)"]
+    assert backend.get(later) == 4
+
+
+def test_a_future_as_an_argument_stands_for_its_value(backend: LocalBackend, log: list[str]) -> None:
+    one, two = start(backend, log, "one"), start(backend, log, "two")
+    first = one.call("add", 1, 2)
+    assert backend.get(two.call("add", first, one.call("add", first, 10))) == 16
+
+
+def test_a_method_that_returns_a_tuple_can_give_a_future_for_each_part(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    number, text = role.call("pair", 5, returns=2)
+    assert backend.get(role.call("add", number, 1)) == 6
+    assert backend.get(text) == "5"
+    assert backend.get(role.call("pair", 7)) == (7, "7")
+    assert log.count("one.pair(5)") == 1
+
+
+def test_waiting_runs_calls_until_one_of_the_futures_is_done(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    role.call("add", 0)
+    futures = [role.call("add", n) for n in (1, 2, 3)]
+    assert backend.wait(futures, timeout=1.0) == futures[:1]
+    assert log == ["one.add(0, 0)", "one.add(1, 0)"]
+    assert backend.wait(futures[1:], timeout=0.0) == futures[1:2]
+    assert backend.wait(futures, timeout=0.0) == futures[:2]
+
+
+def test_errors_surface_where_the_value_is_wanted(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    failing = role.call("fail")
+    after = role.call("add", 1)
+    assert backend.wait([failing], timeout=0.0) == [failing]
+    assert backend.get(after) == 1
+    with pytest.raises(ValueError, match="no"):
+        backend.get(failing)
+    depending = role.call("add", failing)
+    with pytest.raises(ValueError, match="no"):
+        backend.get(depending)
+    assert log == ["one.fail()", "one.add(1, 0)"]
+
+
+def test_an_error_of_a_factory_surfaces_at_once(backend: LocalBackend) -> None:
+    with pytest.raises(TypeError):
+        backend.start("one", Counter)
+
+
+def test_stopping_closes_the_role_and_closing_all_others(backend: LocalBackend, log: list[str]) -> None:
+    one, two = start(backend, log, "one"), start(backend, log, "two")
+    backend.start("plain", dict)
+    backend.stop(one)
+    assert log == ["one.close()"]
+    two.call("add", 1)
+    backend.close()
+    backend.close()
+    assert log == ["one.close()", "two.close()"]
+
+
+def test_a_call_is_done_whole_before_ctrl_c_takes_effect(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    future, queued = role.call("interrupt", 1), role.call("add", 1)
+    with pytest.raises(KeyboardInterrupt):
+        backend.get(queued)
+    assert backend.get(future) == "done"
+    assert backend.get(queued) == 1
+
+
+def test_a_second_ctrl_c_cuts_a_call_off_and_nobody_waits_for_it_forever(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    future, queued = role.call("interrupt", 2), role.call("add", 1)
+    with pytest.raises(KeyboardInterrupt):
+        backend.get(future)
+    with pytest.raises(KeyboardInterrupt):
+        backend.get(future)
+    assert backend.get(queued) == 1

@@ -1,0 +1,578 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prelar_ray.acting.collector import Collector
+from prelar_ray.acting.evaluator import Evaluator
+from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
+from prelar_ray.config import RunConfig, load_config, to_yaml
+from prelar_ray.envs.point_reach import PointReach
+from prelar_ray.errors import CheckpointError, DataError, EnvironmentFailure, NonFiniteError, RoleDied
+from prelar_ray.learning.learner import FinetuneLearner
+from prelar_ray.replay.replay import Replay
+from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.telemetry.writers import read_metrics
+from prelar_ray.training.backend import LocalBackend
+from prelar_ray.training.finetuning import finetune
+
+Run = Callable[..., RunFolder]
+Events = list[tuple[str, int, int]]
+
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+
+@pytest.fixture
+def run(minute_config: RunConfig, tmp_path: Path) -> Run:
+    """Fine-tune for 80 steps, 60 of them random, and 2 + 4 updates; return the run folder."""
+
+    def run(
+        name: str = "run",
+        *overrides: str,
+        resume: bool = False,
+        init: Path | None = None,
+        backend: Callable[[], LocalBackend] = LocalBackend,
+    ) -> RunFolder:
+        config = load_config(None, None, overrides, base=minute_config)
+        folder = RunFolder.create(tmp_path / name, to_yaml(config), "finetune", resume)
+        finetune(config, folder, backend, init, resume)
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Events:
+    """What the replay was asked for, with the environment steps and updates it had counted afterwards."""
+    seen: Events = []
+    insert, sample = Replay.insert, Replay.sample
+
+    def inserting(self: Replay, *args: Any) -> Any:
+        result = insert(self, *args)
+        seen.append(("insert", self.limiter.env_steps, self.limiter.updates))
+        return result
+
+    def sampling(self: Replay) -> Any:
+        result = sample(self)
+        seen.append(("sample", self.limiter.env_steps, self.limiter.updates))
+        return result
+
+    monkeypatch.setattr(Replay, "insert", inserting)
+    monkeypatch.setattr(Replay, "sample", sampling)
+    return seen
+
+
+@pytest.fixture
+def during_update(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Do something in the middle of one update, between world model and behaviour."""
+    from prelar_ray.learning.behaviour import BehaviourLearner
+
+    original = BehaviourLearner.update
+
+    def at(number: int, act: Callable[[], None]) -> None:
+        counted = itertools.count(1)
+
+        def updating(self: BehaviourLearner, *args: Any) -> Any:
+            if next(counted) == number:
+                act()
+            return original(self, *args)
+
+        monkeypatch.setattr(BehaviourLearner, "update", updating)
+
+    return at
+
+
+def crash() -> None:
+    raise RuntimeError("power cut")
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def never() -> None:
+    pytest.fail("not to be called")
+
+
+def checkpoints(folder: RunFolder) -> list[int]:
+    return [int(path.name) for path in CheckpointStore(folder.checkpoints, 9).paths()]
+
+
+def logged(folder: RunFolder) -> list[dict[str, Any]]:
+    """Lines of training metrics; evaluations have lines of their own."""
+    return [row for row in read_metrics(folder.metrics_path) if "loss/total" in row]
+
+
+def numbers_by_env(folder: RunFolder) -> dict[str, list[int]]:
+    """Numbers of the stored episodes in order of insertion."""
+    found: dict[str, list[int]] = {}
+    for key in EpisodeStore(folder.replay).keys():
+        env, number = key.split("-")
+        found.setdefault(env, []).append(int(number.removeprefix("episode")))
+    return found
+
+
+def assert_every_episode_once(folder: RunFolder) -> None:
+    for numbers in numbers_by_env(folder).values():
+        assert numbers == list(range(len(numbers)))
+
+
+# What a run leaves
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_a_run_leaves_everything_that_was_promised(run: Run, pretrained: Path, synchronous: str) -> None:
+    folder = run("run", f"collect.synchronous={synchronous}", init=pretrained)
+    last = load_checkpoint(folder.path)
+    assert (last.phase, last.update) == ("finetune", 6)
+    assert last.counters["replay"]["env_steps"] == 80
+    assert {int(env): number for env, number in last.counters["numbers"].items()} == {0: 2, 1: 2}
+    rows = logged(folder)  # asynchronously, what is in flight to the learner is measured along
+    updates, steps = ([row[key] for row in rows] for key in ("update", "env_steps"))
+    assert updates == sorted(set(updates))
+    assert read_metrics(folder.metrics_path)[-1]["update"] == 6
+    assert steps == sorted(steps)
+    for row in read_metrics(folder.metrics_path):
+        assert row.keys() - {"time", "update", "env_steps"} <= METRICS.keys()
+    assert {"loss/reward", "behaviour/entropy", "replay/steps", "rate/env_steps_per_second"} <= rows[-1].keys()
+    assert any("train/episode_return" in row for row in rows)
+    ratios = [row.get("replay/updates_per_env_step") for row in read_metrics(folder.metrics_path)]
+    assert [ratio for ratio in ratios if ratio is not None][-1] == pytest.approx(1 / 5)
+    assert any(folder.tensorboard.iterdir())
+    (evaluation,) = folder.evaluations()
+    assert (evaluation["update"], evaluation["env_steps"], evaluation["task"]) == (6, 80, "prelar/point-reach")
+    assert len(evaluation["returns"]) == len(evaluation["successes"]) == 2
+    assert (evaluation["success_rule"], evaluation["policy"]) == ("any step", "mode")
+    with np.load(folder.frames / "prediction.npz") as frames:
+        assert frames["true"].shape == frames["reconstructed"].shape == frames["open_loop"].shape == (5, 64, 64, 3)
+    info = json.loads((folder.path / "run.json").read_text())
+    assert (info["phase"], info["status"]) == ("finetune", "finished")
+    assert info["summary"] == {
+        "updates": 6,
+        "env_steps": 80,
+        "episodes": 4,
+        "return": pytest.approx(sum(evaluation["returns"]) / 2),
+        "success": sum(evaluation["successes"]) / 2,
+    }
+    assert info["timings"]["finetune"] > 0
+    assert_every_episode_once(folder)
+
+
+def test_the_metrics_since_the_last_line_are_written_at_the_end(run: Run) -> None:
+    folder = run("run", "telemetry.every_updates=50")
+    assert [row["update"] for row in logged(folder)] == [6]
+
+
+def test_evaluations_come_every_so_many_steps_and_each_evaluates_a_checkpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+    evaluate = Evaluator.evaluate
+
+    def noting(self: Evaluator, weights: Any, episodes: int, round_: int) -> Any:
+        rounds.append((round_, {key: value.copy() for key, value in weights.items()}))
+        return evaluate(self, weights, episodes, round_)
+
+    monkeypatch.setattr(Evaluator, "evaluate", noting)
+    folder = run(
+        "run",
+        "collect.synchronous=true",
+        "evaluation.every_env_steps=10",
+        "evaluation.episodes=1",
+        "checkpoint.keep_last=9",
+        "checkpoint.every_updates=100",
+    )
+    rows = folder.evaluations()
+    assert [row["env_steps"] // 10 for row in rows] == [6, 7, 8]
+    assert [row["update"] for row in rows] == checkpoints(folder)  # the last is not evaluated a second time
+    assert [round_ for round_, _ in rounds] == [1, 2, 3]
+    for update, (_, weights) in zip(checkpoints(folder), rounds, strict=True):
+        model = load_checkpoint(folder.checkpoints / f"{update:09d}").state["model"]
+        np.testing.assert_array_equal(model["rssm.input.weight"].numpy(), weights["rssm.input.weight"])
+    best = CheckpointStore(folder.checkpoints, 9).best()
+    assert best is not None
+    assert int(best.name) == max(rows, key=lambda row: row["returns"][0])["update"]
+    lines = [row for row in read_metrics(folder.metrics_path) if "evaluation/return_mean" in row]
+    assert [row["evaluation/return_mean"] for row in lines] == [row["returns"][0] for row in rows]
+
+
+def test_encoder_and_dynamics_come_from_pretraining_and_stay_frozen_at_first(run: Run, pretrained: Path) -> None:
+    folder = run("run", "finetune.env_steps=60", "finetune.initial_updates=3", init=pretrained)
+    before, after = (load_checkpoint(path).state["model"] for path in (pretrained, folder.path))
+    assert load_checkpoint(folder.path).update == 3
+    for key in ("encoder.trunk.conv_in.weight", "rssm.input.weight", "rssm.cell.linear.bias"):
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
+    assert not torch.equal(after["decoder.conv_out.weight"], before["decoder.conv_out.weight"])
+
+
+# Pace
+
+
+def paid(env_steps: int, config: list[int]) -> int:
+    random_steps, per_update, initial = config
+    return initial + (env_steps - random_steps) // per_update if env_steps >= random_steps else 0
+
+
+@pytest.mark.parametrize(
+    ("collectors", "envs", "repeat", "per_update"), [(1, 1, 1, 5), (2, 3, 1, 4), (1, 2, 2, 8), (2, 1, 1, 1)]
+)
+def test_synchronous_mode_makes_exactly_the_updates_that_are_paid_for_after_every_turn(
+    run: Run, events: Events, collectors: int, envs: int, repeat: int, per_update: int
+) -> None:
+    folder = run(
+        "run",
+        "collect.synchronous=true",
+        "collect.request_steps=4",
+        f"collect.collectors={collectors}",
+        f"collect.envs_per_collector={envs}",
+        f"env.action_repeat={repeat}",
+        "finetune.random_steps=130",
+        f"finetune.env_steps={130 + 4 * per_update}",
+        f"finetune.env_steps_per_update={per_update}",
+        "evaluation.episodes=1",
+    )
+    config = [130, per_update, 2]
+    can_sample = False
+    for index, (kind, env_steps, updates) in enumerate(events):
+        assert updates <= paid(env_steps, config)
+        can_sample |= kind == "sample"
+        turn_ends = kind == "sample" and events[index + 1 : index + 2] != [] and events[index + 1][0] == "insert"
+        if turn_ends or (can_sample and index + 1 == len(events)):
+            assert updates == paid(env_steps, config)
+    assert can_sample
+    info = RunFolder.open(folder.path).info["summary"]
+    assert info["env_steps"] >= 130 + 4 * per_update
+    assert info["updates"] == paid(info["env_steps"], config)
+    assert all(row["weights/age_updates"] == 0 for row in logged(folder) if "weights/age_updates" in row)
+
+
+@pytest.mark.parametrize("collectors", [1, 2])
+@pytest.mark.parametrize("tolerance", [1, 4])
+def test_asynchronous_mode_keeps_the_ratio_within_its_tolerance_and_ends_at_it(
+    run: Run, events: Events, collectors: int, tolerance: int
+) -> None:
+    folder = run(
+        "run",
+        "collect.request_steps=3",
+        f"collect.collectors={collectors}",
+        f"replay.tolerance_updates={tolerance}",
+        "finetune.random_steps=90",
+        "finetune.env_steps=130",
+        "finetune.env_steps_per_update=4",
+        "evaluation.episodes=1",
+    )
+    config = [90, 4, 2]
+    lags = [paid(env_steps, config) - updates for _, env_steps, updates in events]
+    in_flight = 1 + collectors * (2 * 3) // 4  # requests under way when the tolerance is reached
+    assert min(lags) >= 0
+    assert max(lags) <= max(tolerance, 2) + in_flight  # the two initial ones are due at once
+    info = RunFolder.open(folder.path).info["summary"]
+    assert info["env_steps"] == 130
+    assert info["updates"] == events[-1][2] == paid(130, config)
+
+
+def test_a_synchronous_run_repeats_exactly(run: Run) -> None:
+    one, two = (run(name, "collect.synchronous=true") for name in ("one", "two"))
+    assert one.evaluations() == two.evaluations()
+    states = [load_checkpoint(folder.path).state["actor_critic"] for folder in (one, two)]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=0)
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_a_crashed_run_goes_on_from_its_last_checkpoint(
+    run: Run, tmp_path: Path, during_update: Any, synchronous: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"collect.synchronous={synchronous}", "finetune.env_steps=130", "evaluation.every_env_steps=15"]
+    during_update(9, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("run", *settings)
+    folder = RunFolder.open(tmp_path / "run")
+    assert (folder.info["status"], folder.info["error"]) == ("failed", "RuntimeError: power cut")
+    reached = load_checkpoint(folder.path)
+    assert 2 <= reached.update <= 8
+    rows = logged(folder)
+    evaluations = folder.evaluations()
+    assert evaluations
+
+    restored = []
+    restore = Replay.restore
+
+    def restoring(self: Replay, *args: Any) -> Any:
+        status = restore(self, *args)
+        restored.append((status, [episode.key for episode in self.buffer]))
+        return status
+
+    monkeypatch.setattr(Replay, "restore", restoring)
+    during_update(0, never)
+    run("run", *settings, resume=True)
+    ((status, keys),) = restored
+    assert status.env_steps == reached.counters["replay"]["env_steps"]
+    assert status.updates == reached.update
+    assert len(keys) == sum(reached.counters["numbers"].values())
+
+    folder = RunFolder.open(folder.path)
+    assert folder.info["status"] == "finished"
+    assert folder.info["summary"]["updates"] == 2 + (folder.info["summary"]["env_steps"] - 60) // 5
+    assert load_checkpoint(folder.path).update == folder.info["summary"]["updates"]
+    again = logged(folder)
+    updates = [row["update"] for row in again]
+    assert updates == sorted(set(updates))
+    kept = [row for row in rows if row["update"] <= reached.update]
+    assert again[: len(kept)] == kept
+    measured = [row for row in evaluations if row["update"] <= reached.update]
+    assert folder.evaluations()[: len(measured)] == measured
+    steps = [row["env_steps"] for row in folder.evaluations()]
+    assert steps == sorted(set(steps))
+    assert_every_episode_once(folder)
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_ctrl_c_within_an_update_leaves_a_checkpoint_of_whole_updates(
+    run: Run, tmp_path: Path, during_update: Any, synchronous: str
+) -> None:
+    during_update(3, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run("run", f"collect.synchronous={synchronous}", "checkpoint.every_updates=100")
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.info["status"] == "interrupted"
+    reached = load_checkpoint(folder.path)
+    assert reached.update >= 3
+    adam = [reached.state[name]["updates"] for name in ("dynamics_optimizer", "optimizer")]
+    assert adam == [reached.update] * 2
+    during_update(0, never)
+    run("run", f"collect.synchronous={synchronous}", resume=True)
+    assert load_checkpoint(folder.path).update == 6
+    assert_every_episode_once(folder)
+
+
+def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = Collector.collect
+    calls = itertools.count(1)
+
+    def interrupted(self: Collector, *args: Any) -> Any:
+        if next(calls) == 5:
+            ctrl_c()
+        return collect(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "collect", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("run")
+    reached = load_checkpoint(tmp_path / "run")
+    assert reached.update == 0
+    assert reached.counters["replay"]["env_steps"] == 40
+    folder = run("run", resume=True)
+    assert RunFolder.open(folder.path).info["summary"]["updates"] == 6
+    assert_every_episode_once(folder)
+
+
+def test_resuming_a_finished_run_changes_nothing(run: Run) -> None:
+    first = run("run")
+    before = first.info["summary"], checkpoints(first), read_metrics(first.metrics_path), first.evaluations()
+    again = run("run", resume=True)
+    assert (again.info["summary"], checkpoints(again), read_metrics(again.metrics_path), again.evaluations()) == before
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Path, during_update: Any) -> None:
+    during_update(1, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("run")
+    with pytest.raises(CheckpointError, match="checkpoints: holds no usable checkpoint"):
+        run("run", resume=True)
+    assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
+
+
+def test_a_resume_with_other_sizes_is_refused(run: Run) -> None:
+    run("run")
+    with pytest.raises(CheckpointError, match=r"model\.rssm\.\S+ has shape .* in the checkpoint and .*this configurat"):
+        run("run", "world_model.rssm.deter=12", resume=True)
+
+
+# Roles that die
+
+
+class Mortal(LocalBackend):
+    """The first role of a name dies at the n-th call of a method; who waits for that call hears of it."""
+
+    def __init__(self, name: str, method: str, number: int = 1) -> None:
+        super().__init__()
+        self.victim, self.method, self.number = name, method, number
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+
+    def start(self, name: str, factory: Any, *args: Any) -> Any:
+        role = super().start(name, factory, *args)
+        if name == self.victim and name not in self.started:
+            self._mark(role)
+        self.started.append(name)
+        return role
+
+    def _mark(self, role: Any) -> None:
+        call, calls = role.call, itertools.count(1)
+
+        def calling(method: str, *args: Any, returns: int = 1) -> Any:
+            if method == self.method and next(calls) == self.number:
+                return _Dead() if returns == 1 else [_Dead()] * returns
+            return call(method, *args, returns=returns)
+
+        role.call = calling
+
+    def wait(self, futures: Any, timeout: float) -> list[Any]:
+        dead = [future for future in futures if isinstance(future, _Dead)]
+        return dead or super().wait(futures, timeout)
+
+    def get(self, future: Any) -> Any:
+        if isinstance(future, _Dead):
+            raise RoleDied(f"{self.victim} died")
+        return super().get(future)
+
+    def stop(self, role: Any) -> None:
+        self.stopped.append(role.name)
+        super().stop(role)
+
+
+class _Dead:
+    """A future of a dead role."""
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_a_collector_that_dies_is_replaced_and_costs_its_open_episodes_only(
+    run: Run, caplog: pytest.LogCaptureFixture, synchronous: str
+) -> None:
+    backend = Mortal("collector-0", "collect", 3)
+    folder = run(
+        "run",
+        f"collect.synchronous={synchronous}",
+        "collect.collectors=2",
+        "finetune.random_steps=120",
+        "finetune.env_steps=160",
+        backend=lambda: backend,
+    )
+    assert backend.stopped == ["collector-0"]
+    assert backend.started.count("collector-0") == 2
+    assert "collector-0 died; another takes its place" in caplog.text
+    summary = RunFolder.open(folder.path).info["summary"]
+    assert summary["env_steps"] >= 160
+    assert summary["updates"] == 2 + (summary["env_steps"] - 120) // 5
+    assert_every_episode_once(folder)
+    assert numbers_by_env(folder).keys() == {"env0000", "env0001", "env0002", "env0003"}
+
+
+def test_an_evaluator_that_dies_is_replaced_and_only_its_evaluation_is_missing(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Mortal("evaluator", "evaluate")
+    folder = run("run", "collect.synchronous=true", "evaluation.every_env_steps=70", backend=lambda: backend)
+    assert backend.stopped == ["evaluator"]
+    assert "evaluator died; this evaluation is left out" in caplog.text
+    assert [row["update"] for row in folder.evaluations()] == [6]
+
+
+def test_a_run_without_any_evaluation_ends_all_the_same(run: Run) -> None:
+    folder = run("run", backend=lambda: Mortal("evaluator", "evaluate"))
+    info = RunFolder.open(folder.path).info
+    assert info["status"] == "finished"
+    assert info["summary"] == {"updates": 6, "env_steps": 80, "episodes": 4}
+
+
+def test_without_its_learner_a_run_fails(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RoleDied, match="learner died"):
+        run("run", "collect.synchronous=true", backend=lambda: Mortal("learner", "update", 4))
+    assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
+
+
+# Bad input
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_by_episode_and_step(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = PointReach._advance
+
+    def poisoned(self: PointReach, action: Any) -> Any:
+        reward, *rest = advance(self, action)
+        return (float("nan") if self._elapsed == 6 and self.episodes_seen > 2 else reward, *rest)
+
+    begin = PointReach._begin
+
+    def counting(self: PointReach) -> None:
+        self.episodes_seen = getattr(self, "episodes_seen", 0) + 1
+        begin(self)
+
+    monkeypatch.setattr(PointReach, "_advance", poisoned)
+    monkeypatch.setattr(PointReach, "_begin", counting)
+    with pytest.raises(NonFiniteError, match=r"^env000\d-episode000002: reward\[7\] is nan; check the environment's"):
+        run("run", "finetune.env_steps=140", "evaluation.every_env_steps=1000")
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.info["status"] == "failed"
+    assert load_checkpoint(folder.path).update >= 2
+    assert all(number < 2 for numbers in numbers_by_env(folder).values() for number in numbers)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = FinetuneLearner.update
+
+    def poisoned(self: FinetuneLearner, batch: Any) -> None:
+        if self.updates == 4:
+            with torch.no_grad():
+                self.actor_critic.actor.mean.bias[0] = torch.nan
+        update(self, batch)
+
+    monkeypatch.setattr(FinetuneLearner, "update", poisoned)
+    with pytest.raises(NonFiniteError, match=r"^update 5: \w+/\w+ is not finite\. The last checkpoint is intact"):
+        run("run", "collect.synchronous=true", "telemetry.every_updates=50", "collect.publish_every_updates=50")
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.info["status"] == "failed"
+    reached = load_checkpoint(folder.path)
+    assert reached.update == max(checkpoints(folder)) <= 4
+    for part in ("model", "actor_critic"):
+        assert all(value.isfinite().all() for value in reached.state[part].values())
+
+
+def test_an_environment_that_raises_fails_the_run_and_all_are_closed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr(PointReach, "close", lambda self: closed.append(self))
+
+    def fail(self: PointReach, action: Any) -> Any:
+        raise ZeroDivisionError("simulation unstable")
+
+    monkeypatch.setattr(PointReach, "_advance", fail)
+    with pytest.raises(EnvironmentFailure, match="environment 0, episode 0, step 1: ZeroDivisionError: simulation uns"):
+        run("run")
+    assert len(closed) == 2
+    assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
+
+
+def test_episodes_shorter_than_a_segment_are_no_experience(run: Run) -> None:
+    with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=25 steps \(longest: 21\)"):
+        run("run", "finetune.segment_length=25")
+
+
+def test_a_start_from_a_finetuning_run_or_other_sizes_is_refused(run: Run, pretrained: Path, tmp_path: Path) -> None:
+    finished = run("first")
+    with pytest.raises(CheckpointError, match="000000006: a finetune checkpoint; --init takes a pretrain one"):
+        run("second", init=finished.path)
+    with pytest.raises(CheckpointError, match=r"000000005: rssm\.\S+ has shape \(24, 16\) .* and \(36, 20\) in this"):
+        run("third", "world_model.rssm.deter=12", init=pretrained)
+    assert RunFolder.open(tmp_path / "third").info["status"] == "failed"

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.errors import CheckpointError, NonFiniteError
+from prelar_ray.learning.learner import PretrainLearner
+from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.training.learner_role import LearnerRole
+from prelar_ray.types import SequenceBatch
+
+
+def batch(seed: int = 0) -> SequenceBatch:
+    rng = np.random.default_rng(seed)
+    first = np.zeros((2, 5), dtype=np.bool_)
+    first[:, 0] = True
+    return SequenceBatch(
+        image=rng.integers(0, 256, (2, 5, 64, 64, 3), dtype=np.uint8),
+        action=rng.uniform(-1, 1, (2, 5, 2)).astype(np.float32),
+        reward=rng.random((2, 5), dtype=np.float32),
+        is_first=first,
+        is_terminal=np.zeros((2, 5), dtype=np.bool_),
+    )
+
+
+def wider(config: RunConfig) -> RunConfig:
+    return load_config(None, None, ["world_model.rssm.deter=12"], base=config)
+
+
+@pytest.fixture
+def pretrained(minute_config: RunConfig, tmp_path: Path) -> Path:
+    learner = PretrainLearner(minute_config.model_copy(update={"seed": 9}))
+    return CheckpointStore(tmp_path / "pretrained", 1).save("pretrain", minute_config, 3, learner.state_dict(), {})
+
+
+def test_updates_are_counted_timed_and_measured(minute_config: RunConfig, tmp_path: Path) -> None:
+    role = LearnerRole(minute_config, 2, tmp_path)
+    assert [role.update(batch(seed)) for seed in range(3)] == [1, 2, 3]
+    values = role.metrics()
+    assert {"loss/total", "behaviour/critic_loss", "grad_norm/actor", "time/update"} <= values.keys() <= METRICS.keys()
+    assert values["time/update"] > 0
+    assert values["time/wait_for_data"] >= 0
+    assert role.metrics() == {}
+    role.update(batch(4))
+    assert role.metrics()["time/wait_for_data"] == 0  # what lies between two reads is not waiting
+
+
+def test_pretrained_parts_are_taken_over_and_others_are_not(
+    minute_config: RunConfig, tmp_path: Path, pretrained: Path
+) -> None:
+    role, fresh = (LearnerRole(minute_config, 2, tmp_path) for _ in range(2))
+    role.initialise(pretrained)
+    source = load_checkpoint(pretrained).state["model"]
+    own, before = role.learner.model.state_dict(), fresh.learner.model.state_dict()
+    for key, value in own.items():
+        taken = key.startswith(("encoder.", "rssm.", "decoder."))
+        torch.testing.assert_close(value, source[key] if taken else before[key], rtol=0, atol=0)
+    assert any(not torch.equal(own[key], before[key]) for key in own)
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(
+    minute_config: RunConfig, tmp_path: Path, pretrained: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    pretrained.parent.rename(tmp_path / "run" / "checkpoints")
+    LearnerRole(minute_config, 2, tmp_path / "own").initialise(tmp_path / "run")
+
+
+def test_a_pretraining_checkpoint_of_other_sizes_is_refused_by_key_and_both_shapes(
+    minute_config: RunConfig, tmp_path: Path, pretrained: Path
+) -> None:
+    role = LearnerRole(wider(minute_config), 2, tmp_path)
+    with pytest.raises(
+        CheckpointError,
+        match=r"000000003: rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\) in this configuration; use",
+    ):
+        role.initialise(pretrained)
+
+
+def test_a_finetuning_checkpoint_is_nothing_to_begin_with(minute_config: RunConfig, tmp_path: Path) -> None:
+    role = LearnerRole(minute_config, 2, tmp_path)
+    role.save({})
+    with pytest.raises(CheckpointError, match=r"000000000: a finetune checkpoint; --init takes a pretrain one"):
+        role.initialise(tmp_path / "000000000")
+
+
+def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: RunConfig, tmp_path: Path) -> None:
+    whole = LearnerRole(minute_config, 2, tmp_path / "whole")
+    role = LearnerRole(minute_config, 2, tmp_path / "cut")
+    for seed in range(3):
+        whole.update(batch(seed))
+        role.update(batch(seed))
+    assert role.save({"a": 1}) == 3
+    resumed = LearnerRole(minute_config.model_copy(update={"seed": 5}), 2, tmp_path / "cut")
+    resumed.restore(tmp_path / "cut" / "000000003")
+    for seed in (3, 4):
+        assert whole.update(batch(seed)) == resumed.update(batch(seed))
+    expected, found = whole.policy_weights(), resumed.policy_weights()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value)
+    assert whole.save({}) == resumed.save({}) == 5
+    one, two = (load_checkpoint(tmp_path / name / "000000005") for name in ("whole", "cut"))
+    for part in ("model", "actor_critic", "bonus"):
+        for key, value in one.state[part].items():
+            torch.testing.assert_close(two.state[part][key], value, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_key_and_both_shapes(
+    minute_config: RunConfig, tmp_path: Path
+) -> None:
+    LearnerRole(minute_config, 2, tmp_path).save({})
+    with pytest.raises(
+        CheckpointError, match=r"model\.rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\)"
+    ):
+        LearnerRole(wider(minute_config), 2, tmp_path).restore(tmp_path / "000000000")
+    with pytest.raises(CheckpointError, match=r"model\.action_encoder\.\S+ has shape \(8, 2\) .* and \(8, 4\)"):
+        LearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_published(minute_config: RunConfig, tmp_path: Path) -> None:
+    role = LearnerRole(minute_config, 2, tmp_path)
+    role.update(batch(0))
+    role.save({})
+    broken = batch(1)
+    broken.reward[1, 2] = np.nan
+    role.update(broken)
+    for attempt in (role.policy_weights, lambda: role.save({}), role.metrics):
+        with pytest.raises(NonFiniteError, match=r"^update 2: \w+/\w+ is not finite\. The last checkpoint is intact"):
+            attempt()
+    assert [path.name for path in tmp_path.iterdir()] == ["000000001"]
+    for value in load_checkpoint(tmp_path / "000000001").state["model"].values():
+        assert value.isfinite().all()
+
+
+def test_a_prediction_shows_the_first_segment(minute_config: RunConfig, tmp_path: Path) -> None:
+    example = batch(3)
+    prediction = LearnerRole(minute_config, 2, tmp_path).predict(example)
+    np.testing.assert_array_equal(prediction.true, example.image[0])
+    assert prediction.open_loop.shape == prediction.reconstructed.shape == (5, 64, 64, 3)
+    assert prediction.context == 1
+    np.testing.assert_array_equal(prediction.open_loop[:1], prediction.reconstructed[:1])
