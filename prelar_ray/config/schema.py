@@ -340,7 +340,7 @@ class RunConfig(Component):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; auto takes a GPU where one is."""
     threads: NonNegativeInt = 0
-    """CPU threads of the learner; 0 takes all cores of its machine."""
+    """CPU threads of the learner; 0 takes all cores, on Ray those that the collectors leave free."""
     world_model: WorldModelConfig = WorldModelConfig()
     """Networks."""
     loss: LossConfig = LossConfig()

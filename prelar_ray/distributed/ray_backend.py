@@ -41,7 +41,8 @@ class RayBackend:
         except ResourceError:
             self.close()
             raise
-        self._threads = config.threads
+        # A learner that shares a core with a collector waits for its slowest thread at every kernel.
+        self._threads = config.threads or max(1, (os.cpu_count() or 1) - config.collect.collectors)
         plan = ", ".join(f"{role} {need.cpus:g} CPU {need.gpus:g} GPU" for role, need in self._plan.items())
         log.info("ray: %d node(s), %g CPU, %g GPU; %s", len(ray.nodes()), cpus, gpus, plan)
 
@@ -50,7 +51,7 @@ class RayBackend:
         kind = name.split("-")[0]
         need = self._plan[kind]
         # Ray sets OMP_NUM_THREADS to the logical CPUs; only the learner profits from more than one thread.
-        threads = str(self._threads or os.cpu_count() or 1) if kind == "learner" else "1"
+        threads = str(self._threads) if kind == "learner" else "1"
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,

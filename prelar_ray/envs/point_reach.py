@@ -91,7 +91,8 @@ class PointReach(PixelEnv):
 
     def _draw(self) -> Image:
         image = BACKGROUND + _spot(self._target) * TARGET_COLOUR + _spot(self._effector) * EFFECTOR_COLOUR
-        return image.clip(0, 255).astype(np.uint8)
+        frame: Image = np.nan_to_num(image, nan=BACKGROUND).clip(0, 255).astype(np.uint8)
+        return frame
 
 
 def _spot(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

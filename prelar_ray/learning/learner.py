@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +48,8 @@ class _Learner:
     def __init__(self, config: RunConfig, noise: Noise | None) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        torch.set_num_threads(config.threads or os.cpu_count() or 1)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters
         self.noise = noise or Noise(derive_seed(config.seed, self.role, 1), self.device)
         self.updates = 0

@@ -41,7 +41,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_preset(written):
     assert config.finetune.batch_size == 8  # override
     assert (config.seed, config.finetune.segment_length) == (1, 9)  # file
     assert config.world_model.rssm.deter == load_config("tiny").world_model.rssm.deter  # preset
-    assert config.loss == RunConfig().loss  # defaults
+    assert config.checkpoint.keep_last == RunConfig().checkpoint.keep_last  # defaults
 
 
 def test_a_base_configuration_is_where_the_layers_start():
@@ -193,7 +193,7 @@ def test_mistakes_inside_a_file_are_told_by_dotted_path(written):
     seed=st.integers(0, 2**63),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
     task=st.text(),
-    tasks=st.lists(st.text(max_size=8), max_size=4),
+    tasks=st.lists(st.text(max_size=8), min_size=1, max_size=4),
     verify=st.booleans(),
 )
 def test_what_to_yaml_writes_reads_back_as_the_same_configuration(

@@ -83,7 +83,8 @@ def assert_whole(out: Path) -> None:
     rows = [row for row in read_metrics(run.metrics_path) if "loss/total" in row]
     updates = [row["update"] for row in rows]
     steps = [row["env_steps"] for row in rows]
-    assert updates == sorted(set(updates)) and steps == sorted(steps)
+    assert updates == sorted(set(updates))
+    assert steps == sorted(steps)
     for update, step in zip(updates, steps, strict=True):
         assert update <= 4 + max(0, step - 800) // 10  # never ahead of the steps that pay for it
     keys = EpisodeStore(run.replay).keys()

@@ -207,6 +207,21 @@ def test_evaluations_come_every_so_many_steps_and_each_evaluates_a_checkpoint(
     assert [row["evaluation/return_mean"] for row in lines] == [row["returns"][0] for row in rows]
 
 
+def test_asynchronous_evaluations_are_of_checkpoints_too(run: Run) -> None:
+    settings = ["evaluation.every_env_steps=10", "evaluation.episodes=1", "checkpoint.keep_last=9"]
+    folder = run("run", *settings, "finetune.env_steps=90")
+    evaluated = [row["update"] for row in folder.evaluations()]
+    assert len(evaluated) > 2
+    assert set(evaluated) <= set(checkpoints(folder))
+
+
+def test_episodes_that_begin_in_the_random_phase_are_random_and_later_ones_follow_the_policy(run: Run) -> None:
+    folder = run("run", "collect.synchronous=true", "finetune.env_steps=130", "finetune.env_steps_per_update=10")
+    versions = {episode.key: episode.weight_version for episode in EpisodeStore(folder.replay).iterate()}
+    assert [versions[f"env000{env}-episode00000{number}"] for number in (0, 1) for env in (0, 1)] == [-1] * 4
+    assert [versions[f"env000{env}-episode000002"] for env in (0, 1)] == [7, 7]  # published at 110 steps
+
+
 def test_encoder_and_dynamics_come_from_pretraining_and_stay_frozen_at_first(run: Run, pretrained: Path) -> None:
     folder = run("run", "finetune.env_steps=60", "finetune.initial_updates=3", init=pretrained)
     before, after = (load_checkpoint(path).state["model"] for path in (pretrained, folder.path))
@@ -257,29 +272,33 @@ def test_synchronous_mode_makes_exactly_the_updates_that_are_paid_for_after_ever
     assert all(row["weights/age_updates"] == 0 for row in logged(folder) if "weights/age_updates" in row)
 
 
-@pytest.mark.parametrize("collectors", [1, 2])
-@pytest.mark.parametrize("tolerance", [1, 4])
+@pytest.mark.parametrize(
+    ("collectors", "tolerance", "request_steps", "per_update"),
+    [(1, 1, 3, 4), (2, 1, 3, 4), (2, 4, 3, 4), (1, 3, 10, 2)],
+)
 def test_asynchronous_mode_keeps_the_ratio_within_its_tolerance_and_ends_at_it(
-    run: Run, events: Events, collectors: int, tolerance: int
+    run: Run, events: Events, collectors: int, tolerance: int, request_steps: int, per_update: int
 ) -> None:
+    env_steps = 90 + (40 if per_update == 4 else 80)
     folder = run(
         "run",
-        "collect.request_steps=3",
+        f"collect.request_steps={request_steps}",
         f"collect.collectors={collectors}",
         f"replay.tolerance_updates={tolerance}",
         "finetune.random_steps=90",
-        "finetune.env_steps=130",
-        "finetune.env_steps_per_update=4",
+        f"finetune.env_steps={env_steps}",
+        f"finetune.env_steps_per_update={per_update}",
         "evaluation.episodes=1",
+        "checkpoint.every_updates=10",
     )
-    config = [90, 4, 2]
-    lags = [paid(env_steps, config) - updates for _, env_steps, updates in events]
-    in_flight = 1 + collectors * (2 * 3) // 4  # requests under way when the tolerance is reached
+    config = [90, per_update, 2]
+    lags = [paid(steps, config) - updates for _, steps, updates in events]
+    in_flight = 1 + collectors * 2 * request_steps // per_update  # asked for before the tolerance was exceeded
     assert min(lags) >= 0
-    assert max(lags) <= max(tolerance, 2) + in_flight  # the two initial ones are due at once
+    assert max(lags) <= tolerance + in_flight
     info = RunFolder.open(folder.path).info["summary"]
-    assert info["env_steps"] == 130
-    assert info["updates"] == events[-1][2] == paid(130, config)
+    assert info["env_steps"] == env_steps
+    assert info["updates"] == events[-1][2] == paid(env_steps, config)
 
 
 def test_a_synchronous_run_repeats_exactly(run: Run) -> None:
@@ -388,6 +407,18 @@ def test_resuming_a_finished_run_changes_nothing(run: Run) -> None:
     before = first.info["summary"], checkpoints(first), read_metrics(first.metrics_path), first.evaluations()
     again = run("run", resume=True)
     assert (again.info["summary"], checkpoints(again), read_metrics(again.metrics_path), again.evaluations()) == before
+
+
+def test_evaluations_beyond_the_checkpoint_are_forgotten(run: Run) -> None:
+    settings = ["collect.synchronous=true", "evaluation.every_env_steps=10", "evaluation.episodes=1"]
+    folder = run("run", *settings)
+    before = folder.evaluations()
+    (folder.checkpoints / f"{before[-1]['update']:09d}" / "state.pt").write_bytes(b"damaged")
+    reached = load_checkpoint(folder.path).update
+    assert reached < before[-1]["update"]
+    again = run("run", *settings, resume=True).evaluations()
+    assert again[:-1] == before[:-1]
+    assert [row["update"] for row in again] == [row["update"] for row in before]
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Path, during_update: Any) -> None:
