@@ -68,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for line in evaluation_lines(result):
         console.print(line)
+    if args.json:
+        _write_json(args.json, config, checkpoint.update, args.random, result)
     if args.film:
         write_film(args.film, result.frames)
         console.print(f"film: {args.film}")
-    if args.json:
-        _write_json(args.json, config, checkpoint.update, args.random, result)
     return 0
 
 

@@ -201,12 +201,23 @@ def _refuse_unusable(path: Path) -> None:
 
 
 def _refuse_occupied(path: Path) -> None:
+    if _failed_to_start(path):
+        return
     if (path / "run.json").exists():
         raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
     names = sorted(entry.name for entry in path.iterdir())
     if names:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
+
+
+def _failed_to_start(path: Path) -> bool:
+    """Whether a run failed in here before it made anything, for example for a wrong ``--init``."""
+    with suppress(OSError, ValueError):
+        made = {entry.name for entry in path.iterdir()} - {"run.json", "config.yaml"}
+        empty = all((path / name).is_dir() and not any((path / name).iterdir()) for name in made)
+        return empty and json.loads((path / "run.json").read_bytes())["status"] == "failed"
+    return False
 
 
 def _now() -> str:

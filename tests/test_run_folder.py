@@ -179,3 +179,18 @@ def test_the_commit_is_that_of_the_tree_that_tracks_the_package(
     assert run_folder._commit() == head
     source.write_text("changed")
     assert run_folder._commit() == f"{head}-dirty"
+
+
+def test_a_folder_where_a_run_failed_to_start_can_be_used_again(tmp_path: Path) -> None:
+    with pytest.raises(DataError), RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain").track():
+        raise DataError("no such store")
+    assert RunFolder.create(tmp_path / "run", "seed: 1\n", "pretrain").info["status"] == "running"
+
+
+def test_a_folder_where_a_run_failed_after_it_made_something_is_kept(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain")
+    (folder.checkpoints / "000000001").mkdir(parents=True)
+    with pytest.raises(DataError), folder.track():
+        raise DataError("disk full")
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run", "seed: 1\n", "pretrain")

@@ -119,17 +119,18 @@ class Rollout:
         self._random[i] = random
         try:
             observation, info = self._envs[i].reset(seed=seed)
+            zeros = np.zeros(self.action_size, dtype=np.float32)
+            self._rows[i] = [(observation["image"], zeros, 0.0, False, bool(info["success"]))]
         except Exception as error:
             raise self._failure(i, "reset", error) from error
-        zeros = np.zeros(self.action_size, dtype=np.float32)
-        self._rows[i] = [(observation["image"], zeros, 0.0, False, bool(info["success"]))]
 
     def _advance(self, i: int, action: npt.NDArray[np.float32]) -> bool:
         try:
             observation, reward, terminated, truncated, info = self._envs[i].step(action)
-        except Exception as error:
+            row = (observation["image"], action, float(reward), bool(terminated), bool(info["success"]))
+        except Exception as error:  # the simulator's own, or an observation without image or success
             raise self._failure(i, f"step {len(self._rows[i])}", error) from error
-        self._rows[i].append((observation["image"], action, float(reward), bool(terminated), bool(info["success"])))
+        self._rows[i].append(row)
         return bool(terminated or truncated)
 
     def _failure(self, i: int, where: str, error: Exception) -> EnvironmentFailure:

@@ -17,7 +17,7 @@ from prelar_ray.training.backend import Role
 
 __all__ = ["RayBackend"]
 
-START_SECONDS = 120.0
+DEATHS = (exceptions.RayActorError, exceptions.ObjectLostError)
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,15 @@ class RayBackend:
             cause = _cause(error)
             if isinstance(cause, PrelarError):
                 raise cause from error
+            if isinstance(cause, DEATHS):  # of the role that an argument of the call was to come from
+                raise self._death(cause) from error
             raise
-        except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
-            role = self._roles.get(getattr(error, "actor_id", None) or "")
-            raise RoleDied(f"{role.name if role else 'a role'} died: {_first_line(error)}") from error
+        except DEATHS as error:
+            raise self._death(error) from error
+
+    def _death(self, error: BaseException) -> RoleDied:
+        role = self._roles.get(getattr(error, "actor_id", None) or "")
+        return RoleDied(role.name if role else "a role", _first_line(error))
 
     def stop(self, role: Role) -> None:
         """Kill an actor; it may be dead already."""

@@ -47,6 +47,8 @@ class Replay:
         self.buffer = ReplayBuffer(config.replay.capacity_steps, tune.segment_length, generator(config.seed, "replay"))
         self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
         self.store = EpisodeStore(folder)
+        self._left: list[str] = []  # out of the buffer, but still needed to restore the last checkpoint
+        self._left_before: list[str] = []
 
     def insert(self, episodes: list[Episode], env_steps: int) -> ReplayStatus:
         """Add finished episodes, and count ``env_steps`` taken, in open episodes too.
@@ -55,9 +57,8 @@ class Replay:
             DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
         """
         for episode in episodes:
-            left = self.buffer.add(episode)
+            self._left += [old.key for old in self.buffer.add(episode)]
             self.store.append(episode)
-            self.store.discard([old.key for old in left])
         self.limiter.insert(env_steps)
         return self.status()
 
@@ -84,7 +85,12 @@ class Replay:
         return ReplayStatus(limiter.env_steps, limiter.updates, due, self.tolerance, buffer.steps, len(buffer))
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able: sampler, counters, and the position in the durable episodes."""
+        """JSON-able, for a checkpoint: sampler, counters, and the position in the durable episodes.
+
+        Episodes that had left the buffer before the previous checkpoint are removed from disk now.
+        """
+        self.store.discard(self._left_before)
+        self._left_before, self._left = self._left, []
         return {
             "buffer": self.buffer.state_dict(),
             "env_steps": self.limiter.env_steps,
@@ -104,7 +110,7 @@ class Replay:
         known = set(self.store.keys(state["appended"]))
         self.store.discard([key for key in self.store.keys() if key not in known])
         for episode in self.store.iterate(state["appended"]):
-            self.store.discard([old.key for old in self.buffer.add(episode)])
+            self._left += [old.key for old in self.buffer.add(episode)]
         self.buffer.load_state_dict(state["buffer"])
         self.limiter.restore(state["env_steps"], updates)
         return self.status()

@@ -219,6 +219,8 @@ class Finetuning:
         try:
             summary: Collected = self.backend.get(request.summary)
         except RoleDied as error:
+            if error.role != self.collectors[index].name:  # the learner, whose weights it was to get
+                raise
             log.warning("%s; another takes its place, its open episodes are lost", error)
             self.backend.stop(self.collectors[index])
             self.collectors[index] = self._start_collector(index)
@@ -268,8 +270,8 @@ class Finetuning:
 
     def _begin_evaluation(self) -> None:
         """Save, and evaluate exactly what was saved."""
-        self._save()
         self.evaluations += 1
+        self._save()
         call = self.evaluator.call("evaluate", self.weights, self.config.evaluation.episodes, self.evaluations)
         self._evaluation = (call, self.updates, self.status.env_steps)
 

@@ -137,3 +137,17 @@ def test_ctrl_c_saves_exits_with_130_and_leaves_no_process(tmp_path: Path) -> No
     assert gone(family)
     assert json.loads((command.out / "run.json").read_text())["status"] == "interrupted"
     assert CheckpointStore(command.out / "checkpoints", 3).latest().update >= 30
+
+
+def test_a_killed_learner_stops_the_run_with_its_name_and_resume_finishes_it(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    command.wait_for(lambda: command.updates() >= 40)
+    family = command.family()
+    victims = [process for process in family if "ray::LearnerRole" in " ".join(process.cmdline())]
+    assert len(victims) == 1
+    victims[0].send_signal(signal.SIGKILL)
+    assert command.process.wait(timeout=120) == 1, command.log.read_text()
+    assert "error: learner died" in command.log.read_text()
+    assert gone(family)
+    Command(tmp_path, "--resume").finish()
+    assert_whole(command.out)

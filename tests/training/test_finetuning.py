@@ -471,7 +471,7 @@ class Mortal(LocalBackend):
 
     def get(self, future: Any) -> Any:
         if isinstance(future, _Dead):
-            raise RoleDied(f"{self.victim} died")
+            raise RoleDied(self.victim, "killed")
         return super().get(future)
 
     def stop(self, role: Any) -> None:
@@ -498,7 +498,7 @@ def test_a_collector_that_dies_is_replaced_and_costs_its_open_episodes_only(
     )
     assert backend.stopped == ["collector-0"]
     assert backend.started.count("collector-0") == 2
-    assert "collector-0 died; another takes its place" in caplog.text
+    assert "collector-0 died: killed; another takes its place" in caplog.text
     summary = RunFolder.open(folder.path).info["summary"]
     assert summary["env_steps"] >= 160
     assert summary["updates"] == 2 + (summary["env_steps"] - 120) // 5
@@ -512,7 +512,7 @@ def test_an_evaluator_that_dies_is_replaced_and_only_its_evaluation_is_missing(
     backend = Mortal("evaluator", "evaluate")
     folder = run("run", "collect.synchronous=true", "evaluation.every_env_steps=70", backend=lambda: backend)
     assert backend.stopped == ["evaluator"]
-    assert "evaluator died; this evaluation is left out" in caplog.text
+    assert "evaluator died: killed; this evaluation is left out" in caplog.text
     assert [row["update"] for row in folder.evaluations()] == [6]
 
 
