@@ -21,7 +21,7 @@ Frames stay ``uint8 (T, Hpx, Wpx, C)`` up to the device that computes;
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,15 @@ class Episode:
     def key(self) -> str:
         """Name that is unique in a run."""
         return f"env{self.env_index:04d}-episode{self.number:06d}"
+
+    def owned(self) -> Episode:
+        """The same episode with arrays of its own: views into shared memory would keep that occupied."""
+        views: dict[str, Any] = {
+            field.name: value.copy()
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), np.ndarray) and not value.flags.writeable
+        }
+        return replace(self, **views)
 
     def validate(self) -> Episode:
         """Return self if shapes agree and all numbers are finite.

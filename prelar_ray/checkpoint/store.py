@@ -81,7 +81,7 @@ class CheckpointStore:
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self._prune()
+        self._prune(target)
         return target
 
     def set_score(self, update: int, score: float) -> None:
@@ -114,8 +114,9 @@ class CheckpointStore:
                 log.warning("%s; trying the one before", error)
         raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
 
-    def _prune(self) -> None:
-        keep = set(self.paths()[-self.keep_last :]) | {self.best()}
+    def _prune(self, saved: Path | None = None) -> None:
+        # What was just saved stays even behind later ones: they are damaged, or the run would not have gone back.
+        keep = set(self.paths()[-self.keep_last :]) | {self.best(), saved}
         for path in self.paths():
             if path not in keep:
                 shutil.rmtree(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,6 +78,7 @@ class RayBackend:
 
         Raises:
             RoleDied: the actor's process ended; names the role.
+            ResourceError: the actor could not be constructed; names the role and the reason.
         """
         try:
             return ray.get(future)
@@ -89,9 +92,13 @@ class RayBackend:
         except DEATHS as error:
             raise self._death(error) from error
 
-    def _death(self, error: BaseException) -> RoleDied:
+    def _death(self, error: BaseException) -> PrelarError:
         role = self._roles.get(getattr(error, "actor_id", None) or "")
-        return RoleDied(role.name if role else "a role", _first_line(error))
+        name = role.name if role else "a role"
+        if getattr(error, "actor_init_failed", False):
+            # Ray hands on the text of what the constructor raised; its last line is the exception itself.
+            return ResourceError(f"{name} could not start: {str(error).strip().splitlines()[-1].strip()}")
+        return RoleDied(name, _first_line(error))
 
     def stop(self, role: Role) -> None:
         """Kill an actor; it may be dead already."""
@@ -117,6 +124,16 @@ class _RayRole:
 
 
 def _connect(config: RunConfig) -> None:
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        _initialise(config)
+    finally:
+        # ray.init puts its own handler in, which would end the run without a checkpoint.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _initialise(config: RunConfig) -> None:
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if config.cluster == "auto":
         ray.init(address="local", include_dashboard=config.dashboard, **common)

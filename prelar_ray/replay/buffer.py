@@ -36,6 +36,19 @@ class ReplayBuffer:
         """Whether any episode is as long as a segment."""
         return bool(self._eligible)
 
+    def check_can_sample(self) -> None:
+        """Make sure that some episode is as long as a segment.
+
+        Raises:
+            DataError: none is.
+        """
+        if not self._eligible:
+            longest = max((len(episode) for episode in self._episodes), default=0)
+            raise DataError(
+                f"no episode has finetune.segment_length={self.segment_length} steps (longest: {longest}); "
+                "shorten the segments"
+            )
+
     def add(self, episode: Episode) -> list[Episode]:
         """Append an episode and return those that had to leave.
 
@@ -71,12 +84,7 @@ class ReplayBuffer:
         Raises:
             DataError: no episode is as long as a segment.
         """
-        if not self._eligible:
-            longest = max((len(episode) for episode in self._episodes), default=0)
-            raise DataError(
-                f"no episode has finetune.segment_length={self.segment_length} steps (longest: {longest}); "
-                "shorten the segments"
-            )
+        self.check_can_sample()
         length = self.segment_length
         first = self._eligible[0]
         image = np.empty((batch_size, length, *first.image.shape[1:]), dtype=np.uint8)

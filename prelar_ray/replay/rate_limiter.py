@@ -39,7 +39,8 @@ class RateLimiter:
         if self.env_steps < self.random_steps:
             return 0
         paid = (self.env_steps - self.random_steps) // self.env_steps_per_update
-        return self.initial_updates + paid - self.updates
+        # Below zero where a resume asks for fewer updates per step than were made.
+        return max(0, self.initial_updates + paid - self.updates)
 
     def restore(self, env_steps: int, updates: int) -> None:
         """Continue from a checkpoint's counters; what was sampled but never learnt from is due again."""

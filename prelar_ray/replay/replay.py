@@ -55,11 +55,14 @@ class Replay:
 
         Raises:
             DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
+            DataError: learning is due and no episode so far is as long as a segment.
         """
         for episode in episodes:
-            self._left += [old.key for old in self.buffer.add(episode)]
+            self._left += [old.key for old in self.buffer.add(episode.owned())]
             self.store.append(episode)
         self.limiter.insert(env_steps)
+        if self.limiter.env_steps >= self.limiter.random_steps and len(self.buffer):
+            self.buffer.check_can_sample()
         return self.status()
 
     def sample(self) -> SequenceBatch:

@@ -14,6 +14,8 @@ SHORT = 0.5
 """Below this share of the published training length a run is called short."""
 FEW_EPISODES = 50
 """Below this number of episodes an evaluation's resolution is pointed out."""
+ENOUGH_EPISODES = 10
+"""Below this number of episodes bootstrap intervals are too narrow to compare two evaluations by."""
 FEW_SEEDS = 5
 """Below this number of seeds no claim about a method is sound."""
 
@@ -85,7 +87,9 @@ def _change(run: Run) -> str:
         return ""
     first, last = run.evaluations[0], run.evaluations[-1]
     verdict = "no improvement is shown"
-    if last.returns.low > first.returns.high:
+    if min(first.returns.count, last.returns.count) < ENOUGH_EPISODES:
+        verdict = f"too few episodes to compare (fewer than {ENOUGH_EPISODES})"
+    elif last.returns.low > first.returns.high:
         verdict = "an improvement, as the intervals do not overlap"
     return (
         f"Mean return {first.returns.format(1)} at {_spaced(first.env_steps)} environment steps, "

@@ -34,6 +34,8 @@ __all__ = ["Finetuning", "finetune"]
 
 PHASE = "finetune"
 POLL_SECONDS = 1.0
+DEATHS_IN_A_ROW = 3
+"""Deaths of one collector without an answer in between after which the run gives up."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def finetune(
     Raises:
         NonFiniteError: a reward, action or loss became NaN or infinite.
         EnvironmentFailure: an environment raised.
-        RoleDied: replay or learner died (a collector or evaluator is replaced).
+        RoleDied: replay or learner died, or a collector again and again (else it is replaced, as the evaluator is).
         CheckpointError: nothing to resume from, or ``init`` does not fit, or writing failed.
     """
     with run.track(), closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
@@ -95,12 +97,15 @@ class Finetuning:
         self.learner = backend.start("learner", LearnerRole, config, action, run.checkpoints.absolute())
         self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
         self._learning: list[Any] = []
+        self._deaths: dict[int, int] = {}  # of each collector since it last answered
         self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
         self._logged = self._saved = self.updates
         self.status = self._restore(checkpoint, init)
         self._publish()
         self.window = Window()
         self.writer = MetricWriter(run.metrics_path, run.tensorboard, self.updates if checkpoint else None)
+        if not checkpoint:
+            self._save()  # so that a run killed at any time can be resumed
 
     def _restore(self, checkpoint: Checkpoint | None, init: Path | None) -> ReplayStatus:
         if checkpoint:
@@ -221,11 +226,15 @@ class Finetuning:
         except RoleDied as error:
             if error.role != self.collectors[index].name:  # the learner, whose weights it was to get
                 raise
+            self._deaths[index] = self._deaths.get(index, 0) + 1
+            if self._deaths[index] > DEATHS_IN_A_ROW:
+                raise
             log.warning("%s; another takes its place, its open episodes are lost", error)
             self.backend.stop(self.collectors[index])
             self.collectors[index] = self._start_collector(index)
             del self._requests[index]
             return False
+        self._deaths[index] = 0
         self.numbers |= summary.numbers
         self.window.collected(summary, self.updates - summary.version)
         request.insert = self.replay.call("insert", request.episodes, summary.env_steps)

@@ -61,12 +61,29 @@ def test_steps_of_open_episodes_count(config: RunConfig, tmp_path: Path, make_ep
     assert replay.insert([make_episode(0)], env_steps=0).updates_due == 5
 
 
-def test_no_update_is_due_before_an_episode_is_as_long_as_a_segment(
+def test_episodes_all_shorter_than_a_segment_are_reported_when_learning_should_begin(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    assert replay.insert([make_episode(0, length=3)], env_steps=20).updates_due == 0
+    assert replay.insert([make_episode(0, length=3)], env_steps=9).updates_due == 0
+    with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=4 steps \(longest: 3\)"):
+        replay.insert([make_episode(1, length=3)], env_steps=3)
+
+
+def test_no_update_is_due_while_all_episodes_are_open(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
+    replay = Replay(config, tmp_path)
+    assert replay.insert([], env_steps=20).updates_due == 0
     assert replay.insert([make_episode(1, length=4)], env_steps=0).updates_due == 4
+
+
+def test_views_into_shared_memory_are_copied(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
+    episode = make_episode(0)
+    episode.image.flags.writeable = False
+    replay = Replay(config, tmp_path)
+    replay.insert([episode], env_steps=8)
+    (held,) = replay.buffer
+    assert not np.shares_memory(held.image, episode.image)
+    np.testing.assert_array_equal(held.image, episode.image)
 
 
 def test_a_sample_that_nothing_paid_for_is_refused(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:

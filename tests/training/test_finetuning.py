@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -195,9 +196,11 @@ def test_evaluations_come_every_so_many_steps_and_each_evaluates_a_checkpoint(
     )
     rows = folder.evaluations()
     assert [row["env_steps"] // 10 for row in rows] == [6, 7, 8]
-    assert [row["update"] for row in rows] == checkpoints(folder)  # the last is not evaluated a second time
+    first, *evaluated = checkpoints(folder)
+    assert first == 0  # saved before anything is learnt
+    assert [row["update"] for row in rows] == evaluated  # the last is not evaluated a second time
     assert [round_ for round_, _ in rounds] == [1, 2, 3]
-    for update, (_, weights) in zip(checkpoints(folder), rounds, strict=True):
+    for update, (_, weights) in zip(evaluated, rounds, strict=True):
         model = load_checkpoint(folder.checkpoints / f"{update:09d}").state["model"]
         np.testing.assert_array_equal(model["rssm.input.weight"].numpy(), weights["rssm.input.weight"])
     best = CheckpointStore(folder.checkpoints, 9).best()
@@ -421,10 +424,15 @@ def test_evaluations_beyond_the_checkpoint_are_forgotten(run: Run) -> None:
     assert [row["update"] for row in again] == [row["update"] for row in before]
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Path, during_update: Any) -> None:
+def test_a_run_lost_before_its_first_update_can_be_resumed(run: Run, during_update: Any) -> None:
     during_update(1, crash)
     with pytest.raises(RuntimeError, match="power cut"):
         run("run")
+    assert run("run", resume=True).info["status"] == "finished"
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(run("run").checkpoints)
     with pytest.raises(CheckpointError, match="checkpoints: holds no usable checkpoint"):
         run("run", resume=True)
     assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
