@@ -127,11 +127,12 @@ def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoin
     assert_whole(resumed.out)
 
 
-def test_ctrl_c_saves_exits_with_130_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_save_exit_with_130_and_leave_no_process(tmp_path: Path, number: signal.Signals) -> None:
     command = Command(tmp_path)
     command.wait_for(lambda: command.updates() >= 30)
     family = command.family()
-    os.kill(command.process.pid, signal.SIGINT)
+    os.kill(command.process.pid, number)
     assert command.process.wait(timeout=120) == 130, command.log.read_text()
     assert "Traceback" not in command.log.read_text()
     assert gone(family)
@@ -151,3 +152,9 @@ def test_a_killed_learner_stops_the_run_with_its_name_and_resume_finishes_it(tmp
     assert gone(family)
     Command(tmp_path, "--resume").finish()
     assert_whole(command.out)
+
+
+def test_a_role_that_cannot_start_is_named_with_its_reason(tmp_path: Path) -> None:
+    command = Command(tmp_path, "env.task=metaworld/reach-v3", "env.camera=nowhere")
+    assert command.process.wait(timeout=240) == 1
+    assert re.search(r"error: collector-0 could not start: .*env\.camera=nowhere", command.log.read_text())
