@@ -68,6 +68,3 @@ class RoleDied(PrelarError):
     def __init__(self, role: str, reason: str) -> None:
         super().__init__(f"{role} died: {reason}")
         self.role = role
-
-    def __reduce__(self) -> tuple[type[RoleDied], tuple[str, str]]:
-        return RoleDied, (self.role, str(self).removeprefix(f"{self.role} died: "))
