@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.config import RunConfig, load_config, preset_names
+from prelar_ray.config import RunConfig, load_config, method_names, preset_names
 from prelar_ray.errors import PrelarError
 from prelar_ray.telemetry.progress import console
 
@@ -73,6 +73,7 @@ def command_parser(name: str, description: str, epilog: str) -> argparse.Argumen
     parser.add_argument(
         "--preset", metavar="NAME", help=f"settings to start from: {', '.join(preset_names())} (without: paper)"
     )
+    override_option(parser, "--method", "method", help=f"choice of parts: {', '.join(method_names())}")
     parser.add_argument(
         "--dry-run",
         action="store_true",

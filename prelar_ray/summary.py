@@ -12,10 +12,10 @@ from torch import Tensor
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.noise import Deterministic
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import frozen, parameter_count
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.types import IMAGE_SIZE
 
@@ -42,13 +42,16 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     Activations are what autograd saves during one update of the full batch in float32, counted tensor by tensor.
     """
     with torch.device("meta"):
-        pretrain = PretrainWorldModel(config.world_model)
-        finetune = FinetuneWorldModel(config.world_model, action)
+        from_scratch = config.world_model.latent_action_source == "none"
+        pretrain = None if from_scratch else PretrainWorldModel(config.world_model)
+        finetune = FinetuneWorldModel(config.world_model, action, config.loss.aux_reward_weight > 0)
         parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
-        bonus = IntrinsicBonus(finetune.encoder.size, config.finetune.bonus)
+        size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
+        bonus = IntrinsicBonus(size, config.finetune.bonus)
         noise = Deterministic(torch.empty(config.pretrain.batch_size, dtype=torch.int64))
 
         def pretraining() -> Tensor:
+            assert pretrain is not None
             shape = (config.pretrain.batch_size, config.pretrain.segment_length)
             return pretrain_loss(pretrain, config.loss, _image(shape), torch.empty(shape), noise).total
 
@@ -66,19 +69,17 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
                 total: Tensor = finetune.reward(features).sum() + parts.slow_critic(features).sum()
                 return total
 
-        activations = {"pretrain": _saved_bytes(pretraining)}
+        activations = {} if pretrain is None else {"pretrain": _saved_bytes(pretraining)}
         # World model and behaviour follow each other, so the larger counts.
         activations["finetune"] = max(_saved_bytes(world_model), _saved_bytes(behaviour))
 
-    counts = {
-        "pretrain": {name: parameter_count(module) for name, module in pretrain.named_children()},
-        "finetune": {name: parameter_count(module) for name, module in finetune.named_children()}
-        | {name: parameter_count(getattr(parts, name)) for name in ("actor", "critic")},
+    counts = {} if pretrain is None else {"pretrain": _parameters(pretrain)}
+    counts["finetune"] = _parameters(finetune) | {
+        name: parameter_count(getattr(parts, name)) for name in ("actor", "critic")
     }
-    fixed = {
-        "target critic": sum(p.numel() for p in parts.slow_critic.parameters()),
-        "bonus projection": bonus.projection.numel(),
-    }
+    fixed = {"target critic": sum(p.numel() for p in parts.slow_critic.parameters())}
+    if config.finetune.bonus.weight:
+        fixed["bonus projection"] = bonus.projection.numel()
     memory = {
         f"{phase}: parameters, gradients, Adam": TRAINING_STATE_BYTES * sum(part.values())
         for phase, part in counts.items()
@@ -87,6 +88,10 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     memory["replay: frames at capacity"] = config.replay.capacity_steps * STEP_BYTES
     counts["finetune, not trained"] = fixed
     return Summary(counts, memory)
+
+
+def _parameters(model: torch.nn.Module) -> dict[str, int]:
+    return {name: parameter_count(module) for name, module in model.named_children()}
 
 
 def _image(shape: tuple[int, int]) -> Tensor:

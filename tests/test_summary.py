@@ -7,9 +7,9 @@ import torch
 
 from prelar_ray.config import load_config, preset_names
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
-from prelar_ray.learning.noise import Deterministic
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.layers import parameter_count
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.summary import summarise
 from tests.tiny import ACTION, tiny_batch, tiny_config

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.models.action_encoder import ActionEncoder
+from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.actor_critic import Actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
-from prelar_ray.models.rssm import RSSM, State
+from prelar_ray.models.rssm import State
+from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
 
 __all__ = ["ActingNoise", "Policy", "PolicyState"]
@@ -32,7 +33,7 @@ class PolicyState(NamedTuple):
 class ActingNoise(NamedTuple):
     """Randomness of one step, drawn by the caller from generators of its own so that it can be repeated."""
 
-    gumbel: npt.NDArray[np.float32] | None  # (n, S, K) of the latent state; None takes its mode
+    gumbel: npt.NDArray[np.float32] | None  # (n, groups, K) of the latent state; None takes its mode
     uniform: npt.NDArray[np.float32] | None  # (n, A) of the action; None takes its mode
 
 
@@ -44,8 +45,8 @@ class Policy(nn.Module):
         model = config.world_model
         self.action_size = action
         self.encoder = ImageEncoder(model.encoder)
-        self.rssm = RSSM(model.rssm, self.encoder.size, model.latent_action)
-        self.action_encoder = ActionEncoder(action, model.action_encoder, model.latent_action)
+        self.action_encoder = action_input(model, action)
+        self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
         self.version = -1
         self.requires_grad_(False).eval()

@@ -90,7 +90,8 @@ class Rollout:
         rngs = [self._rngs[i] for i in self._active]
         rssm = policy.rssm
         uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
-        exponential = np.stack([rng.standard_exponential((rssm.stoch, rssm.classes), dtype=np.float32) for rng in rngs])
+        sampled = (rssm.groups, rssm.classes)
+        exponential = np.stack([rng.standard_exponential(sampled, dtype=np.float32) for rng in rngs])
         normal = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
         random = np.array([self._random[i] for i in self._active])
         actions = 2 * uniform - 1

@@ -1,4 +1,4 @@
-"""Reading a configuration: defaults, then preset, then file, then ``a.b.c=VALUE`` overrides.
+"""Reading a configuration: defaults, then preset, method, file, and ``a.b.c=VALUE`` overrides.
 
 Every mistake becomes one line that starts with the dotted path and says what is allowed.
 """
@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from prelar_ray.config import yaml_text
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["json_schema", "load_config", "preset_names", "to_yaml"]
+__all__ = ["json_schema", "load_config", "method_names", "preset_names", "to_yaml"]
 
 _PRESETS = resources.files("prelar_ray.config") / "presets"
+_METHODS = resources.files("prelar_ray.config") / "methods"
 
 
 def preset_names() -> list[str]:
     """Return the names that ``--preset`` takes."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+    return _names(_PRESETS)
+
+
+def method_names() -> list[str]:
+    """Return the names that ``--method`` takes."""
+    return _names(_METHODS)
 
 
 def load_config(
@@ -34,19 +41,20 @@ def load_config(
     overrides: Sequence[str] = (),
     base: RunConfig | None = None,
 ) -> RunConfig:
-    """Return the configuration that base, preset, file and overrides describe, each winning over those before it.
+    """Return the configuration of base, preset, method, file and overrides, each winning over those before it.
 
     Without a preset the defaults hold, which are the ``paper`` preset. A file may name its own with ``preset: NAME``;
-    ``preset`` wins over that.
+    ``preset`` wins over that. The method is the one that file or overrides name with ``method``.
 
     Raises:
-        ConfigError: unknown preset or key, a file that cannot be read, a value of the wrong type, out of range or
-            contradicting another; one line per mistake.
+        ConfigError: unknown preset, method or key, two methods at once, a file that cannot be read, a value of the
+            wrong type, out of range or contradicting another; one line per mistake.
     """
     in_file = _read_file(file) if file is not None else {}
     file_preset = in_file.pop("preset", None)
     tree: dict[str, Any] = base.model_dump() if base else {}
-    for layer in (_read_preset(preset or file_preset), in_file, *map(_read_override, overrides)):
+    changes = [in_file, *map(_read_override, overrides)]
+    for layer in (_read_preset(preset or file_preset), _read_method([tree, *changes]), *changes):
         tree = _merge(tree, layer)
     try:
         return RunConfig.model_validate(tree, strict=True)
@@ -62,6 +70,7 @@ def to_yaml(config: BaseModel) -> str:
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a configuration file, for editors that complete YAML."""
     schema = RunConfig.model_json_schema()
+    schema["properties"]["method"]["enum"] = method_names()
     preset = {"description": "Preset that the rest of the file changes.", "enum": preset_names(), "title": "Preset"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -80,6 +89,28 @@ def _read_preset(name: Any) -> dict[str, Any]:
         raise ConfigError(f"preset={name}: unknown preset{_nearest(str(name), names)}; known: {', '.join(names)}")
     tree: dict[str, Any] = yaml_text.parse((_PRESETS / f"{name}.yaml").read_bytes())
     return _merge(_read_preset(tree.pop("preset", None)), tree)
+
+
+def _read_method(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tree of the one method that ``layers`` name; empty where none does."""
+    named = list(dict.fromkeys(layer["method"] for layer in layers if isinstance(layer.get("method"), str)))
+    names = method_names()
+    for name in named:
+        if name not in names:
+            raise ConfigError(f"method={name}: unknown method{_nearest(name, names)}; known: {', '.join(names)}")
+    if len(named) > 1:
+        raise ConfigError(
+            f"method={named[-1]}: the settings it should change are those of method={named[0]}; "
+            "start from a preset instead"
+        )
+    if not named:
+        return {}
+    tree: dict[str, Any] = yaml_text.parse((_METHODS / f"{named[0]}.yaml").read_bytes())
+    return tree
+
+
+def _names(folder: Traversable) -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -88,8 +88,21 @@ class HeadConfig(Component):
     """Units of the hidden layer."""
 
 
+class ContextConfig(Component):
+    """Context branch of ContextWM: the decoder attends to one frame of the sequence."""
+
+    enabled: bool = False
+    """Build the branch."""
+    mask: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.75
+    """Share of the context's positions that each decoded frame may not attend to."""
+    heads: PositiveInt = 4
+    """Attention heads; divides the decoder's channels."""
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    """Dropout of attention weights and of what they find."""
+
+
 class WorldModelConfig(Component):
-    """Networks of the world model."""
+    """Networks of the world model; which of them a method uses is chosen here."""
 
     encoder: ConvConfig = ConvConfig()
     """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks)."""
@@ -97,8 +110,22 @@ class WorldModelConfig(Component):
     """Image decoder, feature to image."""
     rssm: RSSMConfig = RSSMConfig()
     """Latent dynamics."""
+    dynamics: Literal["single", "stacked"] = "single"
+    """Fine-tuning: go on with the pre-trained RSSM, or stack one with actions on top of it (APV)."""
+    context: ContextConfig = ContextConfig()
+    """Context branch of the decoder (ContextWM)."""
     latent_action: PositiveInt = 64
     """Size L of the action representation."""
+    latent_action_source: Literal["inverse_dynamics", "zeros", "none"] = "inverse_dynamics"
+    """Pre-training: latent actions inferred from frames, or zeros (action-free); none for methods without."""
+    latent_action_distribution: Literal["gaussian", "deterministic", "categorical"] = "gaussian"
+    """What the inverse dynamics encoder infers."""
+    latent_action_classes: Annotated[int, Field(ge=2)] = 8
+    """Classes per group of a categorical latent action; divides latent_action."""
+    inverse_dynamics_input: Literal["pair", "difference"] = "pair"
+    """What the inverse dynamics encoder sees: two frames concatenated by channel, or subtracted."""
+    action_input: Literal["encoder", "padded", "raw"] = "encoder"
+    """Fine-tuning: actions through the action encoder, padded with zeros to latent_action, or as they are."""
     inverse_dynamics: ConvConfig = ConvConfig()
     """Convolutions of the inverse dynamics encoder, frame pair to latent action."""
     inverse_dynamics_head: HeadConfig = HeadConfig()
@@ -115,7 +142,9 @@ class LossConfig(Component):
     image_weight: NonNegativeFloat = 1.0
     """Weight of the image log-likelihood."""
     reward_weight: NonNegativeFloat = 1.0
-    """Weight of both reward log-likelihoods (fine-tuning)."""
+    """Weight of the log-likelihood of reward plus bonus (fine-tuning)."""
+    aux_reward_weight: NonNegativeFloat = 1.0
+    """Weight of the log-likelihood of the plain reward (fine-tuning); 0 leaves its head out."""
     dynamics_kl_weight: NonNegativeFloat = 1.0
     """Weight beta of the dynamics KL."""
     kl_balance: Fraction = 0.8
@@ -161,6 +190,8 @@ class PretrainConfig(Component):
 class BonusConfig(Component):
     """Video-based intrinsic bonus of APV."""
 
+    input: Literal["embedding", "feature"] = "embedding"
+    """What novelty is measured on: the image encoder's embedding, or the feature of the pre-trained RSSM (APV)."""
     weight: NonNegativeFloat = 1.0
     """Weight beta_int of the bonus in the reward that imagination uses; 0 switches it off."""
     window: PositiveInt = 5
@@ -185,15 +216,17 @@ class FinetuneConfig(Component):
     env_steps_per_update: PositiveInt = 5
     """Replay ratio: environment steps per update after the random phase."""
     initial_updates: NonNegativeInt = 100
-    """Updates on the random data before the policy acts; encoder and RSSM stay frozen during them."""
+    """Updates on the random data before the policy acts."""
+    freeze_pretrained: bool = True
+    """Keep encoder and pre-trained RSSM as they are during the initial updates."""
     batch_size: PositiveInt = 50
     """Segments B per update."""
     segment_length: Annotated[int, Field(ge=2)] = 50
     """Steps T per segment."""
     dynamics_optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser of encoder and RSSM."""
+    """Optimiser of encoder and pre-trained RSSM."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser of action encoder, heads and decoder."""
+    """Optimiser of everything else in the world model."""
     bonus: BonusConfig = BonusConfig()
     """Intrinsic bonus."""
 
@@ -331,6 +364,8 @@ class TelemetryConfig(Component):
 class RunConfig(Component):
     """A whole run."""
 
+    method: str = "prelar"
+    """Name of the method, a choice of parts; see `prelar_ray/config/methods`. It labels runs in reports."""
     seed: NonNegativeInt = 0
     """Seed from which every role derives its own."""
     cluster: str = "auto"
@@ -370,6 +405,7 @@ class RunConfig(Component):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        self._consistent_parts()
         tune, bonus = self.finetune, self.finetune.bonus
         if bonus.window > tune.segment_length:
             raise ValueError(
@@ -397,3 +433,33 @@ class RunConfig(Component):
                 f"env.action_repeat={self.env.action_repeat}; the replay ratio could not be kept exactly"
             )
         return self
+
+    def _consistent_parts(self) -> None:
+        model, loss = self.world_model, self.loss
+        inferred = model.latent_action_source == "inverse_dynamics"
+        distribution = model.latent_action_distribution
+        if inferred and distribution == "categorical" and model.latent_action % model.latent_action_classes:
+            raise ValueError(
+                f"world_model.latent_action={model.latent_action} is not a multiple of "
+                f"world_model.latent_action_classes={model.latent_action_classes}"
+            )
+        if inferred and distribution == "deterministic" and loss.action_kl_weight:
+            raise ValueError(
+                f"loss.action_kl_weight={loss.action_kl_weight:g}: a deterministic latent action has no KL; "
+                "set it to 0, or choose another world_model.latent_action_distribution"
+            )
+        if model.dynamics == "stacked" and model.latent_action_source != "zeros":
+            raise ValueError(
+                "world_model.dynamics=stacked stands on an action-free RSSM; set world_model.latent_action_source=zeros"
+            )
+        smallest = model.decoder.depth * (2 if model.decoder.stacks > 1 else 1)
+        if model.context.enabled and smallest % model.context.heads:
+            raise ValueError(
+                f"world_model.context.heads={model.context.heads} does not divide the decoder's channels, multiples of "
+                f"{smallest}; change it or world_model.decoder.depth"
+            )
+        if model.context.enabled and model.decoder != model.encoder:
+            raise ValueError(
+                "world_model.context.enabled=true: the decoder attends to feature maps of the encoder's sizes; "
+                "make world_model.decoder equal to world_model.encoder"
+            )

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from prelar_ray.config.schema import BehaviourConfig
 from prelar_ray.learning.lambda_return import lambda_return
-from prelar_ray.learning.noise import Noise
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import Actor, ActorCritic
 from prelar_ray.models.layers import frozen, load_module
+from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import FinetuneWorldModel
 

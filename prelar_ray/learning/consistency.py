@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prelar_ray.models.distributions import categorical_kl, gaussian_kl
-from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.distributions import categorical_kl
+from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.rssm import RSSM, State
+from prelar_ray.models.stacked_rssm import StackedRSSM
 
 __all__ = ["action_distances", "consistency_loss", "state_distances"]
 
 
-def state_distances(rssm: RSSM, posterior: State, prior: Tensor, latent_action: Tensor, permutation: Tensor) -> Tensor:
+def state_distances(
+    rssm: RSSM | StackedRSSM, posterior: State, prior: Tensor, latent_action: Tensor, permutation: Tensor
+) -> Tensor:
     """How far a swapped latent action drives the state apart: KL[prior_own || prior_swapped], no gradient.
 
     Args:
@@ -34,14 +37,13 @@ def action_distances(latent: LatentAction, permutation: Tensor) -> Tensor:
     """How far apart own and swapped latent actions are: KL[q_own || q_swapped], with gradient.
 
     Args:
-        latent: distributions ``(B, T-1, L)``.
+        latent: distributions over ``(B, T-1, L)``.
         permutation: ``(B,)``.
 
     Returns:
         ``(B*(T-1),)`` in the order (b, t), nats.
     """
-    mean, std = latent
-    return gaussian_kl(mean, std, mean[permutation], std[permutation]).flatten()
+    return latent.distances(permutation).flatten()
 
 
 def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_through") -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prelar_ray.models.distributions import categorical_kl, gaussian_kl
-from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.distributions import categorical_kl
+from prelar_ray.models.latent_action import LatentAction
 
 __all__ = ["action_kl", "balanced_kl"]
 
@@ -49,6 +49,5 @@ def balanced_kl(
 
 
 def action_kl(latent: LatentAction, prior_std: float = 1.0) -> Tensor:
-    """KL of latent actions to N(0, prior_std^2), summed over dimensions: ``(B, T-1, L) -> (B, T-1)``, nats."""
-    zero = latent.mean.new_zeros(())
-    return gaussian_kl(latent.mean, latent.std, zero, zero + prior_std)
+    """KL of latent actions to their prior, N(0, prior_std^2) or uniform, over all dimensions: ``(B, T-1)``, nats."""
+    return latent.kl(prior_std).sum(dim=-1)

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.errors import ResourceError
+from prelar_ray.errors import CheckpointError, ResourceError
 from prelar_ray.learning.behaviour import BehaviourLearner
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.noise import Noise
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.prediction import Prediction, predict
 from prelar_ray.learning.running_mean import RunningMean
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
+from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
-from prelar_ray.models.world_model import TRANSFERRED, FinetuneWorldModel, PretrainWorldModel
+from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.seeding import derive_seed
 from prelar_ray.types import Frames, SequenceBatch
 
@@ -111,8 +111,8 @@ class PretrainLearner(_Learner):
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
         image = preprocess_image(self._tensor(clip), self.noise.dtype).unsqueeze(0)
         with torch.no_grad():
-            mean = self.model.inverse_dynamics(image).mean
-            latent_action = torch.cat([torch.zeros_like(mean[:, :1]), mean], dim=1)
+            latent = self.model.infer_latent_actions(image)
+            latent_action = self.model.to_inputs(None if latent is None else latent.point, image[:, :, 0, 0, 0])
         return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,28 +145,31 @@ class FinetuneLearner(_Learner):
         super().__init__(config, noise)
         tune = config.finetune
         dtype = self.noise.dtype
-        self.model = FinetuneWorldModel(config.world_model, action).to(self.device, dtype).eval()
+        aux_reward = config.loss.aux_reward_weight > 0
+        self.model = FinetuneWorldModel(config.world_model, action, aux_reward).to(self.device, dtype).eval()
         self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
-            self.bonus = IntrinsicBonus(self.model.encoder.size, tune.bonus).to(self.device)
-        model = self.model
-        self.dynamics_optimizer = Optimizer([model.encoder, model.rssm], tune.dynamics_optimizer, tune.initial_updates)
-        self.optimizer = Optimizer(
-            [model.action_encoder, model.decoder, model.reward, model.aux_reward], tune.optimizer
-        )
+            size = self.model.encoder.size if tune.bonus.input == "embedding" else self.model.rssm.feature
+            self.bonus = IntrinsicBonus(size, tune.bonus).to(self.device)
+        perceiving, others = self.model.parameter_groups()
+        frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
+        self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates)
+        self.optimizer = Optimizer(others, tune.optimizer)
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
-        """Take over image encoder, RSSM and decoder from a pre-training checkpoint (line 10).
+        """Take over encoders, RSSM and decoder from a pre-training checkpoint (line 10).
 
         Raises:
-            CheckpointError: a tensor is missing or has another shape.
+            CheckpointError: the method learns from scratch; a tensor is missing or has another shape.
         """
-        for part in TRANSFERRED:
+        if self.config.world_model.latent_action_source == "none":
+            raise CheckpointError(f"method {self.config.method} learns from scratch and takes no pre-trained model")
+        for part, module in self.model.pretrained.items():
             prefix = f"{part}."
             state = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
-            load_module(getattr(self.model, part), state, part)
+            load_module(module, state, part)
 
     def update(self, batch: SequenceBatch) -> None:
         """One update of world model, then behaviour (lines 20-24)."""

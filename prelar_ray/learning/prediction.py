@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import postprocess_image
 from prelar_ray.models.world_model import WorldModel
 from prelar_ray.types import Frames
@@ -38,8 +39,11 @@ def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: in
     posterior, _ = model.rssm.observe(model.encoder(image), latent_action, is_first)
     last = posterior.at((slice(None), context - 1))
     prior = model.rssm.imagine(last, latent_action[:, context:])
-    reconstructed = model.decoder(posterior.feature)
-    open_loop = torch.cat([reconstructed[:, :context], model.decoder(prior.feature)], dim=1)
+    feature = torch.cat([posterior.feature, prior.feature], dim=1)
+    scene = model.context(torch.cat([image, image[:, context:]], dim=1), Deterministic())
+    decoded = model.decoder(feature, scene)
+    reconstructed, predicted = decoded.split([image.shape[1], image.shape[1] - context], dim=1)
+    open_loop = torch.cat([reconstructed[:, :context], predicted], dim=1)
     arrays = [postprocess_image(x)[0].cpu().numpy() for x in (image, reconstructed, open_loop)]
     return Prediction(arrays[0], arrays[1], arrays[2], context)
 

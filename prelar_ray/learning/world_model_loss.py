@@ -11,9 +11,9 @@ from prelar_ray.config.schema import LossConfig
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.kl import action_kl, balanced_kl
-from prelar_ray.learning.noise import Noise
 from prelar_ray.models.distributions import categorical_entropy
 from prelar_ray.models.image_decoder import image_log_prob
+from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 
@@ -41,32 +41,25 @@ def pretrain_loss(
         image: preprocessed ``(B, T, C, Hpx, Wpx)``.
         is_first: ``(B, T)``.
     """
-    batch, length = is_first.shape
     rssm = model.rssm
-    latent = model.inverse_dynamics(image)  # (B, T-1, L)
-    sample = latent.sample(noise.normal(*latent.mean.shape))
-    latent_action = torch.cat([torch.zeros_like(sample[:, :1]), sample], dim=1)  # (B, T, L)
-    posterior, prior = rssm.observe(
-        model.encoder(image), latent_action, is_first, gumbel=noise.gumbel(batch, length, rssm.stoch, rssm.classes)
-    )
-    permutation = noise.derangement(batch)
-    state_distance = state_distances(rssm, posterior, prior, latent_action, permutation)
-    action_distance = action_distances(latent, permutation)
+    latent = model.infer_latent_actions(image)
+    latent_action = model.to_inputs(None if latent is None else latent.sample(noise), is_first)  # (B, T, L)
+    gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
+    posterior, prior = rssm.observe(model.encoder(image), latent_action, is_first, gumbel=gumbel)
+    decoded = model.decoder(posterior.feature, model.context(image, noise))
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
-    terms = {
-        "image": -image_log_prob(model.decoder(posterior.feature), image).mean(),
-        "dynamics_kl": dynamics_kl,
-        "action_kl": action_kl(latent, config.action_prior_std).mean(),
-        "consistency": consistency_loss(state_distance, action_distance, config.consistency_gradient),
-    }
-    weights = {
-        "image": config.image_weight,
-        "dynamics_kl": config.dynamics_kl_weight,
-        "action_kl": config.action_kl_weight,
-        "consistency": config.consistency_weight,
-    }
-    metrics = _entropies(posterior.logits, prior) | {"model/latent_action_std": latent.std.detach().mean()}
+    terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
+    weights = {"image": config.image_weight, "dynamics_kl": config.dynamics_kl_weight}
+    metrics = _entropies(posterior.logits, prior)
+    if latent is not None:
+        permutation = noise.derangement(len(image))
+        state_distance = state_distances(rssm, posterior, prior, latent_action, permutation)
+        action_distance = action_distances(latent, permutation)
+        terms["action_kl"] = action_kl(latent, config.action_prior_std).mean()
+        terms["consistency"] = consistency_loss(state_distance, action_distance, config.consistency_gradient)
+        weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
+        metrics["model/latent_action_std"] = latent.spread.detach().mean()
     return _weighted(terms, weights, metrics, posterior)
 
 
@@ -88,34 +81,41 @@ def finetune_loss(
         action: ``(B, T, A)``; index t led to step t.
         reward, is_first: ``(B, T)``.
     """
-    batch, length = is_first.shape
     rssm = model.rssm
     embed = model.encoder(image)
-    posterior, prior = rssm.observe(
-        embed, model.action_encoder(action), is_first, gumbel=noise.gumbel(batch, length, rssm.stoch, rssm.classes)
-    )
+    gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
+    posterior, prior = rssm.observe(embed, model.action_encoder(action), is_first, gumbel=gumbel)
     feature = posterior.feature
+    decoded = model.decoder(feature, model.context(image, noise))
     metrics = _entropies(posterior.logits, prior)
     target = reward
     if bonus is not None:
-        intrinsic, _ = bonus(embed.detach())  # (B, T - window + 1)
+        intrinsic, _ = bonus(_novelty_input(bonus, embed, posterior).detach())  # (B, T - window + 1)
         target = reward[:, : intrinsic.shape[1]] + intrinsic
         metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
     terms = {
-        "image": -image_log_prob(model.decoder(feature), image).mean(),
+        "image": -image_log_prob(decoded, image).mean(),
         "dynamics_kl": dynamics_kl,
         "reward": 0.5 * (model.reward(feature[:, : target.shape[1]]) - target).square().mean(),
-        "aux_reward": 0.5 * (model.aux_reward(feature) - reward).square().mean(),
     }
     weights = {
         "image": config.image_weight,
         "dynamics_kl": config.dynamics_kl_weight,
         "reward": config.reward_weight,
-        "aux_reward": config.reward_weight,
     }
+    if model.aux_reward is not None:
+        terms["aux_reward"] = 0.5 * (model.aux_reward(feature) - reward).square().mean()
+        weights["aux_reward"] = config.aux_reward_weight
     return _weighted(terms, weights, metrics, posterior)
+
+
+def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Tensor:
+    """What the bonus measures novelty on: ``(B, T, E)``, or the feature ``(B, T, F)`` of the pre-trained RSSM."""
+    if bonus.config.input == "embedding":
+        return embed
+    return posterior.feature if posterior.below is None else posterior.below.feature
 
 
 def _weighted(

@@ -1,20 +1,22 @@
-"""Action encoder: real actions to latent actions, Eq. (12)."""
+"""How real actions become latent actions, Eq. (12), and how methods without latent actions feed them in."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import HeadConfig
+from prelar_ray.config.schema import HeadConfig, WorldModelConfig
+from prelar_ray.errors import ConfigError
 
-__all__ = ["ActionEncoder"]
+__all__ = ["ActionEncoder", "PaddedAction", "action_input"]
 
 
 class ActionEncoder(nn.Module):
-    """Deterministic ``(..., A) -> (..., L)``."""
+    """Deterministic ``(..., A) -> (..., L)``, the paper's."""
 
     def __init__(self, action: int, head: HeadConfig, latent_action: int) -> None:
         super().__init__()
+        self.size = latent_action
         self.hidden = nn.Linear(action, head.hidden)
         self.out = nn.Linear(head.hidden, latent_action)
 
@@ -22,3 +24,31 @@ class ActionEncoder(nn.Module):
         """Return the latent action, ``(..., A) -> (..., L)``."""
         latent: Tensor = self.out(F.elu(self.hidden(action)))
         return latent
+
+
+class PaddedAction(nn.Module):
+    """The action itself followed by zeros, ``(..., A) -> (..., L)``; without parameters (APV, DreamerV2)."""
+
+    def __init__(self, action: int, size: int) -> None:
+        super().__init__()
+        if action > size:
+            raise ConfigError(
+                f"world_model.latent_action={size}: an action of {action} numbers does not fit; "
+                f"use at least {action}, or world_model.action_input=encoder"
+            )
+        self.size = size
+
+    def forward(self, action: Tensor) -> Tensor:
+        """Pad, ``(..., A) -> (..., L)``."""
+        return F.pad(action, (0, self.size - action.shape[-1]))
+
+
+def action_input(config: WorldModelConfig, action: int) -> ActionEncoder | PaddedAction:
+    """Build what ``world_model.action_input`` names, for actions of size A.
+
+    Raises:
+        ConfigError: the action is larger than the latent action it should be padded to.
+    """
+    if config.action_input == "encoder":
+        return ActionEncoder(action, config.action_encoder, config.latent_action)
+    return PaddedAction(action, action if config.action_input == "raw" else config.latent_action)

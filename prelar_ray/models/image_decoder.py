@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import ConvConfig
+from prelar_ray.config.schema import ContextConfig, ConvConfig
+from prelar_ray.models.context import LARGEST_SIDE, ContextAttention, SceneContext
 from prelar_ray.models.resnet import ResidualLayer
 from prelar_ray.types import IMAGE_SIZE
 
@@ -16,30 +18,56 @@ __all__ = ["ImageDecoder", "image_log_prob"]
 
 
 class ImageDecoder(nn.Module):
-    """Decode features to the mean of a unit-variance Gaussian over pixels, ``(..., F) -> (..., C, Hpx, Wpx)``."""
+    """Decode features to the mean of a unit-variance Gaussian over pixels, ``(..., F) -> (..., C, Hpx, Wpx)``.
 
-    def __init__(self, feature: int, config: ConvConfig) -> None:
+    With ``context`` enabled, every second residual layer below 32x32 attends to a context frame first (ContextWM).
+    """
+
+    def __init__(self, feature: int, config: ConvConfig, context: ContextConfig | None = None) -> None:
         super().__init__()
         self.side = IMAGE_SIZE // 2 ** (config.stacks + 1)
         self.channels = config.depth * 2 ** (config.stacks - 1)
         self.linear_in = nn.Linear(feature, self.channels * self.side * self.side)
         self.stacks = nn.ModuleList()
-        inputs = self.channels
-        for _ in range(config.stacks):
-            outputs = inputs // 2
+        self.attentions = nn.ModuleDict()  # by "stack_layer"
+        inputs, side = self.channels, self.side
+        for i in range(config.stacks):
+            outputs, side = inputs // 2, 2 * side
             sizes = [inputs] * config.layers + [outputs]  # the last layer of a stack halves the channels
             pairs = pairwise(sizes)
             self.stacks.append(nn.Sequential(*(ResidualLayer(a, b, config.norm) for a, b in pairs)))
+            if context is not None and context.enabled and side <= LARGEST_SIDE:
+                for layer in range(0, config.layers, 2):
+                    self.attentions[f"{i}_{layer}"] = ContextAttention(inputs, side, config.norm, context)
             inputs = outputs
         self.conv_out = nn.ConvTranspose2d(inputs, 3, 3, stride=2, padding=1, output_padding=1)
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, context: Mapping[int, SceneContext] | None = None) -> Tensor:
+        """Return the mean image.
+
+        Args:
+            feature: ``(..., F)``; with a context, ``(B, T, F)``.
+            context: features of the context frames by side; needed exactly where the decoder was built with one.
+        """
         x = self.linear_in(feature.flatten(0, -2)).unflatten(1, (self.channels, self.side, self.side))
         x = x.contiguous(memory_format=torch.channels_last)
-        for stack in self.stacks:
-            x = stack(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        for i, stack in enumerate(self.stacks):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            assert isinstance(stack, nn.Sequential)
+            for j, layer in enumerate(stack):
+                x = self._with_context(f"{i}_{j}", layer, x, context)
         image: Tensor = self.conv_out(x)
         return image.unflatten(0, feature.shape[:-1])
+
+    def _with_context(
+        self, name: str, layer: nn.Module, x: Tensor, context: Mapping[int, SceneContext] | None
+    ) -> Tensor:
+        if name not in self.attentions:
+            return layer(x)
+        if context is None:
+            raise ValueError("this decoder attends to a context frame: hand it WorldModel.context(image, noise)")
+        found = context.get(x.shape[-1])
+        return layer(x) if found is None else layer(self.attentions[name](x, found), x)
 
 
 def image_log_prob(mean: Tensor, image: Tensor) -> Tensor:

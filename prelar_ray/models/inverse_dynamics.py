@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import ConvConfig, HeadConfig
+from prelar_ray.config.schema import WorldModelConfig
+from prelar_ray.models.latent_action import CategoricalAction, DeterministicAction, GaussianAction, LatentAction
 from prelar_ray.models.resnet import ResidualEncoder, residual_encoder_size
 
-__all__ = ["InverseDynamicsEncoder", "LatentAction"]
-
-
-class LatentAction(NamedTuple):
-    """Diagonal Gaussian over latent actions; both ``(..., L)``."""
-
-    mean: Tensor
-    std: Tensor
-
-    def sample(self, noise: Tensor | None) -> Tensor:
-        """Reparameterised sample; the mean where ``noise`` (standard normal, same shape) is None."""
-        return self.mean if noise is None else self.mean + self.std * noise
+__all__ = ["InverseDynamicsEncoder"]
 
 
 class InverseDynamicsEncoder(nn.Module):
-    """Infer q(a~_t | o_{t-1}, o_t) from the channel-wise concatenation of two frames."""
+    """Infer q(a~_t | o_{t-1}, o_t) from two frames, concatenated by channel or subtracted."""
 
-    def __init__(self, conv: ConvConfig, head: HeadConfig, latent_action: int) -> None:
+    def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        self.size = latent_action
-        self.trunk = ResidualEncoder(6, conv)
-        self.hidden = nn.Linear(residual_encoder_size(conv), head.hidden)
-        self.out = nn.Linear(head.hidden, 2 * latent_action)
+        self.size = config.latent_action
+        self.input = config.inverse_dynamics_input
+        self.distribution = config.latent_action_distribution
+        self.classes = config.latent_action_classes
+        self.trunk = ResidualEncoder(6 if self.input == "pair" else 3, config.inverse_dynamics)
+        hidden = config.inverse_dynamics_head.hidden
+        self.hidden = nn.Linear(residual_encoder_size(config.inverse_dynamics), hidden)
+        self.out = nn.Linear(hidden, self.size * (2 if self.distribution == "gaussian" else 1))
 
     def forward(self, image: Tensor) -> LatentAction:
         """Return the distribution for every pair of successive frames.
@@ -42,11 +34,16 @@ class InverseDynamicsEncoder(nn.Module):
             image: ``(B, T, C, Hpx, Wpx)``.
 
         Returns:
-            Mean and standard deviation, ``(B, T-1, L)``; row ``t-1`` belongs to the pair (t-1, t).
+            Distribution over ``(B, T-1, L)``; row ``t-1`` belongs to the pair (t-1, t).
         """
-        pairs = torch.cat([image[:, :-1], image[:, 1:]], dim=2)  # (B, T-1, 2C, Hpx, Wpx)
+        before, after = image[:, :-1], image[:, 1:]
+        x = torch.cat([before, after], dim=2) if self.input == "pair" else after - before  # (B, T-1, 2C or C, ...)
         # The concatenation is channel-first in memory whatever its inputs are; convolutions prefer channels-last.
-        flat = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        hidden = F.elu(self.hidden(self.trunk(flat)))
-        mean, raw = self.out(hidden).unflatten(0, pairs.shape[:2]).chunk(2, dim=-1)
-        return LatentAction(mean, 2 * torch.sigmoid(raw / 2))
+        flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        out = self.out(F.elu(self.hidden(self.trunk(flat)))).unflatten(0, x.shape[:2])
+        if self.distribution == "deterministic":
+            return DeterministicAction(out)
+        if self.distribution == "categorical":
+            return CategoricalAction(out.unflatten(-1, (-1, self.classes)))
+        mean, raw = out.chunk(2, dim=-1)
+        return GaussianAction(mean, 2 * torch.sigmoid(raw / 2))

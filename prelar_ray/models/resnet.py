@@ -18,7 +18,10 @@ def _norm(channels: int, kind: str) -> nn.Module:
 
 
 class ResidualLayer(nn.Module):
-    """Two convolutions with norms, plus the skip; ``(N, inputs, h, w) -> (N, outputs, h, w)``."""
+    """Two convolutions with norms, plus the skip; ``(N, inputs, h, w) -> (N, outputs, h, w)``.
+
+    The skip may start elsewhere, at ``around``, ``(N, inputs, h, w)``.
+    """
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
@@ -31,10 +34,10 @@ class ResidualLayer(nn.Module):
         if inputs != outputs:
             self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), _norm(outputs, norm))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, around: Tensor | None = None) -> Tensor:
         # In place wherever the backward pass does not need the overwritten value: half the activation memory.
         h = F.relu_(self.norm1(self.conv1(x)))
-        h = self.norm2(self.conv2(h)).add_(self.skip(x))
+        h = self.norm2(self.conv2(h)).add_(self.skip(x if around is None else around))
         return F.relu_(h)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ class State(NamedTuple):
     stoch: Tensor  # (..., S, K) one-hot, with straight-through gradients
     deter: Tensor  # (..., D)
     logits: Tensor  # (..., S, K) of the distribution that stoch was drawn from
+    below: State | None = None  # state of the RSSM below, where two are stacked and both observe
 
     @property
     def feature(self) -> Tensor:
@@ -28,15 +30,19 @@ class State(NamedTuple):
 
     def detach(self) -> State:
         """The same values without gradient history."""
-        return State(*(part.detach() for part in self))
+        return self._map(torch.Tensor.detach)
 
     def flatten(self) -> State:
         """``(B, T, ...) -> (B*T, ...)``, rows of one sequence together."""
-        return State(*(part.flatten(0, 1) for part in self))
+        return self._map(lambda part: part.flatten(0, 1))
 
-    def at(self, index: object) -> State:
+    def at(self, index: Any) -> State:
         """Index the leading dimensions."""
-        return State(*(part[index] for part in self))  # type: ignore[index]
+        return self._map(lambda part: part[index])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> State:
+        below = None if self.below is None else self.below._map(change)
+        return State(change(self.stoch), change(self.deter), change(self.logits), below)
 
 
 class GRUCell(nn.Module):
@@ -61,6 +67,7 @@ class RSSM(nn.Module):
     def __init__(self, config: RSSMConfig, embed: int, latent_action: int) -> None:
         super().__init__()
         self.stoch, self.classes, self.deter = config.stoch, config.classes, config.deter
+        self.groups = config.stoch  # sampled per observed step
         self.size = config.stoch * config.classes
         self.feature = self.size + config.deter
         self.input = nn.Linear(self.size + latent_action, config.hidden)
@@ -109,7 +116,8 @@ class RSSM(nn.Module):
         keeps = keep.unbind(1)
         noise = [None] * length if gumbel is None else gumbel.unbind(1)
 
-        stoch, deter, _ = state or self.initial(batch)
+        start = state or self.initial(batch)
+        stoch, deter = start.stoch, start.deter
         steps = []
         for t in range(length):
             x = F.elu(from_action[t] + F.linear(stoch.flatten(-2) * keeps[t], weight_stoch))
@@ -118,7 +126,7 @@ class RSSM(nn.Module):
             logits = self.posterior_logits(hidden).unflatten(-1, (self.stoch, self.classes))
             stoch = sample_one_hot(logits, noise[t])
             steps.append((stoch, deter, logits))
-        posterior = State(*(torch.stack(part, dim=1) for part in zip(*steps, strict=True)))
+        posterior = _stack(steps)
         return posterior, self.prior_logits(posterior.deter)
 
     def prior_logits(self, deter: Tensor) -> Tensor:
@@ -138,5 +146,11 @@ class RSSM(nn.Module):
         steps = []
         for t, action in enumerate(latent_action.unbind(1)):
             state = self.prior_step(state, action, None if gumbel is None else gumbel[:, t])
-            steps.append(state)
-        return State(*(torch.stack(part, dim=1) for part in zip(*steps, strict=True)))
+            steps.append((state.stoch, state.deter, state.logits))
+        return _stack(steps)
+
+
+def _stack(steps: list[tuple[Tensor, Tensor, Tensor]]) -> State:
+    """Successive ``(N, ...)`` states as one of ``(N, T, ...)``."""
+    stoch, deter, logits = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+    return State(stoch, deter, logits)

@@ -1,53 +1,110 @@
-"""The parts put together: the world model of either phase."""
+"""The parts put together: the world model of either phase, for every method."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prelar_ray.config.schema import WorldModelConfig
-from prelar_ray.models.action_encoder import ActionEncoder
+from prelar_ray.errors import ConfigError
+from prelar_ray.models.action_encoder import action_input
+from prelar_ray.models.context import ContextEncoder, SceneContext
 from prelar_ray.models.image_decoder import ImageDecoder
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
+from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.layers import MLP, initialise
+from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import RSSM
+from prelar_ray.models.stacked_rssm import StackedRSSM
 
-__all__ = ["TRANSFERRED", "FinetuneWorldModel", "PretrainWorldModel", "WorldModel"]
+__all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
 
-TRANSFERRED = ("encoder", "rssm", "decoder")
-"""Parts that fine-tuning takes over from pre-training (Algorithm 1, line 10)."""
+
+def dynamics(config: WorldModelConfig, embed: int, latent_action: int) -> RSSM | StackedRSSM:
+    """Build the latent dynamics of fine-tuning for embeddings of size E and action inputs of size L."""
+    if config.dynamics == "stacked":
+        return StackedRSSM(config.rssm, embed, config.latent_action, latent_action)
+    return RSSM(config.rssm, embed, latent_action)
 
 
 class WorldModel(nn.Module):
-    """What both phases share: image encoder, RSSM on latent actions, image decoder."""
+    """What both phases share: image encoder, latent dynamics, image decoder, and context where a method has it."""
 
-    def __init__(self, config: WorldModelConfig) -> None:
+    def __init__(self, config: WorldModelConfig, latent_action: int | None = None) -> None:
+        """Build for action inputs of size ``latent_action``; without, for those of pre-training."""
         super().__init__()
         self.encoder = ImageEncoder(config.encoder)
-        self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
-        self.decoder = ImageDecoder(self.rssm.feature, config.decoder)
+        self.rssm: RSSM | StackedRSSM
+        if latent_action is None:
+            self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
+        else:
+            self.rssm = dynamics(config, self.encoder.size, latent_action)
+        self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context)
+        self.context_encoder = ContextEncoder(config.encoder, config.context) if config.context.enabled else None
+
+    def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
+        """What the decoder may look at besides the feature; None for methods without context.
+
+        Args:
+            image: preprocessed ``(B, T, C, Hpx, Wpx)``.
+        """
+        return None if self.context_encoder is None else self.context_encoder(image, noise)
 
 
 class PretrainWorldModel(WorldModel):
-    """World model of pre-training: latent actions come from the inverse dynamics encoder, Eq. (11)."""
+    """World model of pre-training: latent actions come from the inverse dynamics encoder, Eq. (11), or are zeros."""
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__(config)
-        self.inverse_dynamics = InverseDynamicsEncoder(
-            config.inverse_dynamics, config.inverse_dynamics_head, config.latent_action
-        )
+        if config.latent_action_source == "none":
+            raise ConfigError(
+                "world_model.latent_action_source=none: this method learns from scratch; start with finetune, "
+                "or choose a --method that pre-trains"
+            )
+        inferred = config.latent_action_source == "inverse_dynamics"
+        self.inverse_dynamics = InverseDynamicsEncoder(config) if inferred else None
+        self.latent_action = config.latent_action
         initialise(self)
+
+    def infer_latent_actions(self, image: Tensor) -> LatentAction | None:
+        """Distribution of the latent action of every pair of frames, ``(B, T, C, Hpx, Wpx) -> (B, T-1, L)``.
+
+        None for an action-free model.
+        """
+        return None if self.inverse_dynamics is None else self.inverse_dynamics(image)
+
+    def to_inputs(self, latent_action: Tensor | None, like: Tensor) -> Tensor:
+        """Put zeros before the latent actions ``(B, T-1, L)``, or everywhere: ``(B, T, L)``; ``like`` is ``(B, T)``."""
+        if latent_action is None:
+            return like.new_zeros(*like.shape, self.latent_action)
+        return torch.cat([torch.zeros_like(latent_action[:, :1]), latent_action], dim=1)
 
 
 class FinetuneWorldModel(WorldModel):
-    """World model of fine-tuning: latent actions come from the action encoder, and rewards are predicted, Eq. (12).
+    """World model of fine-tuning: latent actions come from real ones, and rewards are predicted, Eq. (12).
 
     ``reward`` regresses reward plus intrinsic bonus and is the head imagination uses; ``aux_reward`` the plain reward.
     """
 
-    def __init__(self, config: WorldModelConfig, action: int) -> None:
-        super().__init__(config)
-        self.action_encoder = ActionEncoder(action, config.action_encoder, config.latent_action)
+    def __init__(self, config: WorldModelConfig, action: int, aux_reward: bool = True) -> None:
+        encoder = action_input(config, action)
+        super().__init__(config, encoder.size)
+        self.action_encoder = encoder
         self.reward = MLP(self.rssm.feature, config.reward_head)
-        self.aux_reward = MLP(self.rssm.feature, config.reward_head)
+        self.aux_reward = MLP(self.rssm.feature, config.reward_head) if aux_reward else None
         initialise(self)
+
+    @property
+    def pretrained(self) -> dict[str, nn.Module]:
+        """Parts that fine-tuning takes over, by their name in a pre-training checkpoint (Algorithm 1, line 10)."""
+        rssm = self.rssm.below if isinstance(self.rssm, StackedRSSM) else self.rssm
+        parts: dict[str, nn.Module] = {"encoder": self.encoder, "rssm": rssm, "decoder": self.decoder}
+        return parts if self.context_encoder is None else parts | {"context_encoder": self.context_encoder}
+
+    def parameter_groups(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Parts of the two optimisers: what perceives (encoders, pre-trained RSSM), and everything else."""
+        perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
+        acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
+        heads = [part for part in (self.reward, self.aux_reward) if part is not None]
+        return perceiving, [*acting, self.action_encoder, self.decoder, *heads]

@@ -12,6 +12,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.rssm import State
 from prelar_ray.types import Frames
 
 Weights = dict[str, npt.NDArray[Any]]
@@ -62,7 +63,7 @@ def test_acting_step_by_step_reaches_the_states_that_the_world_model_observes(
 def test_the_state_before_a_first_step_is_ignored(policy: Policy) -> None:
     images = frames(2)
     initial = policy.initial(2)
-    junk = PolicyState(type(initial.latent)(*(part + 3 for part in initial.latent)), initial.action - 1)
+    junk = PolicyState(State(*(part + 3 for part in initial.latent[:3])), initial.action - 1)
     begun, _ = policy.act(images, first(True, True), initial, MODE)
     ignored, _ = policy.act(images, first(True, True), junk, MODE)
     used, _ = policy.act(images, first(True, False), junk, MODE)

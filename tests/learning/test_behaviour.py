@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from prelar_ray.learning.behaviour import BehaviourLearner, imagine
-from prelar_ray.learning.noise import Deterministic, Noise
 from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.noise import Deterministic, Noise
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import FinetuneWorldModel
 from tests.tiny import ACTION, tiny_config

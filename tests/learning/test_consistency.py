@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
-from prelar_ray.learning.noise import Deterministic
 from prelar_ray.learning.world_model_loss import pretrain_loss
-from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.latent_action import GaussianAction
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import PretrainWorldModel
 from tests.tiny import tiny_clips, tiny_config
@@ -113,13 +113,13 @@ def test_descent_on_this_loss_alone_makes_the_ranks_agree() -> None:
 
     def rank_correlation() -> float:
         with torch.no_grad():
-            return float(spearmanr(state, action_distances(LatentAction(mean, std), permutation)).statistic)
+            return float(spearmanr(state, action_distances(GaussianAction(mean, std), permutation)).statistic)
 
     assert abs(rank_correlation()) < 0.1
     optimizer = torch.optim.Adam([mean], lr=0.03)
     for _ in range(300):
         optimizer.zero_grad()
-        consistency_loss(state, action_distances(LatentAction(mean, std), permutation)).backward()
+        consistency_loss(state, action_distances(GaussianAction(mean, std), permutation)).backward()
         optimizer.step()
     assert rank_correlation() > 0.9
 
@@ -176,7 +176,7 @@ def test_state_distance_is_zero_where_the_swapped_action_is_the_own_one_and_posi
 def test_action_distance_compares_each_row_with_the_one_it_is_swapped_for() -> None:
     mean, std = draw(0, 3, 2, 4), draw(1, 3, 2, 4).exp()
     permutation = torch.tensor([2, 0, 1])
-    ours = action_distances(LatentAction(mean, std), permutation).reshape(3, 2)
+    ours = action_distances(GaussianAction(mean, std), permutation).reshape(3, 2)
     for row, other in enumerate(permutation.tolist()):
         first, second = (torch.distributions.Normal(mean[i], std[i]) for i in (row, other))
         torch.testing.assert_close(ours[row], torch.distributions.kl_divergence(first, second).sum(-1))

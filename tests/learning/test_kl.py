@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prelar_ray.learning.kl import action_kl, balanced_kl
 from prelar_ray.models.distributions import categorical_kl
-from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.latent_action import GaussianAction
 
 
 def logits(seed: int) -> Tensor:
@@ -38,7 +38,7 @@ def test_below_the_floor_the_loss_is_the_floor_and_has_no_gradient() -> None:
 
 
 def test_latent_actions_cost_nothing_at_their_prior_and_are_summed_over_dimensions() -> None:
-    at_prior = LatentAction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 1.5))
+    at_prior = GaussianAction(torch.zeros(2, 3, 4), torch.full((2, 3, 4), 1.5))
     torch.testing.assert_close(action_kl(at_prior, 1.5), torch.zeros(2, 3))
-    away = LatentAction(torch.full((2, 3, 4), 3.0), torch.full((2, 3, 4), 1.5))
+    away = GaussianAction(torch.full((2, 3, 4), 3.0), torch.full((2, 3, 4), 1.5))
     torch.testing.assert_close(action_kl(away, 1.5), torch.full((2, 3), 4 * 0.5 * (3.0 / 1.5) ** 2))

@@ -15,7 +15,6 @@ from torch import nn
 from prelar_ray.acting.policy import Policy
 from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
-from prelar_ray.models.world_model import TRANSFERRED
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.types import SequenceBatch
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
@@ -144,7 +143,7 @@ def test_world_model_is_in_evaluation_between_updates() -> None:
 def test_pretrained_encoder_rssm_and_decoder_are_taken_over_with_their_statistics_and_nothing_else() -> None:
     pretrain, finetune = pretrain_learner(), finetune_learner("seed=1")
     pretrain.update(tiny_clips(0))
-    others = [part for name, part in finetune.model.named_children() if name not in TRANSFERRED]
+    others = [part for name, part in finetune.model.named_children() if name not in finetune.model.pretrained]
     before = snapshot(*others)
     finetune.load_pretrained(pretrain.model.state_dict())
     for part in ("encoder", "rssm", "decoder"):

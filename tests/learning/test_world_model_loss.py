@@ -6,15 +6,15 @@ from torch import Tensor
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.noise import Deterministic
 from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
 
 ZERO = {
     "pretrain": ["image_weight", "dynamics_kl_weight", "action_kl_weight", "consistency_weight"],
-    "finetune": ["image_weight", "dynamics_kl_weight", "reward_weight"],
+    "finetune": ["image_weight", "dynamics_kl_weight", "reward_weight", "aux_reward_weight"],
 }
 
 
@@ -60,8 +60,8 @@ def test_total_is_the_weighted_sum_of_the_terms() -> None:
     torch.testing.assert_close(loss.total, expected)
     torch.testing.assert_close(loss.metrics["loss/total"], expected)
 
-    weights = {"image": 0.5, "dynamics_kl": 2.0, "reward": 3.0, "aux_reward": 3.0}
-    config = tiny_config("loss.image_weight=0.5", "loss.dynamics_kl_weight=2", "loss.reward_weight=3")
+    weights = {"image": 0.5, "dynamics_kl": 2.0, "reward": 3.0, "aux_reward": 4.0}
+    config = tiny_config(*(f"loss.{name}_weight={value}" for name, value in weights.items()))
     _, loss = finetuning(config)
     expected = sum(value * loss.metrics[f"loss/{name}"] for name, value in weights.items())
     torch.testing.assert_close(loss.total, expected)
@@ -91,7 +91,8 @@ def test_each_pretraining_term_trains_the_parts_it_exists_for(term: str, parts: 
     [
         ("image_weight", {"encoder", "rssm", "decoder", "action_encoder"}),
         ("dynamics_kl_weight", {"encoder", "rssm", "action_encoder"}),
-        ("reward_weight", {"encoder", "rssm", "action_encoder", "reward", "aux_reward"}),
+        ("reward_weight", {"encoder", "rssm", "action_encoder", "reward"}),
+        ("aux_reward_weight", {"encoder", "rssm", "action_encoder", "aux_reward"}),
     ],
 )
 def test_each_finetuning_term_trains_the_parts_it_exists_for(term: str, parts: set[str]) -> None:

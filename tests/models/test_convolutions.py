@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import ConvConfig, HeadConfig
+from prelar_ray.config.schema import ConvConfig, HeadConfig, WorldModelConfig
 from prelar_ray.models.image_decoder import ImageDecoder, image_log_prob
 from prelar_ray.models.image_encoder import ImageEncoder
-from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder, LatentAction
+from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
+from prelar_ray.models.latent_action import GaussianAction
+from prelar_ray.models.noise import Deterministic, Noise
 
 SIZES = [
     (depth, stacks, layers, norm)
@@ -23,6 +25,10 @@ SIZES = [
 
 def conv(depth: int = 4, stacks: int = 3, layers: int = 1, norm: str = "batch") -> ConvConfig:
     return ConvConfig.model_validate({"depth": depth, "stacks": stacks, "layers": layers, "norm": norm})
+
+
+def inverse_config() -> WorldModelConfig:
+    return WorldModelConfig(inverse_dynamics=conv(), inverse_dynamics_head=HeadConfig(hidden=6), latent_action=3)
 
 
 def frames(*shape: int) -> Tensor:
@@ -65,7 +71,7 @@ def test_without_norm_training_and_evaluation_agree() -> None:
 
 def test_latent_action_depends_on_its_two_frames_only_and_on_their_order() -> None:
     torch.manual_seed(0)
-    inverse = InverseDynamicsEncoder(conv(), HeadConfig(hidden=6), 3).eval()
+    inverse = InverseDynamicsEncoder(inverse_config()).eval()
     image = frames(1, 5)
     latent = inverse(image)
     assert latent.mean.shape == latent.std.shape == (1, 4, 3)
@@ -80,7 +86,7 @@ def test_latent_action_depends_on_its_two_frames_only_and_on_their_order() -> No
 
 
 def test_standard_deviation_of_latent_actions_lies_between_zero_and_two() -> None:
-    inverse = InverseDynamicsEncoder(conv(), HeadConfig(hidden=6), 3).eval()
+    inverse = InverseDynamicsEncoder(inverse_config()).eval()
     with torch.no_grad():
         inverse.out.bias.fill_(50.0)
         assert 1.99 < inverse(frames(1, 2)).std.min() <= 2
@@ -89,9 +95,10 @@ def test_standard_deviation_of_latent_actions_lies_between_zero_and_two() -> Non
 
 
 def test_latent_action_sample_moves_from_the_mean_by_noise_times_deviation() -> None:
-    latent = LatentAction(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1]))
-    assert torch.equal(latent.sample(None), latent.mean)
-    torch.testing.assert_close(latent.sample(torch.tensor([2.0, -1.0])), torch.tensor([2.0, 1.9]))
+    latent = GaussianAction(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1]))
+    assert torch.equal(latent.sample(Deterministic()), latent.mean)
+    normal = Noise(0).normal(2)
+    torch.testing.assert_close((latent.sample(Noise(0)) - latent.mean) / latent.std, normal)
 
 
 def test_image_likelihood_is_the_unit_gaussian_without_its_constant() -> None:

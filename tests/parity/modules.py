@@ -19,7 +19,7 @@ from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.distributions import TruncatedNormal, categorical_entropy, sample_one_hot
 from prelar_ray.models.image_decoder import image_log_prob
-from prelar_ray.models.inverse_dynamics import LatentAction
+from prelar_ray.models.latent_action import GaussianAction
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
@@ -164,7 +164,7 @@ def _consistency(folder: Path, model: PretrainWorldModel, recorded: Recorded) ->
         recorded("vanet/train/action_repr"),
         permutation,
     )
-    latent = LatentAction(recorded("vanet/train/mean"), recorded("vanet/train/std"))
+    latent = GaussianAction(recorded("vanet/train/mean"), recorded("vanet/train/std"))
     action = action_distances(latent, permutation)
     return {
         "rank/permutation": permutation,

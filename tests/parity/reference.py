@@ -32,7 +32,7 @@ from prelar_ray.config.schema import (
     RunConfig,
     WorldModelConfig,
 )
-from prelar_ray.learning.noise import Deterministic
+from prelar_ray.models.noise import Deterministic
 from prelar_ray.types import SequenceBatch
 
 Array = npt.NDArray[Any]

@@ -9,7 +9,7 @@ __all__ = ["Deterministic", "Noise"]
 
 
 class Noise:
-    """Random draws from a generator of their own on the learner's device."""
+    """Random draws from a generator of their own on the learner's device; dropout alone draws from torch's."""
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
@@ -38,12 +38,17 @@ class Noise:
         return permutation.scatter_(0, order, order.roll(-1))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State of the generator, uint8."""
-        return {"generator": self.generator.get_state()}
+        """States of the generator and of torch's own, from which dropout draws; uint8."""
+        shared = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+        return {"generator": self.generator.get_state(), "shared": shared}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue the sequence where :meth:`state_dict` was taken."""
         self.generator.set_state(state["generator"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["shared"].cpu(), self.device)
+        else:
+            torch.set_rng_state(state["shared"].cpu())
 
 
 class Deterministic(Noise):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from prelar_ray.learning.noise import Deterministic, Noise
+from prelar_ray.models.noise import Deterministic, Noise
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
