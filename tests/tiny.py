@@ -11,7 +11,7 @@ from prelar_ray.types import Frames, SequenceBatch
 ACTION = 2
 
 _WIDTHS = (
-    *("device=cpu", "threads=1"),
+    *("device=cpu", "precision=float32", "threads=1"),
     *(f"world_model.{part}.depth=2" for part in ("encoder", "decoder", "inverse_dynamics")),
     *("world_model.rssm.deter=8", "world_model.rssm.hidden=8"),
     *("world_model.rssm.stoch=2", "world_model.rssm.classes=2", "world_model.latent_action=3"),

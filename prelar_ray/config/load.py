@@ -54,7 +54,7 @@ def load_config(
     file_preset = in_file.pop("preset", None)
     tree: dict[str, Any] = base.model_dump() if base else {}
     changes = [in_file, *map(_read_override, overrides)]
-    for layer in (_read_preset(preset or file_preset), _read_method([tree, *changes]), *changes):
+    for layer in (_read_preset(preset or file_preset), _read_method(base, changes), *changes):
         tree = _merge(tree, layer)
     try:
         return RunConfig.model_validate(tree, strict=True)
@@ -91,9 +91,10 @@ def _read_preset(name: Any) -> dict[str, Any]:
     return _merge(_read_preset(tree.pop("preset", None)), tree)
 
 
-def _read_method(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the tree of the one method that ``layers`` name; empty where none does."""
-    named = list(dict.fromkeys(layer["method"] for layer in layers if isinstance(layer.get("method"), str)))
+def _read_method(base: RunConfig | None, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the tree of the one method that ``layers`` name; empty where none does or ``base`` holds it already."""
+    names_of_layers = [layer["method"] for layer in layers if isinstance(layer.get("method"), str)]
+    named = list(dict.fromkeys([base.method, *names_of_layers] if base else names_of_layers))
     names = method_names()
     for name in named:
         if name not in names:
@@ -103,7 +104,7 @@ def _read_method(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             f"method={named[-1]}: the settings it should change are those of method={named[0]}; "
             "start from a preset instead"
         )
-    if not named:
+    if base or not named:
         return {}
     tree: dict[str, Any] = yaml_text.parse((_METHODS / f"{named[0]}.yaml").read_bytes())
     return tree
@@ -202,6 +203,8 @@ def _describe(mistake: Mapping[str, Any]) -> str:
             allowed = f"must be <= {context['le']:g}"
         case "invalid_key":
             return f"{path}: a key must be text"
+        case "less_than":
+            allowed = f"must be < {context['lt']:g}"
         case "literal_error":
             choices = list(_field_type(location).__args__)
             allowed = f"must be one of {', '.join(choices)}{_nearest(str(value), choices)}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from prelar_ray.config.schema import BehaviourConfig
 from prelar_ray.learning.lambda_return import lambda_return
 from prelar_ray.learning.optimizers import Optimizer
+from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import Actor, ActorCritic
 from prelar_ray.models.layers import frozen, load_module
@@ -62,7 +63,9 @@ class BehaviourLearner:
         self.reward_normaliser = RunningMagnitude(config.reward_momentum).to(device)
         self.updates = 0
 
-    def update(self, model: FinetuneWorldModel, start: State, noise: Noise) -> dict[str, Tensor]:
+    def update(
+        self, model: FinetuneWorldModel, start: State, noise: Noise, precision: Precision = FULL
+    ) -> dict[str, Tensor]:
         """One step of Algorithm 1, lines 23-24.
 
         Args:
@@ -75,21 +78,24 @@ class BehaviourLearner:
         config, parts = self.config, self.parts
         # Gradients flow through these parts to the actor; their own parameters do not learn from imagination.
         with frozen([model.rssm, model.action_encoder, model.reward]):
-            imagination = imagine(model, parts.actor, start, config.horizon, noise)
-            reward = self.reward_normaliser(model.reward(imagination.feature))  # (H+1, N)
-            value = parts.slow_critic(imagination.feature)  # (H+1, N)
+            with precision.autocast():
+                imagination = imagine(model, parts.actor, start, config.horizon, noise)
+                predicted = model.reward(imagination.feature)
+                value = parts.slow_critic(imagination.feature)  # (H+1, N)
+            reward = self.reward_normaliser(predicted)  # (H+1, N)
             target = lambda_return(reward[:-1], value[:-1], config.discount, value[-1], config.return_lambda)
             weight = self._weights(target)  # (H, 1)
             bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
             actor_loss = -(weight[:-1] * (target[1:] + bonus)).mean()
-            actor_loss.backward()
+            precision.backward(actor_loss)
 
         target = returns = target.detach()
         if config.critic_target == "published":
             target = torch.cat([target[:1], target[1:] + bonus.detach()])
-        prediction = parts.critic(imagination.feature[:-1].detach())
+        with precision.autocast():
+            prediction = parts.critic(imagination.feature[:-1].detach())
         critic_loss = (weight * 0.5 * (prediction - target).square()).mean()
-        critic_loss.backward()
+        precision.backward(critic_loss)
 
         metrics = {
             "behaviour/actor_loss": actor_loss.detach(),
@@ -98,8 +104,8 @@ class BehaviourLearner:
             "behaviour/reward": reward.detach().mean(),
             "behaviour/value": prediction.detach().mean(),
             "behaviour/target": returns.mean(),
-            "grad_norm/actor": self.actor_optimizer.step(),
-            "grad_norm/critic": self.critic_optimizer.step(),
+            "grad_norm/actor": self.actor_optimizer.step(precision),
+            "grad_norm/critic": self.critic_optimizer.step(precision),
         }
         if self.updates % config.slow_critic_every == 0:
             parts.copy_slow_critic()

@@ -37,8 +37,9 @@ class IntrinsicBonus(nn.Module):
             Normalised and raw bonus, each ``(B, T - window + 1)``. Each window finds itself among its neighbours,
             as published.
         """
-        windows = embed.unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
-        rows = (windows @ self.projection).flatten(0, 1)
+        windows = embed.to(self.projection.dtype).unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
+        with torch.autocast(embed.device.type, enabled=False):  # distances of near neighbours need all digits
+            rows = (windows @ self.projection).flatten(0, 1)
         self.queue.copy_(torch.cat([rows, self.queue])[: len(self.queue)])
         self.filled.add_(len(rows)).clamp_(max=len(self.queue))
         # The matrix-product form of the distance loses the digits that matter between near neighbours.

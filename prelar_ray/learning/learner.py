@@ -15,6 +15,7 @@ from prelar_ray.errors import CheckpointError, ResourceError
 from prelar_ray.learning.behaviour import BehaviourLearner
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
+from prelar_ray.learning.precision import Precision
 from prelar_ray.learning.prediction import Prediction, predict
 from prelar_ray.learning.running_mean import RunningMean
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
@@ -52,6 +53,7 @@ class _Learner:
             torch.set_num_threads(config.threads)
         torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters
         self.noise = noise or Noise(derive_seed(config.seed, self.role, 1), self.device)
+        self.precision = Precision(config.precision, self.device, self.noise.dtype)
         self.updates = 0
         self._metrics = RunningMean()
 
@@ -94,18 +96,20 @@ class PretrainLearner(_Learner):
         is_first = np.zeros(clips.shape[:2], dtype=np.bool_)
         is_first[:, 0] = True
         self.model.train()
-        loss = pretrain_loss(
-            self.model,
-            self.config.loss,
-            preprocess_image(self._tensor(clips), self.noise.dtype),
-            self._floats(is_first),
-            self.noise,
-        )
-        loss.total.backward()
+        with self.precision.autocast():
+            loss = pretrain_loss(
+                self.model,
+                self.config.loss,
+                preprocess_image(self._tensor(clips), self.noise.dtype),
+                self._floats(is_first),
+                self.noise,
+            )
+        self.precision.backward(loss.total)
         self.model.eval()
-        norm = self.optimizer.step()
+        norm = self.optimizer.step(self.precision)
         self.updates += 1
-        self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm})
+        scale = self.precision.finish_update()
+        self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm} | scale)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
@@ -121,6 +125,7 @@ class PretrainLearner(_Learner):
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "noise": self.noise.state_dict(),
+            "precision": self.precision.state_dict(),
             "updates": self.updates,
         }
 
@@ -133,6 +138,7 @@ class PretrainLearner(_Learner):
         load_module(self.model, state["model"], "model")
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise.load_state_dict(state["noise"])
+        self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
 
 
@@ -174,24 +180,28 @@ class FinetuneLearner(_Learner):
     def update(self, batch: SequenceBatch) -> None:
         """One update of world model, then behaviour (lines 20-24)."""
         self.model.train()
-        loss = finetune_loss(
-            self.model,
-            self.config.loss,
-            self.bonus,
-            preprocess_image(self._tensor(batch.image), self.noise.dtype),
-            self._floats(batch.action),
-            self._floats(batch.reward),
-            self._floats(batch.is_first),
-            self.noise,
-        )
-        loss.total.backward()
+        with self.precision.autocast():
+            loss = finetune_loss(
+                self.model,
+                self.config.loss,
+                self.bonus,
+                preprocess_image(self._tensor(batch.image), self.noise.dtype),
+                self._floats(batch.action),
+                self._floats(batch.reward),
+                self._floats(batch.is_first),
+                self.noise,
+            )
+        self.precision.backward(loss.total)
         self.model.eval()
-        norms = {"grad_norm/dynamics": self.dynamics_optimizer.step(), "grad_norm/heads": self.optimizer.step()}
+        norms = {
+            "grad_norm/dynamics": self.dynamics_optimizer.step(self.precision),
+            "grad_norm/heads": self.optimizer.step(self.precision),
+        }
         # Imagination starts from the states seen before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
-        behaviour = self.behaviour.update(self.model, start, self.noise)
+        behaviour = self.behaviour.update(self.model, start, self.noise, self.precision)
         self.updates += 1
-        self._metrics.add(self.updates, loss.metrics | norms | behaviour)
+        self._metrics.add(self.updates, loss.metrics | norms | behaviour | self.precision.finish_update())
 
     def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
         """Parameters that acting needs, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
@@ -224,6 +234,7 @@ class FinetuneLearner(_Learner):
             "optimizer": self.optimizer.state_dict(),
             "behaviour": self.behaviour.state_dict(),
             "noise": self.noise.state_dict(),
+            "precision": self.precision.state_dict(),
             "updates": self.updates,
         }
 
@@ -241,4 +252,5 @@ class FinetuneLearner(_Learner):
         self.optimizer.load_state_dict(state["optimizer"])
         self.behaviour.load_state_dict(state["behaviour"])
         self.noise.load_state_dict(state["noise"])
+        self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])

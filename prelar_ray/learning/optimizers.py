@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import OptimizerConfig
+from prelar_ray.learning.precision import FULL, Precision
 
 __all__ = ["Optimizer"]
 
@@ -29,19 +30,21 @@ class Optimizer:
             foreach=True,
         )
 
-    def step(self) -> Tensor:
+    def step(self, precision: Precision = FULL) -> Tensor:
         """Apply the accumulated gradients and clear them; return their norm before clipping, scalar.
 
-        During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate.
+        During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate. Where a loss
+        scale made a gradient overflow, the step is left out and the norm returned is 0.
         """
+        precision.scaler.unscale_(self.adam)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True)
         rate = 0.0 if self.updates < self.frozen_updates else self.config.learning_rate
         for group in self.adam.param_groups:
             group["lr"] = rate
-        self.adam.step()
+        precision.scaler.step(self.adam)
         self.adam.zero_grad(set_to_none=True)
         self.updates += 1
-        return norm
+        return torch.where(norm.isfinite(), norm, 0) if precision.scaler.is_enabled() else norm
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments and the update count."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import HeadConfig, WorldModelConfig
 from prelar_ray.errors import ConfigError
+from prelar_ray.models.layers import full_precision
 
 __all__ = ["ActionEncoder", "PaddedAction", "action_input"]
 
@@ -22,8 +23,7 @@ class ActionEncoder(nn.Module):
 
     def forward(self, action: Tensor) -> Tensor:
         """Return the latent action, ``(..., A) -> (..., L)``."""
-        latent: Tensor = self.out(F.elu(self.hidden(action)))
-        return latent
+        return full_precision(self.out(F.elu(self.hidden(action))))
 
 
 class PaddedAction(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import BehaviourConfig, MLPConfig
 from prelar_ray.models.distributions import TruncatedNormal
-from prelar_ray.models.layers import MLP, hidden_layers, initialise
+from prelar_ray.models.layers import MLP, full_precision, hidden_layers, initialise
 
 __all__ = ["Actor", "ActorCritic"]
 
@@ -25,7 +25,8 @@ class Actor(nn.Module):
     def forward(self, feature: Tensor) -> TruncatedNormal:
         """Return the action distribution."""
         hidden = self.hidden(feature)
-        return TruncatedNormal(torch.tanh(self.mean(hidden)), 2 * torch.sigmoid(self.std(hidden) / 2) + self.min_std)
+        mean, raw = full_precision(self.mean(hidden)), full_precision(self.std(hidden))
+        return TruncatedNormal(torch.tanh(mean), 2 * torch.sigmoid(raw / 2) + self.min_std)
 
 
 class ActorCritic(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import WorldModelConfig
 from prelar_ray.models.latent_action import CategoricalAction, DeterministicAction, GaussianAction, LatentAction
+from prelar_ray.models.layers import full_precision
 from prelar_ray.models.resnet import ResidualEncoder, residual_encoder_size
 
 __all__ = ["InverseDynamicsEncoder"]
@@ -40,7 +41,7 @@ class InverseDynamicsEncoder(nn.Module):
         x = torch.cat([before, after], dim=2) if self.input == "pair" else after - before  # (B, T-1, 2C or C, ...)
         # The concatenation is channel-first in memory whatever its inputs are; convolutions prefer channels-last.
         flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        out = self.out(F.elu(self.hidden(self.trunk(flat)))).unflatten(0, x.shape[:2])
+        out = full_precision(self.out(F.elu(self.hidden(self.trunk(flat))))).unflatten(0, x.shape[:2])
         if self.distribution == "deterministic":
             return DeterministicAction(out)
         if self.distribution == "categorical":

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import MLPConfig
 from prelar_ray.errors import CheckpointError
 
-__all__ = ["MLP", "frozen", "hidden_layers", "initialise", "load_module", "parameter_count"]
+__all__ = ["MLP", "frozen", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]
 
 
 def initialise(module: nn.Module) -> None:
@@ -41,8 +42,12 @@ class MLP(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return the mean, ``(..., F) -> (...)``."""
-        mean: Tensor = self.out(self.hidden(feature)).squeeze(-1)
-        return mean
+        return full_precision(self.out(self.hidden(feature)).squeeze(-1))
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Leave autocast's half-width formats: what feeds a distribution, a loss or a state is float32 (or float64)."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 @contextmanager

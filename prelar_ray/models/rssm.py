@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import RSSMConfig
 from prelar_ray.models.distributions import sample_one_hot
+from prelar_ray.models.layers import full_precision
 
 __all__ = ["RSSM", "State"]
 
@@ -55,7 +56,7 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """``(N, inputs), (N, D) -> (N, D)``."""
-        gates = self.norm(self.linear(torch.cat([x, deter], dim=-1)))
+        gates = self.norm(full_precision(self.linear(torch.cat([x, deter], dim=-1))))
         reset, candidate, update = gates.chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
@@ -123,7 +124,7 @@ class RSSM(nn.Module):
             x = F.elu(from_action[t] + F.linear(stoch.flatten(-2) * keeps[t], weight_stoch))
             deter = self.cell(x, deter * keeps[t])
             hidden = F.elu(from_embed[t] + F.linear(deter, weight_deter))
-            logits = self.posterior_logits(hidden).unflatten(-1, (self.stoch, self.classes))
+            logits = full_precision(self.posterior_logits(hidden)).unflatten(-1, (self.stoch, self.classes))
             stoch = sample_one_hot(logits, noise[t])
             steps.append((stoch, deter, logits))
         posterior = _stack(steps)
@@ -131,7 +132,7 @@ class RSSM(nn.Module):
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""
-        logits: Tensor = self.prior(deter)
+        logits = full_precision(self.prior(deter))
         return logits.unflatten(-1, (self.stoch, self.classes))
 
     def prior_step(self, state: State, latent_action: Tensor, gumbel: Tensor | None = None) -> State:

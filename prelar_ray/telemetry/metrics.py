@@ -36,6 +36,7 @@ METRICS: dict[str, Metric] = {
     "grad_norm/heads": Metric("", "Global gradient norm of action encoder, heads and decoder, before clipping."),
     "grad_norm/actor": Metric("", "Global gradient norm of the actor, before clipping."),
     "grad_norm/critic": Metric("", "Global gradient norm of the critic, before clipping."),
+    "precision/loss_scale": Metric("", "Factor of the losses before backpropagation, so that float16 holds gradients."),
     "bonus/mean": Metric("", "Mean intrinsic bonus of the batch, after normalisation and weighting."),
     "bonus/scale": Metric("", "Running magnitude by which the bonus is divided."),
     "behaviour/actor_loss": Metric("", "Loss of the actor: minus weighted lambda-returns and entropy bonus."),

@@ -72,6 +72,7 @@ def config_from(folder: Path) -> RunConfig:
     length, batch = sizes["length"], sizes["batch"]
     return RunConfig(
         device="cpu",
+        precision="float32",
         threads=1,
         world_model=WorldModelConfig(
             encoder=_conv(pre, "encoder"),
