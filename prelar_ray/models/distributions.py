@@ -69,6 +69,27 @@ class TruncatedNormal(NamedTuple):
         """Most likely action, ``(..., A)``."""
         return self.loc.clamp(-1.0, 1.0)
 
+    @property
+    def mean(self) -> Tensor:
+        """Expected action, ``(..., A)``."""
+        a, b = self._bounds()
+        _, z = self._mass()
+        return self.loc + self.scale * (_phi(a) - _phi(b)) / z
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each dimension, ``(..., A)``."""
+        a, b = self._bounds()
+        _, z = self._mass()
+        edge = (b * _phi(b) - a * _phi(a)) / z
+        return self.scale.square() * (1 - edge - ((_phi(a) - _phi(b)) / z).square())
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density of ``action`` in [-1, 1], summed over dimensions, nats: ``(..., A) -> (...)``."""
+        _, z = self._mass()
+        distance = ((action - self.loc) / self.scale).square()
+        return -(0.5 * (distance + math.log(2 * math.pi)) + self.scale.log() + z.log()).sum(dim=-1)
+
     def sample(self, uniform: Tensor | None) -> Tensor:
         """Reparameterised sample by the inverse CDF, ``(..., A)``.
 

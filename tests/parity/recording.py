@@ -12,6 +12,7 @@ from unittest import mock
 from torch import Tensor
 
 from prelar_ray.learning.optimizers import Optimizer
+from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.running_mean import RunningMean
 
 
@@ -53,11 +54,11 @@ def recording(*functions: tuple[Any, str]) -> Iterator[Recording]:
 
     original_step = Optimizer.step
 
-    def step(self: Optimizer) -> Tensor:
+    def step(self: Optimizer, precision: Precision = FULL) -> Tensor:
         for parameter in self.parameters:
             assert parameter.grad is not None
             seen.gradients.setdefault(parameter, parameter.grad.clone())
-        return original_step(self)
+        return original_step(self, precision)
 
     def add(self: RunningMean, update: int, values: dict[str, Tensor]) -> None:
         seen.metrics.append(values)
