@@ -222,5 +222,5 @@ def test_the_limit_of_a_control_group_counts(monkeypatch: pytest.MonkeyPatch) ->
 def test_dry_run_prints_the_configuration_and_checks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--preset", "tiny", "--dry-run"]) == 0
     output = capsys.readouterr().out
-    assert output.startswith("seed: 0\n")
+    assert output.startswith("method: prelar\nseed: 0\n")
     assert "rendering  " not in output

@@ -154,7 +154,6 @@ def test_tensor_that_is_missing_or_of_another_shape_is_named(copy: Path, capsys:
         ("finetune", "beta_type", "rel"),
         ("finetune", "finetune_rssm", True),
         ("finetune", "intr_seq_length", 9),  # longer than the segment
-        ("finetune", "loss_scales.reward", 2.0),  # unlike the auxiliary head's
         ("finetune", "actor.input_dim", 47),  # not what follows from the state's sizes
     ],
 )

@@ -47,10 +47,10 @@ def during_update(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Ca
     step = Optimizer.step
 
     def at(update: int, act: Callable[[], None]) -> None:
-        def stepping(self: Optimizer) -> Any:
+        def stepping(self: Optimizer, *given: Any) -> Any:
             if self.updates + 1 == update:
                 act()
-            return step(self)
+            return step(self, *given)
 
         monkeypatch.setattr(Optimizer, "step", stepping)
 
