@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,11 @@ MINUTE = """
     evaluation.episodes=2 evaluation.envs=2 evaluation.every_env_steps=1000
     checkpoint.every_updates=2 telemetry.every_updates=1
 """
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as in a terminal: a shell starts background jobs, and CI may start us, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
