@@ -14,7 +14,8 @@ from prelar_ray.video.recorder import RecordSummary, record
 __all__ = ["main", "record_with_progress"]
 
 EPILOG = """\
-The store holds frames only: no action and no reward is written anywhere.
+The store in --out holds frames only, no action and no reward. The actions taken lie in a file of their own beside it,
+DIR.actions.arrow, which training never opens: `prelar-ray diagnose` alone reads it, to compare latent actions with it.
 
 examples:
   prelar-ray record --out videos/experts
