@@ -2,9 +2,11 @@
 
 ``STORE.actions.arrow`` lies next to the folder ``STORE`` and not in it. :class:`~prelar_ray.video.store.VideoStore`
 opens the shards that its manifest names, in its own folder, and nothing else; so nothing that trains can come by an
-action. The file holds one column ``value`` float32, the actions ``(T, A)`` of whole episodes one after the other, and in
-its metadata ``format``, ``version``, ``sha256`` of the data, and per episode ``{source, length, size, frames}``. ``frames``
-is the SHA-256 of the episode's frames: actions are found by what the video shows, whatever becomes of the shards.
+action.
+
+The file holds one column ``value`` float32, the actions ``(T, A)`` of whole episodes one after the other, and as
+metadata ``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where
+``frames`` is the SHA-256 of its frames: actions are found by what a video shows, whatever becomes of the shards.
 """
 
 from __future__ import annotations

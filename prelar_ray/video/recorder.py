@@ -84,7 +84,7 @@ def _roll(
     with_expert = _expert_acts(config.record, episode)
     observation, _ = env.reset()
     frames, succeeded, ended = [observation["image"]], False, False
-    actions = [np.zeros(env.action_space.shape, np.float32)]  # row t led to frame t
+    actions: list[Action] = []
     on_frames(1)
     while not ended and len(frames) < config.record.frames_per_episode:
         action = _noisy_expert(env, config.record.noise, rng) if with_expert else _random_action(env, rng)
@@ -94,7 +94,8 @@ def _roll(
         succeeded |= info["success"]
         ended = terminated or truncated
         on_frames(1)
-    return np.stack(frames), np.stack(actions), succeeded
+    led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; the first frame comes of no action
+    return np.stack(frames), np.stack(led_to), succeeded
 
 
 def _expert_acts(config: RecordConfig, episode: int) -> bool:
