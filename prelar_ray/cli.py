@@ -25,8 +25,10 @@ from prelar_ray.telemetry.progress import console
 __all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "resolve"]
 
 COMMANDS = {
-    "record": "record videos, without actions, of experts or random policies",
+    "record": "record videos of experts or random policies, for training without actions",
     "pretrain": "pre-train a world model on action-free videos",
+    "diagnose": "measure the latent action of a pre-training run: collapse, use by the decoder, true actions",
+    "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",
     "finetune": "fine-tune a pre-trained world model and a policy in an environment",
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "report": "write a run's report.html: curves, predictions, timings",

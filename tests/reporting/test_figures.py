@@ -68,7 +68,7 @@ def test_a_strip_is_drawn_for_any_length_and_context(length: int, context: int) 
 
 def test_the_strip_shows_the_frames_unchanged() -> None:
     rows = [np.full((2, 4, 4, 3), value, np.uint8) for value in (10, 20, 30)]
-    mosaic = figures._mosaic(rows, gap=2)
+    mosaic = figures.mosaic(rows, gap=2)
     assert mosaic.shape == (16, 10, 4)
     assert (mosaic[6:10, 6:10] == [20, 20, 20, 255]).all()
     assert (mosaic[4:6] == 0).all()
