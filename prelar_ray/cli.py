@@ -33,7 +33,7 @@ COMMANDS = {
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "report": "write a run's report.html: curves, predictions, timings",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
-    "demo": "the whole road in minutes: record, pretrain, finetune, evaluate, report",
+    "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }
 """Name and one line about each command; ``prelar_ray.NAME`` is its module."""
