@@ -25,13 +25,15 @@ from prelar_ray.telemetry.progress import console
 __all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "resolve"]
 
 COMMANDS = {
-    "record": "record videos, without actions, of experts or random policies",
+    "record": "record videos of experts or random policies, for training without actions",
     "pretrain": "pre-train a world model on action-free videos",
+    "diagnose": "measure the latent action of a pre-training run: collapse, use by the decoder, true actions",
+    "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",
     "finetune": "fine-tune a pre-trained world model and a policy in an environment",
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "report": "write a run's report.html: curves, predictions, timings",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
-    "demo": "the whole road in minutes: record, pretrain, finetune, evaluate, report",
+    "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }
 """Name and one line about each command; ``prelar_ray.NAME`` is its module."""

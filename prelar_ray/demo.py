@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prelar_ray import evaluate, finetune, pretrain, record, report
+from prelar_ray import diagnose, evaluate, finetune, pretrain, record, report
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.cli import command_parser, guarded, resolve
 from prelar_ray.config import RunConfig, to_yaml
@@ -19,15 +19,16 @@ from prelar_ray.telemetry.progress import console
 __all__ = ["main"]
 
 EPILOG = """\
-Phases: record experts on the tasks in record.tasks (frames only), pre-train on these videos, fine-tune on env.task with
-Ray, evaluate, report. Each is the command of that name; the folders it makes can be used with them afterwards.
+Phases: record experts on the tasks in record.tasks, pre-train on these videos (frames only), diagnose the latent
+action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the folders it makes can be
+used with them afterwards.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all phases with one configuration."""
     parser = command_parser(
-        "demo", "Go the whole road in minutes: record, pretrain, finetune, evaluate, report.", EPILOG
+        "demo", "Go the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report.", EPILOG
     )
     parser.set_defaults(preset="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
@@ -57,6 +58,8 @@ def _run(config: RunConfig, out: Path) -> int:
 
     phase("record", record.main, *options, "--out", videos)
     phase("pretrain", pretrain.main, *options, "--videos", videos, "--out", pretrained)
+    if config.world_model.latent_action_source == "inverse_dynamics":
+        phase("diagnose", diagnose.main, pretrained)
     phase("finetune", finetune.main, *options, "--init", pretrained, "--out", finetuned)
     film, scores = out / "film.mp4", out / "evaluation.json"
     episodes = config.evaluation.episodes
@@ -73,7 +76,7 @@ def _say_what_was_made(config: RunConfig, out: Path, seconds: dict[str, float]) 
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     console.print(
         f"\nDone in {sum(seconds.values()) / 60:.1f} minutes: {times}\n"
-        f"  videos        {out}/videos (frames only)\n"
+        f"  videos        {out}/videos (frames only; actions apart, for diagnose)\n"
         f"  pre-training  {out}/pretrain\n"
         f"  fine-tuning   {out}/finetune, policy {best}\n"
         f"  film          {out}/film.mp4\n"

@@ -17,6 +17,7 @@ __all__ = [
     "ResourceError",
     "RoleDied",
     "RunFolderError",
+    "UsageError",
 ]
 
 
@@ -34,6 +35,12 @@ class ConfigError(PrelarError):
 
 class RunFolderError(PrelarError):
     """The output folder cannot be used as asked (it holds another run, is not writable, ...)."""
+
+    exit_code = 2
+
+
+class UsageError(PrelarError):
+    """A command was given a run, file or option that it cannot work on."""
 
     exit_code = 2
 

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = pretrain(config, run, args.resume)
     console.print(
         f"pre-trained: {checkpoint}\n"
-        f"next: prelar-ray finetune --init {args.out} --out runs/finetune, or prelar-ray report {args.out}",
+        f"next: prelar-ray diagnose {args.out}, prelar-ray finetune --init {args.out} --out runs/finetune, "
+        f"or prelar-ray report {args.out}",
         soft_wrap=True,  # the next command can be copied
         markup=False,
         highlight=False,

@@ -9,12 +9,14 @@ from prelar_ray.cli import command_parser, guarded, override_option, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.telemetry.progress import Progress, console
+from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
 
 __all__ = ["main", "record_with_progress"]
 
 EPILOG = """\
-The store holds frames only: no action and no reward is written anywhere.
+The store in --out holds frames only, no action and no reward. The actions taken lie in a file of their own beside it,
+DIR.actions.arrow, which training never opens: `prelar-ray diagnose` alone reads it, to compare latent actions with it.
 
 examples:
   prelar-ray record --out videos/experts
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = record_with_progress(config, args.out, progress)
     console.print(
         f"recorded {summary.episodes} episodes, {summary.frames} frames in {args.out}\n"
+        f"the actions taken, which training never opens: {actions_path(args.out)}\n"
         f"next: prelar-ray pretrain --videos {args.out} --out runs/pretrain",
         soft_wrap=True,  # the next command can be copied
         markup=False,

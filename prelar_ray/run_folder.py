@@ -7,6 +7,7 @@
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
+      diagnostics.json    what `prelar-ray diagnose` found out about a pre-training run
       tensorboard/  checkpoints/  replay/  frames/  report.html
 """
 
@@ -48,6 +49,7 @@ class RunFolder:
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.evaluations_path = path / "evaluations.jsonl"
+        self.diagnostics_path = path / "diagnostics.json"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.replay = path / "replay"

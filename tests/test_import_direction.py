@@ -18,7 +18,7 @@ DATA = {"arrow_io", "envs", "video", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}
 COMMANDS = {
     *("cli", "__main__", "schema", "dry_run"),
-    *("record", "pretrain", "finetune", "evaluate", "report", "doctor", "demo"),
+    *("record", "pretrain", "diagnose", "visualize", "finetune", "evaluate", "report", "doctor", "demo"),
 }
 EVERYTHING = {
     *BASE,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from prelar_ray.checkpoint.store import Checkpoint
-from prelar_ray.errors import CheckpointError
+from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import CheckpointError, UsageError
+from prelar_ray.learning.learner import resolve_device
+from prelar_ray.models.layers import load_module
+from prelar_ray.models.world_model import PretrainWorldModel
 
-__all__ = ["policy_weights"]
+__all__ = ["Pretrained", "load_pretrained", "policy_weights"]
 
 _MODEL_PARTS = ("encoder.", "rssm.", "action_encoder.")
 
@@ -31,3 +37,39 @@ def policy_weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
     return {
         key: value.float().numpy() if value.is_floating_point() else value.numpy() for key, value in weights.items()
     }
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-trained world model to look at."""
+
+    path: Path  # of the checkpoint
+    config: RunConfig
+    update: int
+    model: PretrainWorldModel  # with latent actions, in evaluation mode
+    held_out: list[int]  # episodes of its video store that it was not trained on
+
+
+def load_pretrained(path: Path) -> Pretrained:
+    """Load the world model of a pre-training run (its last checkpoint) or checkpoint, onto a GPU where there is one.
+
+    Raises:
+        UsageError: there is no checkpoint, or one of fine-tuning, or its method knows no latent actions.
+        CheckpointError: the checkpoint is damaged.
+    """
+    if not (path / "meta.json").is_file() and not any((path / "checkpoints").glob("[0-9]*")):
+        raise UsageError(f"{path}: holds no checkpoint; name the folder of a pre-training run (pretrain --out)")
+    checkpoint = load_checkpoint(path)
+    config = checkpoint.config
+    if checkpoint.phase != "pretrain":
+        raise UsageError(
+            f"{path}: a {checkpoint.phase} run infers no latent actions from frames; name the pre-training run"
+        )
+    source = config.world_model.latent_action_source
+    if source != "inverse_dynamics":
+        raise UsageError(f"{path}: action-free (latent_action_source={source}), it has no latent action to look at")
+    model = PretrainWorldModel(config.world_model)
+    load_module(model, checkpoint.state["model"], "model")
+    # Runs from before there were diagnostics held nothing out.
+    held_out = checkpoint.counters.get("held_out", [])
+    return Pretrained(checkpoint.path, config, checkpoint.update, model.to(resolve_device("auto")).eval(), held_out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, ResourceError
 from prelar_ray.learning.behaviour import BehaviourLearner
+from prelar_ray.learning.diagnostics import measure, summarise
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import Precision
-from prelar_ray.learning.prediction import Prediction, predict
+from prelar_ray.learning.prediction import Prediction, context_frames, predict
 from prelar_ray.learning.running_mean import RunningMean
-from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
@@ -93,23 +93,35 @@ class PretrainLearner(_Learner):
 
     def update(self, clips: Frames) -> None:
         """One update on ``(B, T, Hpx, Wpx, C)`` uint8 clips (lines 6-7)."""
-        is_first = np.zeros(clips.shape[:2], dtype=np.bool_)
-        is_first[:, 0] = True
         self.model.train()
         with self.precision.autocast():
-            loss = pretrain_loss(
-                self.model,
-                self.config.loss,
-                preprocess_image(self._tensor(clips), self.noise.dtype),
-                self._floats(is_first),
-                self.noise,
-            )
+            loss = self._loss(preprocess_image(self._tensor(clips), self.noise.dtype), self.noise)
         self.precision.backward(loss.total)
         self.model.eval()
         norm = self.optimizer.step(self.precision)
         self.updates += 1
         scale = self.precision.finish_update()
         self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm} | scale)
+
+    @torch.no_grad()
+    def validate(self, clips: Frames) -> dict[str, float]:
+        """Losses and diagnostics of the latent action on ``(B, T, Hpx, Wpx, C)`` clips; nothing is learnt from them.
+
+        The noise is the same at every call and none of training's, so that values compare and training goes on as
+        if nothing had been measured. Always in the parameters' own format, so that runs of different precision compare.
+        """
+        noise = Noise(derive_seed(self.config.seed, self.role, 2), self.device, self.noise.dtype)
+        image = preprocess_image(self._tensor(clips), self.noise.dtype)
+        loss = self._loss(image, noise).metrics
+        metrics = {f"validation/{name}": float(loss[f"loss/{name}"]) for name in ("total", "image", "dynamics_kl")}
+        context = context_frames(clips.shape[1])
+        measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
+        return metrics if measured is None else metrics | summarise([measured])
+
+    def _loss(self, image: Tensor, noise: Noise) -> WorldModelLoss:
+        is_first = torch.zeros_like(image[:, :, 0, 0, 0])
+        is_first[:, 0] = 1
+        return pretrain_loss(self.model, self.config.loss, image, is_first, noise)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""

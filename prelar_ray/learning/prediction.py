@@ -12,7 +12,7 @@ from prelar_ray.models.preprocess import postprocess_image
 from prelar_ray.models.world_model import WorldModel
 from prelar_ray.types import Frames
 
-__all__ = ["Prediction", "context_frames", "predict"]
+__all__ = ["Prediction", "context_frames", "predict", "roll_out"]
 
 
 class Prediction(NamedTuple):
@@ -46,6 +46,29 @@ def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: in
     open_loop = torch.cat([reconstructed[:, :context], predicted], dim=1)
     arrays = [postprocess_image(x)[0].cpu().numpy() for x in (image, reconstructed, open_loop)]
     return Prediction(arrays[0], arrays[1], arrays[2], context)
+
+
+@torch.no_grad()
+def roll_out(model: WorldModel, seen: Tensor, latent_action: Tensor) -> Tensor:
+    """Frames that the prior predicts after those seen, under the latent actions from there on.
+
+    Args:
+        model: in evaluation mode.
+        seen: preprocessed ``(B, t, C, Hpx, Wpx)``, t at least 1.
+        latent_action: ``(B, T, L)``, T above t; index t led to step t.
+
+    Returns:
+        Decoded ``(B, T - t, C, Hpx, Wpx)``.
+    """
+    length = seen.shape[1]
+    is_first = torch.zeros_like(seen[:, :, 0, 0, 0])
+    is_first[:, 0] = 1
+    posterior, _ = model.rssm.observe(model.encoder(seen), latent_action[:, :length], is_first)
+    prior = model.rssm.imagine(posterior.at((slice(None), -1)), latent_action[:, length:])
+    # A context encoder takes as many frames as are decoded and looks at the first of them.
+    scene = model.context(seen[:, :1].expand(-1, latent_action.shape[1] - length, -1, -1, -1), Deterministic())
+    decoded: Tensor = model.decoder(prior.feature, scene)
+    return decoded
 
 
 def context_frames(length: int) -> int:

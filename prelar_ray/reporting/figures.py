@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,30 @@ from prelar_ray.reporting.runs import Evaluation, Prediction
 from prelar_ray.statistics import Interval, mean_interval
 from prelar_ray.types import Frames
 
-__all__ = ["Picture", "evaluation_chart", "frame_strip", "metric_chart", "prediction_error_chart", "seeds_chart"]
+__all__ = [
+    "Curve",
+    "Panel",
+    "Picture",
+    "bar_chart",
+    "curves_chart",
+    "evaluation_chart",
+    "frame_strip",
+    "metric_chart",
+    "mosaic",
+    "prediction_error_chart",
+    "seeds_chart",
+]
+
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Places and values, both ``(N,)``."""
 
 AXIS_LABELS = {"update": "updates", "env_steps": "environment steps"}
 PANEL = (3.7, 2.25)
 """Size of a chart, inches."""
 STRIP_WIDTH = 10.0
 """Width of a frame strip, inches."""
+BAR_NAMES = 12
+"""Most bars that are named."""
 STRIP_COLUMNS = 12
 """Most frames shown side by side."""
 ROLLING = 20
@@ -76,6 +93,15 @@ class Picture:
     height: int
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A chart with its caption."""
+
+    picture: Picture
+    name: str
+    meaning: str
+
+
 def metric_chart(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], over: str, label: str) -> Picture:
     """Draw one metric; on a logarithmic scale where it spans more than a factor of 50."""
 
@@ -90,6 +116,34 @@ def metric_chart(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], over: s
             axes.set_yscale("log")
 
     return _draw(paint, *PANEL, f"{label} over {AXIS_LABELS[over]}, from {y[0]:.4g} to {y[-1]:.4g}")
+
+
+def curves_chart(curves: Mapping[str, Curve], over: str, label: str, dashed: str = "") -> Picture:
+    """Draw several metrics of one unit together; the one named ``dashed`` is a reference."""
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, AXIS_LABELS[over], label)
+        for name, (x, y) in curves.items():
+            reference: dict[str, Any] = {"color": "C2", "linestyle": "--"} if name == dashed else {}
+            axes.plot(x, y, label=name, marker="o", markersize=3, **reference)
+        if len(curves) > 1:
+            axes.legend()
+
+    return _draw(paint, *PANEL, f"{label} over {AXIS_LABELS[over]}: {', '.join(curves)}")
+
+
+def bar_chart(values: Mapping[str, float], axis: str, label: str) -> Picture:
+    """Draw a bar per entry; the names are left out where there is no room for them."""
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, axis, label)
+        places = np.arange(len(values))
+        axes.bar(places, list(values.values()), width=0.7)
+        axes.axhline(0, color="C2", linewidth=1)
+        if len(values) <= BAR_NAMES:
+            axes.set_xticks(places, list(values))
+
+    return _draw(paint, *PANEL, f"{label} per {axis}: {', '.join(f'{value:.2g}' for value in values.values())}")
 
 
 def evaluation_chart(evaluations: Sequence[Evaluation], success: bool) -> Picture:
@@ -138,12 +192,12 @@ def frame_strip(prediction: Prediction) -> Picture:
     shown = np.unique(np.linspace(0, length - 1, min(length, STRIP_COLUMNS)).round().astype(int))
     gap = 4
     pitch = size + gap
-    mosaic = _mosaic([frames[shown] for frames in rows.values()], gap)
+    picture = mosaic([frames[shown] for frames in rows.values()], gap)
     context_columns = int((shown < prediction.context).sum())
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.imshow(mosaic, interpolation="nearest")
+        axes.imshow(picture, interpolation="nearest")
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -157,7 +211,7 @@ def frame_strip(prediction: Prediction) -> Picture:
             axes.text(boundary + 6, -8, "open loop: given actions, no frames", ha="left", color="C1")
 
     alt = f"Frames {shown[0]} to {shown[-1]}: true, reconstructed, and predicted from {prediction.context} seen frames"
-    return _draw(paint, STRIP_WIDTH, STRIP_WIDTH * mosaic.shape[0] / mosaic.shape[1] + 0.5, alt)
+    return _draw(paint, STRIP_WIDTH, STRIP_WIDTH * picture.shape[0] / picture.shape[1] + 0.5, alt)
 
 
 def prediction_error_chart(prediction: Prediction) -> Picture:
@@ -187,16 +241,16 @@ def _error(frames: Frames, true: Frames) -> npt.NDArray[np.float64]:
     return error
 
 
-def _mosaic(rows: Sequence[Frames], gap: int) -> npt.NDArray[np.uint8]:
+def mosaic(rows: Sequence[Frames], gap: int) -> npt.NDArray[np.uint8]:
     """Return the frames of several rows ``(T, Hpx, Wpx, C)`` as one RGBA picture with transparent gaps."""
     columns, height, width = rows[0].shape[:3]
-    mosaic = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)
+    picture = np.zeros((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)
     for i, frames in enumerate(rows):
         for j, frame in enumerate(frames):
             top, left = i * (height + gap), j * (width + gap)
-            mosaic[top : top + height, left : left + width, :3] = frame
-            mosaic[top : top + height, left : left + width, 3] = 255
-    return mosaic
+            picture[top : top + height, left : left + width, :3] = frame
+            picture[top : top + height, left : left + width, 3] = 255
+    return picture
 
 
 def _error_bars(axes: Axes, x: Sequence[int], intervals: Sequence[Interval], label: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from prelar_ray import __version__
 from prelar_ray.files import atomic_file
 from prelar_ray.reporting.figures import (
+    Panel,
     Picture,
     evaluation_chart,
     frame_strip,
@@ -22,6 +23,7 @@ from prelar_ray.reporting.figures import (
     prediction_error_chart,
     seeds_chart,
 )
+from prelar_ray.reporting.latent import Latent, latent_part
 from prelar_ray.reporting.notes import notes
 from prelar_ray.reporting.runs import Run, find_runs, load_run
 from prelar_ray.telemetry.metrics import METRICS
@@ -31,6 +33,7 @@ __all__ = ["write_report"]
 GROUPS = {
     "train": ("Training episodes", "env_steps"),
     "loss": ("World-model losses", "update"),
+    "validation": ("Losses on held-out clips", "update"),
     "behaviour": ("Behaviour learning", "update"),
     "bonus": ("Intrinsic bonus", "update"),
     "model": ("World model", "update"),
@@ -40,15 +43,6 @@ GROUPS = {
 
 SPEED_GROUPS = ("rate", "time", "replay", "weights", "memory")
 """Groups shown as a table of their median and last value."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart with its caption."""
-
-    picture: Picture
-    name: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +67,7 @@ class Section:
     evaluations: list[Panel] = field(default_factory=list)
     strip: Picture | None = None
     strip_error: Picture | None = None
+    latent: Latent | None = None
     groups: list[tuple[str, list[Panel]]] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
 
@@ -122,6 +117,7 @@ def _section(run: Run, anchor: str) -> Section:
     if run.prediction:
         section.strip = frame_strip(run.prediction)
         section.strip_error = prediction_error_chart(run.prediction)
+    section.latent = latent_part(run)
     for group, (heading, over) in GROUPS.items():
         panels = [_panel(run, name, over) for name in run.names(group)]
         if panels:

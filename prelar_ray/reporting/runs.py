@@ -15,6 +15,7 @@ import yaml
 from prelar_ray.errors import DataError
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.statistics import Interval, mean_interval, success_interval
+from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.types import Frames, check_frames
@@ -82,6 +83,7 @@ class Run:
     metrics: list[dict[str, float | None]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     prediction: Prediction | None = None
+    diagnosis: Diagnosis | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -152,6 +154,8 @@ def load_run(path: Path) -> Run:
     prediction = folder.frames / "prediction.npz"
     if run.phase in WITH_METRICS or prediction.exists():
         run.prediction = _read(run, "prediction", lambda: _prediction(prediction), None)
+    if folder.diagnostics_path.exists():
+        run.diagnosis = _read(run, "diagnosis", lambda: read_diagnosis(folder.diagnostics_path), None)
     return run
 
 

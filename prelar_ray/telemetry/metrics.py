@@ -16,6 +16,8 @@ class Metric:
     """Unit; empty for a pure number."""
     meaning: str
     """One sentence."""
+    reading: str = ""
+    """What is good and what is bad, where that needs saying."""
 
 
 METRICS: dict[str, Metric] = {
@@ -31,6 +33,53 @@ METRICS: dict[str, Metric] = {
     "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
     "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
     "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
+    "validation/total": Metric(
+        "nats",
+        "Value of loss/total on held-out clips.",
+        "Rises while loss/total falls: the model learns its videos by heart.",
+    ),
+    "validation/image": Metric("nats", "Value of loss/image on held-out clips."),
+    "validation/dynamics_kl": Metric("nats", "Value of loss/dynamics_kl on held-out clips."),
+    "latent/spearman": Metric(
+        "",
+        "Rank correlation of the two distances of the consistency loss, of states and of latent actions.",
+        "Near 1: latent actions far apart drive states far apart. 0: unrelated, or all distances tie.",
+    ),
+    "latent/active_units": Metric(
+        "dimensions",
+        "Dimensions of the latent action whose point varies by a variance above 0.01 over pairs of frames.",
+        "0: collapsed, all pairs look the same. Below the true action's size: something is missing.",
+    ),
+    "latent/participation_ratio": Metric(
+        "dimensions",
+        "Effective number of directions in which latent actions vary, tr(C)²/tr(C²) of their covariance C.",
+        "Says how variation is spread, not how much there is: read it where active_units is above 0.",
+    ),
+    "latent/kl": Metric(
+        "nats",
+        "KL from the latent action to its prior, summed over dimensions.",
+        "What a latent action can tell about a pair of frames, at most. Below 0.1: nothing.",
+    ),
+    "latent/kl_largest": Metric(
+        "nats", "The largest mean KL of a single dimension.", "Below 0.01: collapsed, no dimension tells anything."
+    ),
+    "open_loop/own": Metric(
+        "nats",
+        "Error of frames predicted after a few seen ones from the clip's own latent actions, unit of loss/image.",
+        "Below repeated: the model knows how the scene moves.",
+    ),
+    "open_loop/shuffled": Metric(
+        "nats",
+        "The same, given the latent actions of another clip.",
+        "Well above own: the decoder listens. Equal to own: it does not.",
+    ),
+    "open_loop/zero": Metric(
+        "nats", "The same, given zeros for latent actions.", "Above own: latent actions tell the model something."
+    ),
+    "open_loop/repeated": Metric("nats", "Error of the last seen frame, repeated: what a still picture scores."),
+    "open_loop/shuffled_over_own": Metric(
+        "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
+    ),
     "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
     "grad_norm/dynamics": Metric("", "Global gradient norm of encoder and RSSM, before clipping (fine-tuning)."),
     "grad_norm/heads": Metric("", "Global gradient norm of action encoder, heads and decoder, before clipping."),
@@ -71,11 +120,14 @@ def metrics_page() -> str:
         "",
         "Every line of `metrics.jsonl` holds `time` (seconds since 1970), `update`, `env_steps` (environment steps,",
         "action repeat counted) and some of the metrics below; TensorBoard shows the same over `update`. A value that",
-        "was NaN or infinite is `null`.",
+        "was NaN or infinite is `null`. The groups `validation`, `latent` and `open_loop` are measured on held-out",
+        "clips every `pretrain.validation_every_updates`; [diagnostics.md](diagnostics.md) says how to read them.",
         "",
         "This page is made by `prelar_ray.telemetry.metrics.metrics_page()`; change it there.",
     ]
     for group, names in groupby(METRICS, key=lambda name: name.split("/")[0]):
         lines += ["", f"## {group}", "", "| metric | unit | meaning |", "| --- | --- | --- |"]
-        lines += [f"| `{name}` | {METRICS[name].unit or '1'} | {METRICS[name].meaning} |" for name in names]
+        for name in names:
+            metric = METRICS[name]
+            lines.append(f"| `{name}` | {metric.unit or '1'} | {f'{metric.meaning} {metric.reading}'.strip()} |")
     return "\n".join(lines) + "\n"

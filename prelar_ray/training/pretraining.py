@@ -20,7 +20,7 @@ from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.interrupts import interrupts_deferred
 from prelar_ray.types import Frames
-from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["pretrain"]
@@ -41,14 +41,20 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
     with run.track(), run.timed(PHASE):
         store = VideoStore(Path(config.video.path), verify=config.video.verify, skip_bad=config.video.skip_bad)
         settings = config.pretrain
-        sampler = ClipSampler(store, settings.batch_size, settings.segment_length, generator(config.seed, "clips"))
-        learner = PretrainLearner(config)
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
-        if resume:
-            checkpoint = checkpoints.latest()
+        checkpoint = checkpoints.latest() if resume else None
+        if checkpoint is None:
+            held_out = held_out_episodes(store, settings.segment_length, settings.validation_share)
+        else:  # what was held out stays so, even if the share or the store has changed since
+            held_out = checkpoint.counters.get("held_out", [])  # none before there were diagnostics
+        shape = settings.batch_size, settings.segment_length
+        sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
+        validation = validation_clips(store, *shape, held_out)
+        learner = PretrainLearner(config)
+        if checkpoint is not None:
             learner.load_state_dict(checkpoint.state)
             sampler.load_state_dict(checkpoint.counters["sampler"])
-        loop = _Pretraining(config, run, learner, sampler, checkpoints)
+        loop = _Pretraining(config, learner, sampler, checkpoints, validation, held_out)
         writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
         with writer, Progress() as progress:
             phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
@@ -60,15 +66,15 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
                 except KeyboardInterrupt:
                     loop.save()
                     raise
-            loop.log_rest(writer)
         path = loop.save()
-        clip = store.frames(int(store.lengths.argmax()))[: settings.segment_length]
+        clip = validation[0]
         run.save_frames("prediction", **learner.predict(clip, context=context_frames(len(clip)))._asdict())
         summary = {
             "updates": learner.updates,
             "loss": loop.loss,
             "video_frames": store.total_frames,
             "video_episodes": len(store),
+            "held_out_episodes": len(held_out),
         }
         run.update(summary=run.info["summary"] | {key: x for key, x in summary.items() if math.isfinite(x)})
     return path
@@ -80,13 +86,15 @@ class _Pretraining:
     def __init__(
         self,
         config: RunConfig,
-        run: RunFolder,
         learner: PretrainLearner,
         sampler: ClipSampler,
         checkpoints: CheckpointStore,
+        validation: Frames,
+        held_out: list[int],
     ) -> None:
-        self.config, self.run, self.learner, self.sampler = config, run, learner, sampler
+        self.config, self.learner, self.sampler = config, learner, sampler
         self.checkpoints = checkpoints
+        self.validation, self.held_out = validation, held_out
         self.loss = float("nan")
         self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
         self._position = sampler.state_dict()  # after the last clips that were learnt from
@@ -104,17 +112,14 @@ class _Pretraining:
             self.learner.update(clips)
             self._position = position
         self._count += 1
-        updates = self.learner.updates
-        if updates % self.config.telemetry.every_updates == 0:
-            self._log(writer)
+        updates, settings = self.learner.updates, self.config.pretrain
+        last = updates == settings.updates
+        validate = last or updates % settings.validation_every_updates == 0
+        if validate or updates % self.config.telemetry.every_updates == 0:
+            self._log(writer, validate)
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
         return self.loss
-
-    def log_rest(self, writer: MetricWriter) -> None:
-        """Write the metrics since the last line, if there are any."""
-        if self._count:
-            self._log(writer)
 
     def save(self) -> Path:
         """Write a checkpoint of the present update.
@@ -124,13 +129,17 @@ class _Pretraining:
         """
         self.learner.check_finite()
         return self.checkpoints.save(
-            PHASE, self.config, self.learner.updates, self.learner.state_dict(), {"sampler": self._position}
+            PHASE,
+            self.config,
+            self.learner.updates,
+            self.learner.state_dict(),
+            {"sampler": self._position, "held_out": self.held_out},
         )
 
     def _read(self) -> tuple[Frames, dict[str, Any]]:
         return self.sampler.sample(), self.sampler.state_dict()
 
-    def _log(self, writer: MetricWriter) -> None:
+    def _log(self, writer: MetricWriter, validate: bool) -> None:
         values = self.learner.metrics()
         self.loss = values["loss/total"]
         seconds = time.monotonic() - self._began
@@ -142,5 +151,7 @@ class _Pretraining:
             "time/wait_for_data": self._waited / self._count,
             "memory/process": psutil.Process().memory_info().rss / 2**30,
         }
+        if validate:
+            values |= self.learner.validate(self.validation)
         writer.write(self.learner.updates, 0, values)
         self._began, self._waited, self._count = time.monotonic(), 0.0, 0

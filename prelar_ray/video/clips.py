@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from prelar_ray.errors import DataError
+from prelar_ray.seeding import generator
 from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore
 
-__all__ = ["ClipSampler"]
+__all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
+
+
+def held_out_episodes(store: VideoStore, segment_length: int, share: float) -> list[int]:
+    """Choose the episodes that training shall not see: the same ones for every run on this store, whatever its seed.
+
+    They are a share of the episodes with at least ``segment_length`` frames: at least one where ``share`` is above 0,
+    and never all.
+    """
+    eligible = np.flatnonzero(store.lengths >= segment_length)
+    if share == 0 or len(eligible) < 2:
+        return []
+    count = min(max(1, round(share * len(eligible))), len(eligible) - 1)
+    order = generator(0, "held-out-episodes").permutation(len(eligible))
+    return sorted(eligible[order[:count]].tolist())
 
 
 class ClipSampler:
     """Draws an episode uniformly among those with at least ``T`` frames, then a start uniformly within it."""
 
-    def __init__(self, store: VideoStore, batch_size: int, segment_length: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        store: VideoStore,
+        batch_size: int,
+        segment_length: int,
+        rng: np.random.Generator,
+        without: Collection[int] = (),
+    ) -> None:
         """Sample ``B`` clips of ``T`` frames at a time; episodes that ``store.refresh()`` adds take part from then on.
+
+        Episodes in ``without`` never take part.
 
         Raises:
             DataError: no episode is long enough.
@@ -26,6 +51,7 @@ class ClipSampler:
         self._batch_size = batch_size
         self._segment_length = segment_length
         self._rng = rng
+        self._without = frozenset(without)
         self._index()
 
     def sample(self) -> Frames:
@@ -53,10 +79,20 @@ class ClipSampler:
         """Find the episodes that are long enough and how many starts each has."""
         lengths = self._store.lengths
         self._seen = len(lengths)
-        self._eligible = np.flatnonzero(lengths >= self._segment_length)
+        long_enough = np.flatnonzero(lengths >= self._segment_length)
+        self._eligible = np.array([i for i in long_enough.tolist() if i not in self._without], dtype=np.int64)
         self._starts = lengths[self._eligible] - self._segment_length + 1
         if len(self._eligible) == 0:
             raise DataError(
                 f"the longest of {self._seen} videos has {lengths.max()} frames, a clip needs {self._segment_length}; "
                 f"set pretrain.segment_length to {lengths.max()} or less, or record longer videos"
             )
+
+
+def validation_clips(store: VideoStore, count: int, segment_length: int, held_out: Collection[int]) -> Frames:
+    """Return clips of the held-out episodes, of any where there are none, ``(count, T, 64, 64, 3)``.
+
+    They are the same for every run on this store.
+    """
+    seen = set(range(len(store))) - set(held_out) if held_out else set()
+    return ClipSampler(store, count, segment_length, generator(0, "validation-clips"), without=seen).sample()

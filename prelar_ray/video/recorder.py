@@ -1,4 +1,7 @@
-"""Records videos: rolls a scripted or random policy and keeps the frames, never an action or a reward."""
+"""Records videos: rolls a scripted or random policy and keeps the frames, in a store that holds nothing else.
+
+The actions taken go to a file of their own beside the store, for the probe of the latent actions.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from prelar_ray.envs.pixel_env import Action
 from prelar_ray.errors import ConfigError
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Frames
+from prelar_ray.video.actions import Actions, ActionWriter, actions_path
 from prelar_ray.video.store import VideoWriter
 
 __all__ = ["RecordSummary", "record"]
@@ -38,26 +42,29 @@ class RecordSummary:
 
 
 def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> RecordSummary:
-    """Roll ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``.
+    """Roll ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``, actions beside it.
 
     ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, its task's
     place in the list and its number.
 
     Raises:
         ConfigError: an unknown task or camera, or a task without the expert that was asked for; nothing is written.
-        RunFolderError: ``path`` is not an empty or new folder.
+        RunFolderError: ``path`` is not an empty or new folder, or the actions of an earlier one lie beside it.
         DataError: the disk is full.
     """
     start = time.perf_counter()
     attributes = _attributes(config)
+    shard_frames = config.record.shard_frames
+    actions = ActionWriter(actions_path(path), shard_frames)
     episodes = frames = 0
     successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
-    with VideoWriter(path, attributes, config.record.shard_frames) as writer:
+    with VideoWriter(path, attributes, shard_frames) as writer, actions:
         for index, task in enumerate(config.record.tasks):
             env = make_env(_env_config(config, task), derive_seed(config.seed, "record_env", index))
             try:
                 for episode in range(config.record.episodes_per_task):
-                    video, success = _roll(env, config, index, episode, on_frames)
+                    video, action, success = _roll(env, config, index, episode, on_frames)
+                    actions.append(action, video, task)
                     writer.append(video, task)
                     successes[task].append(success)
                     episodes += 1
@@ -71,21 +78,24 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
 
 def _roll(
     env: PixelEnv, config: RunConfig, task: int, episode: int, on_frames: Callable[[int], None]
-) -> tuple[Frames, bool]:
-    """Return the frames of one episode, ``(T, 64, 64, 3)``, and whether any of its steps succeeded."""
+) -> tuple[Frames, Actions, bool]:
+    """Return frames ``(T, 64, 64, 3)`` and actions ``(T, A)`` of an episode, and whether any of its steps succeeded."""
     rng = generator(config.seed, "record", task, episode)
     with_expert = _expert_acts(config.record, episode)
     observation, _ = env.reset()
     frames, succeeded, ended = [observation["image"]], False, False
+    actions: list[Action] = []
     on_frames(1)
     while not ended and len(frames) < config.record.frames_per_episode:
         action = _noisy_expert(env, config.record.noise, rng) if with_expert else _random_action(env, rng)
         observation, _, terminated, truncated, info = env.step(action)
         frames.append(observation["image"])
+        actions.append(action)
         succeeded |= info["success"]
         ended = terminated or truncated
         on_frames(1)
-    return np.stack(frames), succeeded
+    led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; the first frame comes of no action
+    return np.stack(frames), np.stack(led_to), succeeded
 
 
 def _expert_acts(config: RecordConfig, episode: int) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from prelar_ray import demo
 from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.telemetry.diagnosis import read_diagnosis
 from prelar_ray.video.store import VideoStore
 
 Refused = Callable[..., str]
@@ -25,6 +26,7 @@ def test_the_whole_road(
     assert found == {
         "config.yaml",
         "videos",
+        "videos.actions.arrow",
         "pretrain",
         "finetune",
         "film.mp4",
@@ -35,7 +37,8 @@ def test_the_whole_road(
     assert load_checkpoint(out / "pretrain").update == 5
     assert load_checkpoint(out / "finetune").update == 6
     timings = json.loads((out / "finetune" / "run.json").read_text())["timings"]
-    assert {"record", "pretrain", "finetune", "evaluate"} <= timings.keys()
+    assert {"record", "pretrain", "diagnose", "finetune", "evaluate"} <= timings.keys()
+    assert read_diagnosis(out / "pretrain" / "diagnostics.json").probe is not None
     said = capsys.readouterr().err
     for line in (f"report        {out}/report.html", "do not solve prelar/point-reach", f"tensorboard --logdir {out}"):
         assert line in said

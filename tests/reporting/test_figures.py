@@ -39,6 +39,20 @@ def test_a_metric_is_drawn_with_few_and_many_points(count: int) -> None:
     check(figures.metric_chart(x, np.exp(-x / 20) + 1e-3, "update", "total (nats)"))
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_several_metrics_are_drawn_together(count: int) -> None:
+    x = np.arange(count, dtype=np.float64)
+    curves = {name: (x, np.sin(x + shift)) for shift, name in enumerate(("own", "shuffled", "zero", "repeated"))}
+    picture = figures.curves_chart(curves, "update", "error (nats)", dashed="repeated")
+    check(picture)
+    assert "own, shuffled, zero, repeated" in picture.alt
+
+
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_bars_are_drawn_with_few_and_many_entries(count: int) -> None:
+    check(figures.bar_chart({str(i): (-0.5) ** i for i in range(count)}, "dimension", "KL (nats)"))
+
+
 @pytest.mark.parametrize(("count", "episodes"), [(1, 1), (1, 10), (8, 10)])
 @pytest.mark.parametrize("success", [True, False])
 def test_evaluations_are_drawn_even_without_an_interval(count: int, episodes: int, success: bool) -> None:
@@ -68,7 +82,7 @@ def test_a_strip_is_drawn_for_any_length_and_context(length: int, context: int) 
 
 def test_the_strip_shows_the_frames_unchanged() -> None:
     rows = [np.full((2, 4, 4, 3), value, np.uint8) for value in (10, 20, 30)]
-    mosaic = figures._mosaic(rows, gap=2)
+    mosaic = figures.mosaic(rows, gap=2)
     assert mosaic.shape == (16, 10, 4)
     assert (mosaic[6:10, 6:10] == [20, 20, 20, 255]).all()
     assert (mosaic[4:6] == 0).all()

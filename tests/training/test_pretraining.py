@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.pretraining import pretrain
+from prelar_ray.video.actions import actions_path
 
 Same = Callable[[Path, Path], None]
 Run = Callable[..., RunFolder]
@@ -91,7 +93,8 @@ def test_a_run_leaves_everything_that_was_promised(run: Run, minute_config: RunC
         assert frames["context"] == 1
     info = json.loads((folder.path / "run.json").read_text())
     assert (info["phase"], info["status"]) == ("pretrain", "finished")
-    assert info["summary"] == {"updates": 5, "loss": rows[-1]["loss/total"], "video_frames": 24, "video_episodes": 3}
+    summary = {"updates": 5, "loss": rows[-1]["loss/total"], "video_frames": 24, "video_episodes": 3}
+    assert info["summary"] == summary | {"held_out_episodes": 1}
     assert info["timings"]["pretrain"] > 0
 
 
@@ -101,6 +104,56 @@ def test_the_metrics_since_the_last_line_are_written_at_the_end(run: Run) -> Non
     folder = run("short", "telemetry.every_updates=50")
     assert [row["update"] for row in read_metrics(folder.metrics_path)] == [5]
     assert json.loads((folder.path / "run.json").read_text())["summary"]["loss"] > 0
+
+
+DIAGNOSTICS = {
+    *("validation/total", "validation/image", "validation/dynamics_kl"),
+    *("latent/spearman", "latent/active_units", "latent/participation_ratio", "latent/kl", "latent/kl_largest"),
+    *(f"open_loop/{kind}" for kind in ("own", "shuffled", "zero", "repeated", "shuffled_over_own")),
+}
+
+
+def test_diagnostics_are_written_now_and_then_and_at_the_end(run: Run) -> None:
+    folder = run("run", "pretrain.validation_every_updates=2", "telemetry.every_updates=3")
+    rows = {row["update"]: row for row in read_metrics(folder.metrics_path)}
+    assert list(rows) == [2, 3, 4, 5]
+    for update, row in rows.items():
+        assert (row.keys() & DIAGNOSTICS) == (set() if update == 3 else DIAGNOSTICS)
+    assert rows[2]["validation/image"] != rows[4]["validation/image"]
+    assert rows[2]["open_loop/repeated"] == rows[4]["open_loop/repeated"]  # the clips are the same
+
+
+def test_measuring_changes_nothing_that_is_learnt(run: Run, pretrained: Path, assert_same_state: Same) -> None:
+    assert_same_state(pretrained, run("often", "pretrain.validation_every_updates=1").path)
+
+
+def test_held_out_episodes_stay_held_out_when_a_run_goes_on(run: Run) -> None:
+    held_out = load_checkpoint(run("run", "pretrain.updates=2").path).counters["held_out"]
+    assert len(held_out) == 1
+    folder = run("run", "pretrain.validation_share=0.7", resume=True)
+    assert load_checkpoint(folder.path).counters["held_out"] == held_out
+
+
+def test_without_a_validation_share_training_sees_every_episode(run: Run) -> None:
+    folder = run("all", "pretrain.validation_share=0")
+    assert load_checkpoint(folder.path).counters["held_out"] == []
+    assert folder.info["summary"]["held_out_episodes"] == 0
+
+
+@pytest.mark.parametrize("state", ["absent", "damaged", "a folder"])
+def test_pretraining_never_looks_at_the_true_actions(
+    run: Run, pretrained: Path, videos: Path, tmp_path: Path, assert_same_state: Same, state: str
+) -> None:
+    copy = tmp_path / "videos"
+    shutil.copytree(videos, copy)
+    actions = actions_path(copy)
+    assert actions_path(videos).is_file()
+    assert not actions.exists()
+    if state == "damaged":
+        actions.write_bytes(b"damaged")
+    elif state == "a folder":
+        actions.mkdir()
+    assert_same_state(pretrained, run("run", f"video.path={copy}").path)
 
 
 def test_the_same_seed_makes_the_same_parameters_and_another_does_not(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
 from prelar_ray.types import Frames
-from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.store import VideoStore, VideoWriter
 
 
@@ -117,3 +117,48 @@ def test_episodes_recorded_meanwhile_take_part_after_a_refresh(tmp_path: Path) -
         assert {index for index, _ in positions(sampler.sample())} == {0}
         assert store.refresh()
         assert {index for index, _ in positions(sampler.sample())} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "share", "expected"),
+    [
+        ([5] * 20, 0.1, 2),
+        ([5] * 20, 0.0, 0),
+        ([5] * 20, 0.001, 1),  # at least one
+        ([5] * 20, 0.99, 19),  # never all
+        ([5] * 2, 0.05, 1),
+        ([5], 0.5, 0),  # the only one is for training
+        ([1, 5, 1, 5, 1], 0.5, 1),  # of those that a clip fits in
+        ([1, 1], 0.5, 0),
+    ],
+)
+def test_a_share_of_the_episodes_is_held_out(tmp_path: Path, lengths: list[int], share: float, expected: int) -> None:
+    store = record(tmp_path / "videos", lengths)
+    held_out = held_out_episodes(store, 3, share)
+    assert len(held_out) == expected
+    assert held_out == sorted(set(held_out))
+    assert all(lengths[index] >= 3 for index in held_out)
+    assert held_out == held_out_episodes(VideoStore(tmp_path / "videos"), 3, share)
+
+
+def test_held_out_episodes_are_scattered(tmp_path: Path) -> None:
+    held_out = held_out_episodes(record(tmp_path / "videos", [4] * 40), 3, 0.25)
+    assert {index % 2 for index in held_out} == {0, 1}  # recorders take turns: expert, random, expert, ...
+    assert min(held_out) < 20 <= max(held_out)  # and go from task to task
+
+
+def test_training_never_sees_what_is_held_out_and_validation_sees_nothing_else(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [6] * 10)
+    held_out = held_out_episodes(store, 3, 0.3)
+    sampler = ClipSampler(store, 50, 3, np.random.default_rng(0), without=held_out)
+    trained = {index for _ in range(10) for index, _ in positions(sampler.sample())}
+    assert trained == set(range(10)) - set(held_out)
+    validated = {index for index, _ in positions(validation_clips(store, 100, 3, held_out))}
+    assert validated == set(held_out)
+
+
+def test_validation_clips_are_the_same_every_time_and_of_any_episode_where_none_is_held_out(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [6] * 4)
+    clips = validation_clips(store, 40, 3, [])
+    assert {index for index, _ in positions(clips)} == {0, 1, 2, 3}
+    np.testing.assert_array_equal(clips, validation_clips(store, 40, 3, []))

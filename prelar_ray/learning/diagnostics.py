@@ -1,0 +1,129 @@
+"""Is the latent action any good? Numbers on clips that were not trained on; docs/diagnostics.md explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from prelar_ray.learning.consistency import action_distances, state_distances
+from prelar_ray.learning.prediction import roll_out
+from prelar_ray.models.image_decoder import image_log_prob
+from prelar_ray.models.latent_action import DeterministicAction
+from prelar_ray.models.noise import Noise
+from prelar_ray.models.world_model import PretrainWorldModel
+
+__all__ = ["ACTIVE_VARIANCE", "Measurement", "mean_kl", "measure", "rank_correlation", "summarise"]
+
+ACTIVE_VARIANCE = 0.01
+"""A dimension whose point varies more than this over pairs of frames is active (Burda et al., 2016)."""
+
+Array = npt.NDArray[np.float64]
+
+
+class Measurement(NamedTuple):
+    """What one batch of clips shows: N pairs of successive frames, M predicted frames."""
+
+    state_distance: Array
+    """Distances that the consistency loss compares, nats: ``(N,)``."""
+    action_distance: Array
+    """``(N,)``."""
+    point: Array
+    """Latent actions, ``(N, L)``."""
+    kl: Array | None
+    """KL to the prior per dimension or group, nats: ``(N, L)``; None for a deterministic latent action."""
+    error: dict[str, Array]
+    """Half the squared error summed over pixels of each predicted frame ``(M,)``, by what the prediction was given."""
+
+
+@torch.no_grad()
+def measure(
+    model: PretrainWorldModel, image: Tensor, context: int, noise: Noise, action_prior_std: float = 1.0
+) -> Measurement | None:
+    """Measure on one batch; None for an action-free model.
+
+    Args:
+        model: in evaluation mode.
+        image: preprocessed ``(B, T, C, Hpx, Wpx)``, B at least 2: latent actions are swapped between rows.
+        context: frames that are observed before prediction starts, at least 1 and less than T.
+        noise: samples of states and latent actions for the distances, and which rows swap. Predictions take modes.
+        action_prior_std: standard deviation of the prior of Gaussian latent actions.
+    """
+    latent = model.infer_latent_actions(image)
+    if latent is None:
+        return None
+    rssm = model.rssm
+    is_first = torch.zeros_like(image[:, :, 0, 0, 0])
+    is_first[:, 0] = 1
+    permutation = noise.derangement(len(image))
+
+    sample = model.to_inputs(latent.sample(noise), is_first)
+    gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
+    posterior, prior = rssm.observe(model.encoder(image), sample, is_first, gumbel=gumbel)
+
+    own = model.to_inputs(latent.point, is_first)
+    given = {"own": own, "shuffled": own[permutation], "zero": torch.zeros_like(own)}
+    seen, true = image[:, :context], image[:, context:]
+    predicted = {
+        # Up to the end of the context every prediction saw the same, so only what comes after it differs.
+        kind: roll_out(model, seen, torch.cat([own[:, :context], action[:, context:]], dim=1))
+        for kind, action in given.items()
+    }
+    predicted["repeated"] = image[:, context - 1 : context].expand_as(true)
+    return Measurement(
+        state_distance=_array(state_distances(rssm, posterior, prior, sample, permutation)),
+        action_distance=_array(action_distances(latent, permutation)),
+        point=_array(latent.point.flatten(0, 1)),
+        kl=None if isinstance(latent, DeterministicAction) else _array(latent.kl(action_prior_std).flatten(0, 1)),
+        error={kind: _array(-image_log_prob(frames, true).flatten()) for kind, frames in predicted.items()},
+    )
+
+
+def summarise(batches: Sequence[Measurement]) -> dict[str, float]:
+    """Return the diagnostics of all batches together, by metric name."""
+    states = np.concatenate([batch.state_distance for batch in batches])
+    actions = np.concatenate([batch.action_distance for batch in batches])
+    covariance = np.atleast_2d(np.cov(np.concatenate([batch.point for batch in batches]), rowvar=False))  # (L, L)
+    metrics = {
+        "latent/spearman": rank_correlation(states, actions),
+        "latent/active_units": float((covariance.diagonal() > ACTIVE_VARIANCE).sum()),
+        "latent/participation_ratio": _participation_ratio(covariance),
+    }
+    kl = mean_kl(batches)
+    if kl is not None:
+        metrics |= {"latent/kl": float(kl.sum()), "latent/kl_largest": float(kl.max())}
+    error = {kind: float(np.concatenate([b.error[kind] for b in batches]).mean()) for kind in batches[0].error}
+    metrics |= {f"open_loop/{kind}": value for kind, value in error.items()}
+    return metrics | {"open_loop/shuffled_over_own": error["shuffled"] / max(error["own"], np.finfo(float).tiny)}
+
+
+def mean_kl(batches: Sequence[Measurement]) -> Array | None:
+    """Return the mean KL to the prior per dimension, nats ``(L,)``; None for a deterministic latent action."""
+    parts = [batch.kl for batch in batches if batch.kl is not None]
+    if not parts:
+        return None
+    mean: Array = np.concatenate(parts).mean(axis=0)
+    return mean
+
+
+def rank_correlation(x: Array, y: Array) -> float:
+    """Spearman's rank correlation of ``(N,)`` values; 0 where one side ties throughout: no order, no agreement."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(spearmanr(x, y).statistic)
+
+
+def _participation_ratio(covariance: Array) -> float:
+    """Effective number of directions in which points vary: ``tr(C)^2 / tr(C^2)``, from 1 to L; 0 without variation."""
+    squares = float(np.square(covariance).sum())
+    return float(covariance.trace() ** 2 / squares) if squares > 0 else 0.0
+
+
+def _array(values: Tensor) -> Array:
+    result: Array = values.double().cpu().numpy()
+    return result

@@ -1,0 +1,128 @@
+"""Probe: how well a linear map finds the true action in the latent action. Nothing is trained by it but the map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.world_model import PretrainWorldModel
+from prelar_ray.types import Frames
+
+__all__ = ["Probe", "infer_points", "probe"]
+
+STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))
+"""Ridge penalties tried, per row and in units of the standardised inputs' variance."""
+VALIDATION_SHARE = 0.2
+"""Share of the training episodes on which the penalty is chosen."""
+CHUNK = 64
+"""Frames that go through the network at a time."""
+
+Array = npt.NDArray[np.float64]
+
+
+class Probe(NamedTuple):
+    """Share of the variance of each true action's dimension that is explained on unseen episodes."""
+
+    r2: list[float]
+    """Per dimension: 1 perfect, 0 no better than the mean, negative worse; NaN where the action never varies."""
+    r2_permuted: list[float]
+    """The same with latent and true actions paired at random: about 0, or something leaks."""
+    strength: float
+    """Ridge penalty chosen."""
+    test_steps: int
+
+
+@torch.no_grad()
+def infer_points(model: PretrainWorldModel, frames: Frames) -> Array:
+    """Return the latent action of every pair of successive frames, ``(T, Hpx, Wpx, C) -> (T-1, L)``.
+
+    Args:
+        model: with latent actions, in evaluation mode.
+        frames: at least 2.
+    """
+    weight = next(model.parameters())
+    points = []
+    for start in range(0, len(frames) - 1, CHUNK):
+        chunk = torch.from_numpy(frames[start : start + CHUNK + 1].copy()).to(weight.device)  # overlaps by one
+        latent = model.infer_latent_actions(preprocess_image(chunk, weight.dtype).unsqueeze(0))
+        assert latent is not None
+        points.append(latent.point[0].double().cpu().numpy())
+    return np.concatenate(points)
+
+
+def probe(train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Array]], rng: np.random.Generator) -> Probe:
+    """Fit by ridge regression on some episodes and score on others.
+
+    Args:
+        train, test: per episode, latent actions ``(T-1, L)`` and the true actions ``(T-1, A)`` that they should tell;
+            at least one episode each.
+        rng: chooses validation episodes and the random pairing.
+    """
+    strength = _choose_strength(train, rng)
+    inputs, targets = _rows(train)
+    test_inputs, test_targets = _rows(test)
+    fit = _Ridge(inputs, targets, strength)
+    permuted = _Ridge(inputs, rng.permutation(targets), strength)
+    return Probe(
+        r2=_r2(fit.predict(test_inputs), test_targets).tolist(),
+        r2_permuted=_r2(permuted.predict(test_inputs), rng.permutation(test_targets)).tolist(),
+        strength=strength,
+        test_steps=len(test_inputs),
+    )
+
+
+class _Ridge:
+    """Closed form on inputs and targets standardised with the training rows' mean and standard deviation."""
+
+    def __init__(self, inputs: Array, targets: Array, strength: float) -> None:
+        self._mean, self._scale = inputs.mean(axis=0), _scale(inputs)
+        self._offset = targets.mean(axis=0)
+        x = (inputs - self._mean) / self._scale
+        penalty = strength * len(x) * np.eye(x.shape[1])
+        self._weights = np.linalg.solve(x.T @ x + penalty, x.T @ (targets - self._offset))
+
+    def predict(self, inputs: Array) -> Array:
+        """``(N, L) -> (N, A)``."""
+        result: Array = (inputs - self._mean) / self._scale @ self._weights + self._offset
+        return result
+
+
+def _choose_strength(episodes: Sequence[tuple[Array, Array]], rng: np.random.Generator) -> float:
+    """Return the penalty with the least squared error on a part of the episodes; of one episode, on its last steps."""
+    if len(episodes) == 1:
+        inputs, targets = episodes[0]
+        stop = max(1, round((1 - VALIDATION_SHARE) * len(inputs)))
+        fit, check = [(inputs[:stop], targets[:stop])], [(inputs[stop:], targets[stop:])]
+    else:
+        order = rng.permutation(len(episodes))
+        count = max(1, round(VALIDATION_SHARE * len(episodes)))
+        check, fit = [episodes[i] for i in order[:count]], [episodes[i] for i in order[count:]]
+    inputs, targets = _rows(check)
+    scale = _scale(_rows(fit)[1])
+
+    def error(strength: float) -> float:
+        return float(np.square((_Ridge(*_rows(fit), strength).predict(inputs) - targets) / scale).sum())
+
+    return min(STRENGTHS, key=error)
+
+
+def _rows(episodes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    return np.concatenate([x for x, _ in episodes]), np.concatenate([y for _, y in episodes])
+
+
+def _scale(x: Array) -> Array:
+    """Standard deviation per column; 1 where it is 0, so that such a column becomes zeros."""
+    std: Array = x.std(axis=0)
+    return np.where(std > 1e-12, std, 1.0)
+
+
+def _r2(predicted: Array, true: Array) -> Array:
+    """Coefficient of determination per column, NaN where the column is constant."""
+    residual = np.square(true - predicted).sum(axis=0)
+    total = np.square(true - true.mean(axis=0)).sum(axis=0)
+    return np.where(total > 1e-12, 1 - residual / np.where(total > 1e-12, total, 1.0), np.nan)

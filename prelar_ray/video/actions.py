@@ -1,0 +1,159 @@
+"""True actions of a recording, in a file of their own beside the video store: what the probe alone may look at.
+
+``STORE.actions.arrow`` lies next to the folder ``STORE`` and not in it. :class:`~prelar_ray.video.store.VideoStore`
+opens the shards that its manifest names, in its own folder, and nothing else; so nothing that trains can come by an
+action.
+
+The file holds one column ``value`` float32, the actions ``(T, A)`` of whole episodes one after the other, and as
+metadata ``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where
+``frames`` is the SHA-256 of its frames: actions are found by what a video shows, whatever becomes of the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from prelar_ray.arrow_io import read_arrays, write_arrays
+from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.types import Frames
+
+__all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path"]
+
+FORMAT: Final = "prelar_ray/actions"
+VERSION: Final = "1"
+
+Actions = npt.NDArray[np.float32]
+"""Actions of an episode ``(T, A)``; row t led to frame t, row 0 is zero."""
+
+
+class _EpisodeRecord(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    length: Annotated[int, Field(ge=1)]  # T
+    size: Annotated[int, Field(ge=1)]  # A
+    frames: str  # SHA-256 of the episode's frames, hexadecimal
+
+
+_EPISODES = TypeAdapter(tuple[_EpisodeRecord, ...])
+
+
+def actions_path(store: Path) -> Path:
+    """Return where the actions of the video store in the folder ``store`` lie."""
+    store = store.resolve()
+    return store.with_name(f"{store.name}.actions.arrow")
+
+
+class ActionWriter:
+    """Writes the actions of a recording, episode by episode; a context manager that writes the last ones on leaving.
+
+    The file is written anew, whole and atomically, with the episode that reaches ``shard_frames``, as the shards of the
+    video store are. Append an episode here first: then every video that survives a kill has its actions.
+    """
+
+    def __init__(self, path: Path, shard_frames: int) -> None:
+        """Nothing is written before the first episodes are complete.
+
+        Raises:
+            RunFolderError: the file exists.
+        """
+        if path.exists():
+            raise RunFolderError(
+                f"{path} already holds the actions of a recording; choose a new folder name, or delete this file first"
+            )
+        self._path = path
+        self._shard_frames = shard_frames
+        self._values: list[npt.NDArray[np.float32]] = []  # (T * A,) each
+        self._episodes: list[_EpisodeRecord] = []
+        self._pending_frames = 0
+
+    def append(self, action: Actions, frames: Frames, source: str) -> None:
+        """Add the actions ``(T, A)`` of the episode ``frames`` ``(T, 64, 64, 3)``; row 0, which led nowhere, is zero.
+
+        Raises:
+            DataError: not one action per frame, or the disk is full.
+        """
+        if action.ndim != 2 or len(action) != len(frames):
+            raise DataError(f"{source}: actions have shape {action.shape}, expected ({len(frames)}, A), one per frame")
+        length, size = action.shape
+        self._values.append(action.astype(np.float32).reshape(-1))
+        self._episodes.append(_EpisodeRecord(source=source, length=length, size=size, frames=_digest(frames)))
+        self._pending_frames += length
+        if self._pending_frames >= self._shard_frames:
+            self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending_frames:
+            self._write()
+
+    def _write(self) -> None:
+        # Counted as written first: after a failure (disk full) leaving the block must not try, and fail, once more.
+        self._pending_frames = 0
+        values = np.concatenate(self._values)
+        episodes = _EPISODES.dump_json(tuple(self._episodes)).decode()
+        metadata = {"format": FORMAT, "version": VERSION, "sha256": _checksum(values, episodes), "episodes": episodes}
+        write_arrays(self._path, {"value": values}, metadata)
+
+
+class ActionFile:
+    """Reads the actions of a recording."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the whole file, some bytes per frame.
+
+        Raises:
+            DataError: it is missing, damaged, of a newer version or no such file.
+        """
+        self.path = path
+        arrays, metadata = read_arrays(path, copy=True)
+        if metadata.get("format") != FORMAT or list(arrays) != ["value"]:
+            raise DataError(f"{path}: not a file of recorded actions; `prelar-ray record` writes one beside the videos")
+        if metadata.get("version") != VERSION:
+            raise DataError(
+                f"{path}: format version {metadata.get('version')}, this release reads {VERSION}; update prelar-ray"
+            )
+        text, values = metadata.get("episodes", ""), arrays["value"]
+        if _checksum(values, text) != metadata.get("sha256"):
+            raise DataError(f"{path}: the checksum differs, it is damaged; restore it from a copy")
+        self._actions = {episode.frames: action for episode, action in _split(path, text, values)}
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self._actions)
+
+    def of(self, frames: Frames) -> Actions | None:
+        """Return the actions ``(T, A)`` that led through an episode's frames, or None where it is not in the file."""
+        return self._actions.get(_digest(frames))
+
+
+def _split(path: Path, text: str, values: npt.NDArray[np.float32]) -> list[tuple[_EpisodeRecord, Actions]]:
+    """Return the actions ``(T, A)`` of every episode."""
+    try:
+        episodes = _EPISODES.validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"{path}: its list of episodes is malformed; restore it from a copy") from error
+    stops = np.cumsum([episode.length * episode.size for episode in episodes])
+    if not len(stops) or stops[-1] != len(values):
+        raise DataError(f"{path}: its episodes do not add up to its {len(values)} numbers; restore it from a copy")
+    parts = np.split(values, stops[:-1])
+    return [(record, part.reshape(record.length, record.size)) for record, part in zip(episodes, parts, strict=True)]
+
+
+def _checksum(values: npt.NDArray[np.float32], episodes: str) -> str:
+    return hashlib.sha256(values.tobytes() + episodes.encode()).hexdigest()
+
+
+def _digest(frames: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prelar_ray import diagnose, pretrain, record
+from prelar_ray.reporting import write_report
+from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
+from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.store import VideoStore, VideoWriter
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def run(pretrained: Path, tmp_path: Path) -> Path:
+    """A finished pre-training run on three videos, of which one was held out; its folder may be written."""
+    path = tmp_path / "run"
+    shutil.copytree(pretrained, path)
+    return path
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert diagnose.main([str(run)]) == 0
+    found = read_diagnosis(run / "diagnostics.json")
+    assert found.metrics.keys() == {name for name in METRICS if name.split("/")[0] in ("latent", "open_loop")}
+    assert (found.update, found.episodes, found.held_out) == (5, 1, True)
+    assert len(found.kl_by_dimension) == 4
+    assert sum(found.kl_by_dimension) == pytest.approx(found.metrics["latent/kl"])
+    assert found.probe is not None
+    assert (found.probe.train_episodes, found.probe.test_episodes, found.probe.test_steps) == (2, 1, 7)
+    assert found.probe.unseen
+    assert len(found.probe.r2_by_dimension) == 2
+    text = shown(capsys)
+    for name in (*found.metrics, "probe/r2", "action[1]", "probe/r2_permuted"):
+        assert name in text
+    assert "of 1 episodes held out of pre-training" in text
+    assert f"{run}/diagnostics.json" in text
+    write_report([run], run / "report.html")
+    page = (run / "report.html").read_text()
+    for expected in ("Is the latent action any good?", "probe/r2_permuted", "latent/active_units", "KL per dimension"):
+        assert expected in page
+
+
+def test_the_same_seed_finds_the_same_and_another_does_not(run: Path) -> None:
+    def again(*arguments: str) -> Diagnosis:
+        assert diagnose.main([str(run), *arguments]) == 0
+        return read_diagnosis(run / "diagnostics.json")
+
+    assert again() == again("--seed", "0")
+    assert again().metrics != again("--seed", "1").metrics
+
+
+def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, run = tmp_path / "videos", tmp_path / "run"
+    length = ["record.episodes_per_task=6", "record.frames_per_episode=30"]
+    assert record.main(["--config", settings, "--out", str(videos), "--policy", "random", *length]) == 0
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run)]) == 0
+
+    def perfect(model: object, frames: np.ndarray) -> np.ndarray:
+        """What is drawn red, and green, moves; an encoder that is worth its name would find this."""
+        pixels = np.arange(64) - 31.5
+        red = (frames[..., 0].astype(float) - frames[..., 2]).clip(0) ** 8
+        position = np.stack([red.sum(1) @ pixels, red.sum(2) @ pixels], axis=1) / red.sum((1, 2))[:, None]
+        return np.diff(position, axis=0)
+
+    monkeypatch.setattr("prelar_ray.training.diagnosis.infer_points", perfect)
+    assert diagnose.main([str(run)]) == 0
+    scores = read_diagnosis(run / "diagnostics.json").probe
+    assert scores is not None
+    assert scores.r2 is not None
+    assert scores.r2 > 0.6  # at the border of the arena it does not move as it was told to
+    assert scores.r2_permuted is not None
+    assert abs(scores.r2_permuted) < 0.3
+
+
+def test_without_true_actions_all_but_the_probe_is_measured(
+    run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(videos, copy)
+    assert diagnose.main([str(run), "--videos", str(copy)]) == 0
+    found = read_diagnosis(run / "diagnostics.json")
+    assert found.probe is None
+    assert found.without_probe == f"no true actions beside {copy}"
+    assert "Left out: no true actions beside" in shown(capsys)
+    assert diagnose.main([str(run), "--videos", str(copy), "--actions", str(actions_path(videos))]) == 0
+    assert read_diagnosis(run / "diagnostics.json").probe is not None
+
+
+@pytest.mark.parametrize(("lengths", "sizes", "reason"), [([8], [2], "of one episode only"), ([8, 8], [2, 4], "2, 4")])
+def test_what_keeps_the_probe_from_being_fitted_is_said(
+    run: Path, tmp_path: Path, lengths: list[int], sizes: list[int], reason: str
+) -> None:
+    store, rng = tmp_path / "store", np.random.default_rng(0)
+    with VideoWriter(store, {}, 100) as videos, ActionWriter(actions_path(store), 100) as actions:
+        for length, size in zip(lengths, sizes, strict=True):
+            frames = rng.integers(0, 256, (length, 64, 64, 3), dtype=np.uint8)
+            actions.append(rng.uniform(size=(length, size)).astype(np.float32), frames, "test")
+            videos.append(frames, "test")
+    assert diagnose.main([str(run), "--videos", str(store)]) == 0
+    assert reason in read_diagnosis(run / "diagnostics.json").without_probe
+
+
+def test_a_run_that_cannot_be_diagnosed_is_refused_in_one_line(
+    settings: str, videos: Path, finetuned: Path, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    free = tmp_path / "free"
+    zeros = "world_model.latent_action_source=zeros"
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(free), zeros]) == 0
+    for path, reason in {
+        tmp_path / "nowhere": "not the folder of a pre-training run",
+        tmp_path / "empty": "not the folder of a pre-training run",
+        tmp_path / "begun": "holds no checkpoint",
+        finetuned: "a finetune run infers no latent actions",
+        free: "action-free (latent_action_source=zeros)",
+    }.items():
+        error = refused(diagnose.main, path, "--videos", videos, code=2)
+        assert error.startswith(f"error: {path}: ")
+        assert reason in error
+        assert len(error.splitlines()) == 1
+        assert not (path / "diagnostics.json").exists()
+
+
+def test_actions_that_are_missing_or_of_other_videos_are_refused_in_one_line(
+    run: Path, videos: Path, tmp_path: Path, refused: Refused
+) -> None:
+    error = refused(diagnose.main, run, "--actions", tmp_path / "none.arrow", code=2)
+    assert error.startswith(f"error: {tmp_path}/none.arrow: no such file")
+    other = tmp_path / "other.actions.arrow"
+    with ActionWriter(other, 100) as writer:
+        writer.append(np.zeros((8, 2), np.float32), 255 - VideoStore(videos).frames(0), "test")
+    error = refused(diagnose.main, run, "--actions", other, code=2)
+    assert error.startswith(f"error: {other}: actions of other videos; none of the 3 in the store")
+    assert len(error.splitlines()) == 1
+    assert not (run / "diagnostics.json").exists()
+
+
+def test_videos_shorter_than_a_clip_are_refused_in_one_line(run: Path, tmp_path: Path, refused: Refused) -> None:
+    with VideoWriter(tmp_path / "short", {}, 100) as writer:
+        writer.append(np.zeros((4, 64, 64, 3), np.uint8), "test")
+    error = refused(diagnose.main, run, "--videos", tmp_path / "short", code=2)
+    assert "the longest video has 4 frames, this run's clips have 5" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_damaged_file_of_diagnostics_is_named_in_the_report(run: Path) -> None:
+    (run / "diagnostics.json").write_text(json.dumps({"update": 1}))
+    write_report([run], run / "report.html")
+    assert "diagnostics.json: cannot be read" in (run / "report.html").read_text()
