@@ -1,0 +1,1 @@
+"""Measurements: ``python -m benchmarks NAME`` runs one, prints a table and writes JSON."""

@@ -1,0 +1,26 @@
+"""``python -m benchmarks NAME``: imports the chosen benchmark alone, so that each needs only its own libraries."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {
+    "methods": "every method, both phases: losses, time per update, peak memory",
+    "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
+}
+
+
+def main() -> int:
+    """Dispatch."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in NAMES:
+        listing = "\n".join(f"  {key:<16}{line}" for key, line in NAMES.items())
+        sys.stderr.write(f"usage: python -m benchmarks NAME [--help]\n\n{listing}\n")
+        return 0 if name in ("-h", "--help") else 2
+    code: int = importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Which consistency loss helps, and does pre-training: variants of PreLAR and baselines on one task, several seeds.
+
+Runs the commands a user would run, one process per run and core. What is finished, in ``--out`` or in the file given as
+``--json``, is not run again; new results are added to that file, so a study may take several sittings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from prelar_ray.files import atomic_file
+
+VARIANTS: dict[str, list[str]] = {
+    "no consistency": ["method=prelar_no_consistency"],
+    "published": ["loss.consistency_gradient=published"],
+    "soft": ["loss.consistency_gradient=soft"],
+    "straight-through": ["loss.consistency_gradient=straight_through"],
+    "apv": ["method=apv"],
+    "dreamerv2": ["method=dreamerv2"],
+}
+DIAGNOSTICS = {"apv", "dreamerv2"} ^ VARIANTS.keys()  # those with latent actions
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where runs live and what all of them share."""
+
+    out: Path
+    preset: str
+    overrides: tuple[str, ...]
+
+    def folder(self, variant: str, seed: int, phase: str) -> Path:
+        """Run folder of one phase."""
+        return self.out / f"{variant.replace(' ', '-')}-{seed}" / phase
+
+    def run(self, variant: str, seed: int) -> None:
+        """Pre-train, diagnose and fine-tune one variant with one seed, as far as that is not done yet.
+
+        Raises:
+            RuntimeError: a command failed; names its log.
+        """
+        settings = [f"seed={seed}", "threads=1", *VARIANTS[variant], *self.overrides]
+        pretrained, finetuned = self.folder(variant, seed, "pretrain"), self.folder(variant, seed, "finetune")
+        init: list[str] = []
+        if variant != "dreamerv2":
+            self._command("pretrain", pretrained, "--videos", str(self.out / "videos"), *settings)
+            init = ["--init", str(pretrained)]
+        if variant in DIAGNOSTICS and not (pretrained / "diagnostics.json").exists():
+            _call("diagnose", pretrained.parent / "diagnose.log", str(pretrained))
+        self._command("finetune", finetuned, "--cluster", "none", *init, *settings)
+
+    def record(self) -> None:
+        """Record the videos that all pre-trainings share: expert and random episodes in turn."""
+        if not (self.out / "videos").exists():
+            settings = ["--preset", self.preset, "--out", str(self.out / "videos"), "record.policy=mixed"]
+            _call("record", self.out / "record.log", *settings, *self.overrides)
+
+    def _command(self, name: str, folder: Path, *arguments: str) -> None:
+        state = folder / "run.json"
+        if state.exists() and json.loads(state.read_bytes())["status"] == "finished":
+            return
+        log = folder.parent / f"{name}.log"
+        if any((folder / "checkpoints").glob("*")):
+            _call(name, log, "--resume", "--out", str(folder))
+        else:
+            _call(name, log, "--preset", self.preset, "--out", str(folder), *arguments)
+
+
+def _call(name: str, log: Path, *arguments: str) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        done = subprocess.run([sys.executable, "-m", f"prelar_ray.{name}", *arguments], stdout=file, stderr=file)
+    if done.returncode:
+        raise RuntimeError(f"{name} ended with {done.returncode}; see {log}")
+
+
+def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
+    """Read what finished runs measured: ``{variant: {seed: {diagnostics, returns, ...}}}``."""
+    result: dict[str, Any] = {}
+    for variant in VARIANTS:
+        for seed in seeds:
+            folder = study.folder(variant, seed, "finetune")
+            state = folder / "run.json"
+            if not state.exists() or json.loads(state.read_bytes())["status"] != "finished":
+                continue
+            run = json.loads(state.read_bytes())
+            rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+            steps = max(row["env_steps"] for row in rows)
+            entry: dict[str, Any] = {
+                "commit": run["commit"],
+                "hardware": run["hardware"],
+                "seconds": run["timings"],
+                # The last evaluation of a step count wins: the final one repeats the last periodic one.
+                "returns": {str(row["env_steps"]): row["returns"] for row in rows},
+                "env_steps": steps,
+            }
+            diagnosis = study.folder(variant, seed, "pretrain") / "diagnostics.json"
+            if diagnosis.exists():
+                entry["diagnostics"] = json.loads(diagnosis.read_bytes())
+            result.setdefault(variant, {})[str(seed)] = entry
+    return result
+
+
+def at_share(entry: dict[str, Any], share: float) -> float:
+    """Mean evaluation return at the step count nearest to a share of the budget."""
+    steps = min(map(int, entry["returns"]), key=lambda count: abs(count - share * entry["env_steps"]))
+    return float(np.mean(entry["returns"][str(steps)]))
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print returns at 25, 50 and 100 % of the budget, and the diagnostics."""
+    table = Table("variant", "seeds", "25 %", "50 %", "100 %", title="mean return [lowest, highest seed]")
+    for variant, seeds in result.items():
+        cells = []
+        for share in (0.25, 0.5, 1.0):
+            values = [at_share(entry, share) for entry in seeds.values()]
+            cells.append(f"{np.mean(values):.0f} [{min(values):.0f}, {max(values):.0f}]")
+        table.add_row(variant, str(len(seeds)), *cells)
+    console.print(table)
+    diagnosed = {v: s for v, s in result.items() if all("diagnostics" in entry for entry in s.values())}
+    if not diagnosed:
+        return
+    names = sorted({n for s in diagnosed.values() for e in s.values() for n in e["diagnostics"]["metrics"]})
+    table = Table("diagnostic", *diagnosed, title="latent action after pre-training, mean [lowest, highest seed]")
+    for name in names:
+        found = [[e["diagnostics"]["metrics"].get(name) for e in s.values()] for s in diagnosed.values()]
+        table.add_row(name, *map(_cell, found))
+    probes = [[(e["diagnostics"]["probe"] or {}).get("r2") for e in s.values()] for s in diagnosed.values()]
+    table.add_row("probe R2", *map(_cell, probes))
+    console.print(table)
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.3g} [{min(known):.3g}, {max(known):.3g}]" if known else "-"
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw mean return over environment steps, one line per variant, the band from lowest to highest seed."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for variant, seeds in result.items():
+        curves = [{int(k): float(np.mean(v)) for k, v in entry["returns"].items()} for entry in seeds.values()]
+        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+        values = np.array([[curve[step] for step in steps] for curve in curves])
+        (line,) = axes.plot(steps, values.mean(0), label=f"{variant} ({len(curves)})")
+        axes.fill_between(steps, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
+    axes.set(xlabel="environment steps", ylabel="return", title="evaluation return, mean and range of seeds")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is missing, then report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks latent_actions", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default 2)")
+    parser.add_argument("--json", type=Path, help="file of every number, read first and added to")
+    parser.add_argument("--figure", type=Path, help="write the curves as PNG")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    args = parser.parse_intermixed_args(argv)
+    console = Console()
+    study = Study(args.out, args.preset, tuple(args.overrides))
+    known = json.loads(args.json.read_bytes()) if args.json and args.json.exists() else {}
+    missing = [(v, s) for s in args.seeds for v in args.variants if str(s) not in known.get(v, {})]
+    failed = 0
+    if not args.report_only:
+        study.record()
+        with ThreadPoolExecutor(args.jobs) as pool:
+            runs = {key: pool.submit(study.run, *key) for key in missing}
+            for (variant, seed), run in runs.items():
+                if error := run.exception():
+                    failed += 1
+                    console.print(f"{variant}, seed {seed}: {error}")
+                elif args.json:  # after every run, so that an interrupted study keeps what it has
+                    _write(args.json, _merged(known, collect(study, args.seeds)))
+    result = _merged(known, collect(study, args.seeds))
+    show(result, console)
+    if args.json:
+        _write(args.json, result)
+    if args.figure and result:
+        draw(result, args.figure)
+    return 1 if failed else 0
+
+
+def _merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {v: known.get(v, {}) | new.get(v, {}) for v in VARIANTS if v in known or v in new}
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(result, indent=1).encode() + b"\n")
