@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from prelar_ray.config import RunConfig, load_config, method_names, preset_names
 from prelar_ray.errors import PrelarError
 from prelar_ray.telemetry.progress import console
 
-__all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "resolve"]
+__all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "overrides", "resolve"]
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
@@ -31,12 +31,14 @@ COMMANDS = {
     "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",
     "finetune": "fine-tune a pre-trained world model and a policy in an environment",
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
+    "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
+    "export-checkpoint": "write a checkpoint as the published code writes and loads it",
     "report": "write a run's report.html: curves, predictions, timings",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
     "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }
-"""Name and one line about each command; ``prelar_ray.NAME`` is its module."""
+"""Name and one line about each command; ``prelar_ray.NAME`` is its module, with ``_`` for ``-``."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
@@ -53,10 +55,13 @@ class CommandParser(argparse.ArgumentParser):
         return self.parse_intermixed_args(args, namespace)
 
 
-def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def command_parser(
+    name: str, description: str, epilog: str, paths: Mapping[str, str] | None = None
+) -> argparse.ArgumentParser:
     """Return a command's parser with the options that every configured command has.
 
-    ``description`` and ``epilog`` are shown as they are written. Hand the parsed arguments to :func:`resolve`.
+    ``description`` and ``epilog`` are shown as they are written. ``paths`` names required paths, which come before the
+    overrides, and their help. Hand the parsed arguments to :func:`resolve`.
     """
     parser = CommandParser(
         prog=f"prelar-ray {name}",
@@ -65,6 +70,8 @@ def command_parser(name: str, description: str, epilog: str) -> argparse.Argumen
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    for path, text in (paths or {}).items():
+        parser.add_argument(path, type=Path, metavar=path.upper(), help=text)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -108,7 +115,12 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     file = args.config
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # go on with what the run was started with
-    return load_config(args.preset, file, [*getattr(args, "shorthands", []), *args.overrides])
+    return load_config(args.preset, file, overrides(args))
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Return the overrides among the arguments of :func:`command_parser`, those with options of their own first."""
+    return [*getattr(args, "shorthands", []), *args.overrides]
 
 
 def guarded(command: Callable[[], int]) -> NoReturn:
@@ -165,7 +177,7 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run ``prelar-ray COMMAND ...``; only the chosen command's module is imported."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in COMMANDS:
-        run: Callable[[Sequence[str]], int] = importlib.import_module(f"prelar_ray.{arguments[0]}").main
+        run: Callable[[Sequence[str]], int] = importlib.import_module(_module(arguments[0])).main
         return run(arguments[1:])
     width = max(map(len, COMMANDS))
     listing = "".join(f"  {name:<{width}}  {line}\n" for name, line in COMMANDS.items())
@@ -183,6 +195,10 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown command {arguments[0]!r}; {hint}`prelar-ray --help` lists all")
     parser.parse_args(arguments)
     parser.error("which command? `prelar-ray --help` lists them")
+
+
+def _module(command: str) -> str:
+    return f"prelar_ray.{command.replace('-', '_')}"
 
 
 def main() -> NoReturn:

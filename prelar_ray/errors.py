@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "EnvironmentFailure",
     "NonFiniteError",
+    "OfficialCheckpointError",
     "PrelarError",
     "RenderingError",
     "ResourceError",
@@ -51,6 +52,12 @@ class DataError(PrelarError):
 
 class CheckpointError(PrelarError):
     """A checkpoint is missing, damaged, unsafe to load, or of another configuration."""
+
+
+class OfficialCheckpointError(CheckpointError):
+    """A file given for import is not what the published code writes, or a run has no place in its layout."""
+
+    exit_code = 2
 
 
 class NonFiniteError(PrelarError):

@@ -33,7 +33,10 @@ import psutil
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
 
-__all__ = ["PACKAGES", "RunFolder"]
+__all__ = ["IMPORT", "PACKAGES", "RunFolder", "require_new"]
+
+IMPORT = "import"
+"""Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
 
 PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
 """Distributions whose versions are recorded."""
@@ -183,11 +186,26 @@ class RunFolder:
             folder = cls.open(path)
         except DataError as error:
             raise RunFolderError(f"{error}; there is no run to --resume") from error
+        if folder.info["phase"] == IMPORT:
+            raise RunFolderError(
+                f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
+                "choose another --out"
+            )
         if folder.info["phase"] != phase:
             raise RunFolderError(
                 f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
             )
         return folder
+
+
+def require_new(path: Path) -> None:
+    """Make sure that nothing stands at ``path``; an empty folder may.
+
+    Raises:
+        RunFolderError: something does.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunFolderError(f"{path}: exists already; choose a new folder, nothing is overwritten")
 
 
 def _refuse_unusable(path: Path) -> None:

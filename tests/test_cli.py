@@ -222,7 +222,7 @@ def test_only_the_chosen_command_is_imported_and_gets_the_other_arguments(monkey
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_listed_command_is_a_module(name: str):
-    assert (Path(prelar_ray.__file__).parent / f"{name}.py").is_file()
+    assert (Path(prelar_ray.__file__).parent / f"{name.replace('-', '_')}.py").is_file()
 
 
 def test_a_wrong_command_says_so_without_traceback_in_a_real_process():

@@ -19,6 +19,7 @@ ALGORITHM = {"models", "learning", "checkpoint"}
 COMMANDS = {
     *("cli", "__main__", "schema", "dry_run"),
     *("record", "pretrain", "diagnose", "visualize", "finetune", "evaluate", "report", "doctor", "demo"),
+    *("import_checkpoint", "export_checkpoint"),
 }
 EVERYTHING = {
     *BASE,

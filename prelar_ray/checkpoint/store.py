@@ -62,7 +62,7 @@ class CheckpointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            _write_state(temporary / _STATE, state)
+            write_state(temporary / _STATE, state)
             meta = {
                 "format": FORMAT,
                 "phase": phase,
@@ -169,7 +169,7 @@ def _move(folder: Path, target: Path) -> None:
     shutil.rmtree(outdated, ignore_errors=True)
 
 
-def _write_state(path: Path, state: dict[str, Any]) -> None:
+def write_state(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(state, file)

@@ -19,7 +19,7 @@ from prelar_ray.config import yaml_text
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["json_schema", "load_config", "method_names", "preset_names", "to_yaml"]
+__all__ = ["json_schema", "load_config", "method_names", "named_method", "preset_names", "to_yaml"]
 
 _PRESETS = resources.files("prelar_ray.config") / "presets"
 _METHODS = resources.files("prelar_ray.config") / "methods"
@@ -40,11 +40,13 @@ def load_config(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: RunConfig | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the configuration of base, preset, method, file and overrides, each winning over those before it.
+    """Return the configuration of base, preset, method, measured, file and overrides, each winning over those before.
 
     Without a preset the defaults hold, which are the ``paper`` preset. A file may name its own with ``preset: NAME``;
-    ``preset`` wins over that. The method is the one that file or overrides name with ``method``.
+    ``preset`` wins over that. The method is the one that file or overrides name with ``method``. ``measured`` holds
+    values by dotted path that the caller knows from elsewhere, such as widths from the shapes in a file.
 
     Raises:
         ConfigError: unknown preset, method or key, two methods at once, a file that cannot be read, a value of the
@@ -54,12 +56,23 @@ def load_config(
     file_preset = in_file.pop("preset", None)
     tree: dict[str, Any] = base.model_dump() if base else {}
     changes = [in_file, *map(_read_override, overrides)]
-    for layer in (_read_preset(preset or file_preset), _read_method(base, changes), *changes):
+    known = [_nest(path.split("."), value) for path, value in (measured or {}).items()]
+    for layer in (_read_preset(preset or file_preset), _read_method(base, changes), *known, *changes):
         tree = _merge(tree, layer)
     try:
         return RunConfig.model_validate(tree, strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(_describe(dict(mistake)) for mistake in error.errors())) from error
+
+
+def named_method(file: Path | None, overrides: Sequence[str]) -> str | None:
+    """Return the method that a file or overrides name, None where they leave it open.
+
+    Raises:
+        ConfigError: the file cannot be read, or an override is malformed.
+    """
+    layers = [_read_file(file) if file is not None else {}, *map(_read_override, overrides)]
+    return next((layer["method"] for layer in reversed(layers) if "method" in layer), None)
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -145,6 +158,10 @@ def _read_override(text: str) -> dict[str, Any]:
         value = raw if _field_type(keys) is str else yaml_text.parse(raw)
     except ValueError as error:
         raise ConfigError(f"{text}: the value is not valid YAML: {error}") from error
+    return _nest(keys, value)
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {keys[-1]: value}
     for key in reversed(keys[:-1]):
         tree = {key: tree}

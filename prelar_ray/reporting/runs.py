@@ -13,7 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from prelar_ray.errors import DataError
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.run_folder import IMPORT, RunFolder
 from prelar_ray.statistics import Interval, mean_interval, success_interval
 from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
 from prelar_ray.telemetry.metrics import METRICS
@@ -149,7 +149,7 @@ def load_run(path: Path) -> Run:
     )
     if run.phase in WITH_METRICS or folder.metrics_path.exists():
         run.metrics = _read(run, "metrics", lambda: _metrics(folder.metrics_path), [])
-    if run.phase not in ("record", "pretrain") or folder.evaluations_path.exists():
+    if run.phase not in ("record", "pretrain", IMPORT) or folder.evaluations_path.exists():
         run.evaluations = _read(run, "evaluations", lambda: _evaluations(folder), [])
     prediction = folder.frames / "prediction.npz"
     if run.phase in WITH_METRICS or prediction.exists():
