@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prelar_ray.config import RunConfig, load_config, method_names
 from prelar_ray.envs import make_env
 from prelar_ray.files import atomic_file
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
+from prelar_ray.provenance import provenance
 from prelar_ray.types import SequenceBatch
 
 EPISODES = 20
@@ -98,7 +100,8 @@ def measure(config: RunConfig, phase: str, updates: int) -> dict[str, Any]:
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
     }
 
 

@@ -15,31 +15,25 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.provenance import provenance
 
-__all__ = ["IMPORT", "PACKAGES", "RunFolder", "require_new"]
+__all__ = ["IMPORT", "RunFolder", "require_new"]
 
 IMPORT = "import"
 """Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
-
-PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
-"""Distributions whose versions are recorded."""
 
 
 class RunFolder:
@@ -80,9 +74,7 @@ class RunFolder:
                 created=_now(),
                 finished=None,
                 command=shlex.join(sys.orig_argv),
-                versions=_versions(),
-                commit=_commit(),
-                hardware=_hardware(),
+                **provenance(),
                 timings={},
                 summary={},
             )
@@ -242,47 +234,3 @@ def _failed_to_start(path: Path) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    """Versions without importing anything; packages that are not installed are left out."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
-
-def _commit() -> str | None:
-    """Commit of the source tree, ``-dirty`` if it was changed since; None outside a tree that tracks this package."""
-    source = Path(__file__)
-    if not _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name):
-        return None  # installed into a folder of another project's repository, or no repository
-    return _output("git", "-C", str(source.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-
-
-def _hardware() -> dict[str, Any]:
-    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    return {
-        "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus.splitlines() if gpus else [],
-    }
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _output(*command: str) -> str | None:
-    """Return what a command prints, or None if it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -12,7 +12,8 @@ import prelar_ray
 
 PACKAGE = Path(prelar_ray.__file__).parent
 
-BASE = {"types", "errors", "seeding", "files", "statistics", "prelar_ray"}  # "prelar_ray" is the package's __init__
+PACKAGE_INIT = "prelar_ray"
+BASE = {"types", "errors", "seeding", "files", "statistics", "provenance", PACKAGE_INIT}
 RECORDS = {"config", "telemetry", "run_folder"}
 DATA = {"arrow_io", "envs", "video", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -153,32 +152,6 @@ def test_evaluations_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None
         folder.append_evaluation({"update": update, "returns": [1.0]})
     folder.forget_evaluations_after(20)
     assert [row["update"] for row in folder.evaluations()] == [10, 20]
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    return subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def test_the_commit_is_that_of_the_tree_that_tracks_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "run_folder.py"
-    monkeypatch.setattr(run_folder, "__file__", str(source))
-    git(tmp_path, "init", "-q")
-    (tmp_path / "other.py").touch()
-    git(tmp_path, "add", "other.py")
-    git(tmp_path, "commit", "-qm", "another project's commit")
-    source.touch()
-    assert run_folder._commit() is None  # installed inside somebody else's repository
-    git(tmp_path, "add", "run_folder.py")
-    git(tmp_path, "commit", "-qm", "first")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    assert run_folder._commit() == head
-    source.write_text("changed")
-    assert run_folder._commit() == f"{head}-dirty"
 
 
 def test_a_folder_where_a_run_failed_to_start_can_be_used_again(tmp_path: Path) -> None:
