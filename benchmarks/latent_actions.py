@@ -21,15 +21,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.files import atomic_file
 
 VARIANTS: dict[str, list[str]] = {
     "no consistency": ["method=prelar_no_consistency"],
-    "published": ["loss.consistency_gradient=published"],
     "soft": ["loss.consistency_gradient=soft"],
     "straight-through": ["loss.consistency_gradient=straight_through"],
     "apv": ["method=apv"],
     "dreamerv2": ["method=dreamerv2"],
+    "published": ["loss.consistency_gradient=published"],  # after what it may turn out to equal
 }
 DIAGNOSTICS = {"apv", "dreamerv2"} ^ VARIANTS.keys()  # those with latent actions
 
@@ -58,9 +59,26 @@ class Study:
         if variant != "dreamerv2":
             self._command("pretrain", pretrained, "--videos", str(self.out / "videos"), *settings)
             init = ["--init", str(pretrained)]
+        if self.twin(variant, seed):
+            return
         if variant in DIAGNOSTICS and not (pretrained / "diagnostics.json").exists():
             _call("diagnose", pretrained.parent / "diagnose.log", str(pretrained))
         self._command("finetune", finetuned, "--cluster", "none", *init, *settings)
+
+    def checkpoint(self, variant: str, seed: int) -> str | None:
+        """SHA-256 of what pre-training ended with: parameters, optimiser, generators; None before it ended."""
+        folder = self.folder(variant, seed, "pretrain")
+        if not _finished(folder):
+            return None
+        last = CheckpointStore(folder / "checkpoints", 1).paths()[-1]
+        digest: str = json.loads((last / "meta.json").read_bytes())["sha256"]
+        return digest
+
+    def twin(self, variant: str, seed: int) -> str | None:
+        """An earlier variant whose pre-training came to the same bits; fine-tuning it again would repeat its run."""
+        digest = self.checkpoint(variant, seed)
+        earlier = list(VARIANTS)[: list(VARIANTS).index(variant)]
+        return next((name for name in earlier if digest and digest == self.checkpoint(name, seed)), None)
 
     def record(self) -> None:
         """Record the videos that all pre-trainings share: expert and random episodes in turn."""
@@ -69,14 +87,18 @@ class Study:
             _call("record", self.out / "record.log", *settings, *self.overrides)
 
     def _command(self, name: str, folder: Path, *arguments: str) -> None:
-        state = folder / "run.json"
-        if state.exists() and json.loads(state.read_bytes())["status"] == "finished":
+        if _finished(folder):
             return
         log = folder.parent / f"{name}.log"
         if any((folder / "checkpoints").glob("*")):
             _call(name, log, "--resume", "--out", str(folder))
         else:
             _call(name, log, "--preset", self.preset, "--out", str(folder), *arguments)
+
+
+def _finished(folder: Path) -> bool:
+    state = folder / "run.json"
+    return state.exists() and json.loads(state.read_bytes())["status"] == "finished"
 
 
 def _call(name: str, log: Path, *arguments: str) -> None:
@@ -92,11 +114,14 @@ def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for variant in VARIANTS:
         for seed in seeds:
-            folder = study.folder(variant, seed, "finetune")
-            state = folder / "run.json"
-            if not state.exists() or json.loads(state.read_bytes())["status"] != "finished":
+            if twin := study.twin(variant, seed):
+                if str(seed) in result.get(twin, {}):
+                    result.setdefault(variant, {})[str(seed)] = result[twin][str(seed)] | {"same_bits_as": twin}
                 continue
-            run = json.loads(state.read_bytes())
+            folder = study.folder(variant, seed, "finetune")
+            if not _finished(folder):
+                continue
+            run = json.loads((folder / "run.json").read_bytes())
             rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
             steps = max(row["env_steps"] for row in rows)
             entry: dict[str, Any] = {

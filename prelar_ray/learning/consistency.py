@@ -12,6 +12,9 @@ from prelar_ray.models.stacked_rssm import StackedRSSM
 
 __all__ = ["action_distances", "consistency_loss", "state_distances"]
 
+MIDDLE_HALF = 0.377
+"""Standard deviation of a standard normal variable between its quartiles."""
+
 
 def state_distances(
     rssm: RSSM | StackedRSSM, posterior: State, prior: Tensor, latent_action: Tensor, permutation: Tensor
@@ -52,8 +55,8 @@ def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_th
     Args:
         state, action: distances ``(N,)``.
         gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares tanh of the differences
-            over their spread, so it does not depend on the scale of either distance; ``straight_through`` has the
-            value of the former and the gradient of the latter.
+            over the spread of the values, so it does not depend on the scale of either distance; ``straight_through``
+            has the value of the former and the gradient of the latter.
 
     Returns:
         Scalar.
@@ -74,8 +77,23 @@ def _differences(x: Tensor) -> Tensor:
 
 def _soft_sign(x: Tensor) -> Tensor:
     """Smooth sign of all pairwise differences, ``(N,) -> (N, N)``; its temperature is the spread of ``x``."""
-    x = x - x.mean()
-    variance = x.square().mean()
-    # Where all values tie, the spread is zero and so is every difference: any positive temperature gives zero.
-    spread = torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt()
-    return torch.tanh(_differences(x / spread))
+    return torch.tanh(_differences(x) / _spread(x))
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation of ``x``, estimated from the middle half of its values, scalar; 1 where all values tie.
+
+    A spread that outliers raise would let the loss fall without any order: a few distances far out make all others
+    alike. Pre-training found that way out; docs/results/02-algorithm.md has the numbers.
+    """
+    quarter = len(x) // 4
+    middle = _deviation(x.sort().values[quarter : len(x) - quarter]) / MIDDLE_HALF
+    # Where values tie the spread is zero and so are the differences: any positive temperature gives zero.
+    spread = torch.where(middle > 0, middle, _deviation(x))
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation, scalar, with a gradient of zero where it is zero."""
+    variance = (x - x.mean()).square().mean()
+    return torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt() * (variance > 0)

@@ -124,6 +124,23 @@ def test_descent_on_this_loss_alone_makes_the_ranks_agree() -> None:
     assert rank_correlation() > 0.9
 
 
+def test_an_outlier_does_not_make_all_others_alike() -> None:
+    state = torch.arange(20.0).double()
+    with_outlier = torch.cat([-state[:-1], state.new_tensor([1e4])])
+    opposed = consistency_loss(state[:-1], with_outlier[:-1], "soft")
+    assert opposed > 1.5
+    assert consistency_loss(state, with_outlier, "soft") > 0.8 * opposed
+
+
+def test_distances_that_tie_but_for_a_few_are_told_apart() -> None:
+    state = torch.arange(8.0)
+    action = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0], requires_grad=True)  # the middle half has no spread
+    assert consistency_loss(state, action, "soft") > consistency_loss(state, action.flip(0), "soft") + 0.1
+    consistency_loss(state, action, "soft").backward()
+    assert action.grad is not None
+    assert action.grad.isfinite().all()
+
+
 def consistency_alone(mode: str) -> PretrainWorldModel:
     """A model after the backward pass of the consistency loss and of nothing else."""
     weights = ("image", "dynamics_kl", "action_kl")
