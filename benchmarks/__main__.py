@@ -6,6 +6,11 @@ import importlib
 import sys
 
 NAMES = {
+    "learner": "updates of both phases: time, FLOP/s, memory, by number format and by part (torch alone)",
+    "acting": "frames to actions, one and many (torch alone)",
+    "collector": "a collector beside the bare environment",
+    "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
+    "compare": "times of two result files",
     "methods": "every method, both phases: losses, time per update, peak memory",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 __all__ = ["PACKAGES", "provenance"]
 
@@ -43,8 +42,8 @@ def _hardware() -> dict[str, Any]:
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return {
         "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }
 

@@ -62,7 +62,8 @@ class Policy(nn.Module):
 
     def initial(self, n: int) -> PolicyState:
         """State before the first step of ``n`` environments."""
-        return PolicyState(self.rssm.initial(n), torch.zeros(n, self.action_size))
+        latent = self.rssm.initial(n)
+        return PolicyState(latent, latent.deter.new_zeros(n, self.action_size))
 
     @torch.inference_mode()
     def act(
@@ -71,7 +72,7 @@ class Policy(nn.Module):
         """Choose actions.
 
         Args:
-            image: uint8 ``(n, Hpx, Wpx, C)``.
+            image: uint8 ``(n, Hpx, Wpx, C)``; computed on the device of ``state``, which is that of the parameters.
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
             noise: the published evaluation policy takes the mode of the action but still samples the latent.
@@ -79,13 +80,13 @@ class Policy(nn.Module):
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.
         """
-        dtype = state.action.dtype
-        embed = self.encoder(preprocess_image(torch.from_numpy(image), dtype)).unsqueeze(1)
+        device, dtype = state.action.device, state.action.dtype
+        embed = self.encoder(preprocess_image(torch.from_numpy(image).to(device), dtype)).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
-        gumbel = None if noise.gumbel is None else torch.from_numpy(noise.gumbel).to(dtype).unsqueeze(1)
-        first = torch.from_numpy(is_first).unsqueeze(1)
+        gumbel = None if noise.gumbel is None else torch.from_numpy(noise.gumbel).to(device, dtype).unsqueeze(1)
+        first = torch.from_numpy(is_first).to(device).unsqueeze(1)
         posterior, _ = self.rssm.observe(embed, latent_action, first, state.latent, gumbel)
         latent = posterior.at((slice(None), 0))
-        uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(dtype)
+        uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
         action = self.actor(latent.feature).sample(uniform)
-        return action.numpy().astype(np.float32), PolicyState(latent, action)
+        return action.cpu().numpy().astype(np.float32), PolicyState(latent, action)

@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prelar_ray.config import yaml_text
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ConfigError
 
@@ -77,6 +76,8 @@ def named_method(file: Path | None, overrides: Sequence[str]) -> str | None:
 
 def to_yaml(config: BaseModel) -> str:
     """Return ``config`` as YAML with every value stated; :func:`load_config` reads it back unchanged."""
+    from prelar_ray.config import yaml_text
+
     return yaml_text.dump(config.model_dump())
 
 
@@ -100,7 +101,7 @@ def _read_preset(name: Any) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         raise ConfigError(f"preset={name}: unknown preset{_nearest(str(name), names)}; known: {', '.join(names)}")
-    tree: dict[str, Any] = yaml_text.parse((_PRESETS / f"{name}.yaml").read_bytes())
+    tree: dict[str, Any] = _parse((_PRESETS / f"{name}.yaml").read_bytes())
     return _merge(_read_preset(tree.pop("preset", None)), tree)
 
 
@@ -119,8 +120,14 @@ def _read_method(base: RunConfig | None, layers: Sequence[Mapping[str, Any]]) ->
         )
     if base or not named:
         return {}
-    tree: dict[str, Any] = yaml_text.parse((_METHODS / f"{named[0]}.yaml").read_bytes())
+    tree: dict[str, Any] = _parse((_METHODS / f"{named[0]}.yaml").read_bytes())
     return tree
+
+
+def _parse(text: str | bytes) -> Any:
+    from prelar_ray.config import yaml_text  # the defaults alone need no YAML, nor has every GPU machine PyYAML
+
+    return yaml_text.parse(text)
 
 
 def _names(folder: Traversable) -> list[str]:
@@ -129,7 +136,7 @@ def _names(folder: Traversable) -> list[str]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml_text.parse(path.read_bytes())
+        tree = _parse(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file") from error
     except OSError as error:
@@ -155,7 +162,7 @@ def _read_override(text: str) -> dict[str, Any]:
     if keys == ["preset"]:
         raise ConfigError(f"{text}: a preset is chosen with --preset {raw}")
     try:
-        value = raw if _field_type(keys) is str else yaml_text.parse(raw)
+        value = raw if _field_type(keys) is str else _parse(raw)
     except ValueError as error:
         raise ConfigError(f"{text}: the value is not valid YAML: {error}") from error
     return _nest(keys, value)

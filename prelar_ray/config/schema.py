@@ -380,6 +380,8 @@ class RunConfig(Component):
     """Device of the learner; auto takes a GPU where one is."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the learner's networks; auto: bfloat16 where the hardware multiplies it, else float32."""
+    compile: bool = False
+    """Run the learner's networks through torch.compile: minutes at the first update, faster after it."""
     threads: NonNegativeInt = 0
     """CPU threads of the learner; 0 takes all cores, on Ray those that the collectors leave free."""
     world_model: WorldModelConfig = WorldModelConfig()

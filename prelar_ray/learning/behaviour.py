@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import FinetuneWorldModel
 
-__all__ = ["BehaviourLearner", "Imagination", "imagine"]
+__all__ = ["BehaviourLearner", "Imagination", "imagine", "unroll"]
 
 
 class Imagination(NamedTuple):
@@ -29,21 +30,28 @@ class Imagination(NamedTuple):
     entropy: Tensor  # (H, N) of the policy that acts at state i
 
 
-def imagine(model: FinetuneWorldModel, actor: Actor, start: State, horizon: int, noise: Noise) -> Imagination:
-    """Let the actor act in the model for ``horizon`` steps from ``start`` ``(N, ...)``, which carries no gradient.
+def unroll(
+    model: FinetuneWorldModel,
+    actor: Actor,
+    start: State,
+    horizon: int,
+    gumbel: Tensor | None,
+    uniform: Tensor | None,
+) -> Imagination:
+    """Let the actor act in the model, with given noise.
 
     The policy sees detached features, so that the value gradient reaches it through the dynamics alone.
+
+    Args:
+        gumbel: ``(H, N, S, K)`` of the states; None takes the most likely classes.
+        uniform: ``(H, N, A)`` of the actions; None takes the modes.
     """
-    rssm = model.rssm
-    n = len(start.deter)
     state, features, actions, entropies = start, [start.feature], [], []
-    gumbel = noise.gumbel(horizon, n, rssm.stoch, rssm.classes)
-    uniform = noise.uniform(horizon, n, actor.mean.out_features)
     for i in range(horizon):
         policy = actor(features[-1].detach())
         action = policy.sample(None if uniform is None else uniform[i])
         latent = model.action_encoder(action)
-        state = rssm.prior_step(state, latent, None if gumbel is None else gumbel[i])
+        state = model.rssm.prior_step(state, latent, None if gumbel is None else gumbel[i])
         features.append(state.feature)
         actions.append(action)
         entropies.append(policy.entropy())
@@ -51,12 +59,33 @@ def imagine(model: FinetuneWorldModel, actor: Actor, start: State, horizon: int,
     return Imagination(torch.stack(features), torch.stack(actions), torch.stack(entropies))
 
 
+def imagine(
+    model: FinetuneWorldModel,
+    actor: Actor,
+    start: State,
+    horizon: int,
+    noise: Noise,
+    unroll: Callable[..., Imagination] = unroll,
+) -> Imagination:
+    """Let the actor act in the model for ``horizon`` steps from ``start`` ``(N, ...)``, which carries no gradient.
+
+    ``unroll`` is the function of that name, or a compiled version of it.
+    """
+    rssm, n = model.rssm, len(start.deter)
+    gumbel = noise.gumbel(horizon, n, rssm.stoch, rssm.classes)
+    return unroll(model, actor, start, horizon, gumbel, noise.uniform(horizon, n, actor.mean.out_features))
+
+
 class BehaviourLearner:
     """Updates actor and critic on imagined trajectories."""
 
-    def __init__(self, config: BehaviourConfig, actor_critic: ActorCritic) -> None:
+    def __init__(
+        self, config: BehaviourConfig, actor_critic: ActorCritic, unroll: Callable[..., Imagination] = unroll
+    ) -> None:
+        """Learn with ``unroll``, the function of that name or a compiled version of it."""
         self.config = config
         self.parts = actor_critic
+        self.unroll = unroll
         self.actor_optimizer = Optimizer([actor_critic.actor], config.actor_optimizer)
         self.critic_optimizer = Optimizer([actor_critic.critic], config.critic_optimizer)
         device = next(actor_critic.parameters()).device
@@ -79,7 +108,7 @@ class BehaviourLearner:
         # Gradients flow through these parts to the actor; their own parameters do not learn from imagination.
         with frozen([model.rssm, model.action_encoder, model.reward]):
             with precision.autocast():
-                imagination = imagine(model, parts.actor, start, config.horizon, noise)
+                imagination = imagine(model, parts.actor, start, config.horizon, noise, self.unroll)
                 predicted = model.reward(imagination.feature)
                 value = parts.slow_critic(imagination.feature)  # (H+1, N)
             reward = self.reward_normaliser(predicted)  # (H+1, N)

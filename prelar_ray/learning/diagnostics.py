@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from prelar_ray.learning.consistency import action_distances, state_distances
@@ -113,6 +112,8 @@ def mean_kl(batches: Sequence[Measurement]) -> Array | None:
 
 def rank_correlation(x: Array, y: Array) -> float:
     """Spearman's rank correlation of ``(N,)`` values; 0 where one side ties throughout: no order, no agreement."""
+    from scipy.stats import spearmanr  # a learner alone, on a GPU machine with little installed, does without
+
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     return float(spearmanr(x, y).statistic)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, ResourceError
-from prelar_ray.learning.behaviour import BehaviourLearner
+from prelar_ray.learning.behaviour import BehaviourLearner, unroll
+from prelar_ray.learning.compilation import compile_networks, compiled, eagerly
 from prelar_ray.learning.diagnostics import measure, summarise
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
@@ -89,6 +90,8 @@ class PretrainLearner(_Learner):
     def __init__(self, config: RunConfig, noise: Noise | None = None) -> None:
         super().__init__(config, noise)
         self.model = PretrainWorldModel(config.world_model).to(self.device, self.noise.dtype).eval()
+        if config.compile:
+            compile_networks(self.model)
         self.optimizer = Optimizer([self.model], config.pretrain.optimizer)
 
     def update(self, clips: Frames) -> None:
@@ -112,10 +115,11 @@ class PretrainLearner(_Learner):
         """
         noise = Noise(derive_seed(self.config.seed, self.role, 2), self.device, self.noise.dtype)
         image = preprocess_image(self._tensor(clips), self.noise.dtype)
-        loss = self._loss(image, noise).metrics
+        with eagerly(self.config.compile):
+            loss = self._loss(image, noise).metrics
+            context = context_frames(clips.shape[1])
+            measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
         metrics = {f"validation/{name}": float(loss[f"loss/{name}"]) for name in ("total", "image", "dynamics_kl")}
-        context = context_frames(clips.shape[1])
-        measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
         return metrics if measured is None else metrics | summarise([measured])
 
     def _loss(self, image: Tensor, noise: Noise) -> WorldModelLoss:
@@ -126,10 +130,10 @@ class PretrainLearner(_Learner):
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
         image = preprocess_image(self._tensor(clip), self.noise.dtype).unsqueeze(0)
-        with torch.no_grad():
+        with torch.no_grad(), eagerly(self.config.compile):
             latent = self.model.infer_latent_actions(image)
             latent_action = self.model.to_inputs(None if latent is None else latent.point, image[:, :, 0, 0, 0])
-        return predict(self.model, image, latent_action, context)
+            return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs."""
@@ -165,6 +169,8 @@ class FinetuneLearner(_Learner):
         dtype = self.noise.dtype
         aux_reward = config.loss.aux_reward_weight > 0
         self.model = FinetuneWorldModel(config.world_model, action, aux_reward).to(self.device, dtype).eval()
+        if config.compile:
+            compile_networks(self.model)
         self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
@@ -174,7 +180,8 @@ class FinetuneLearner(_Learner):
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
         self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates)
         self.optimizer = Optimizer(others, tune.optimizer)
-        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic)
+        imagination = compiled(unroll) if config.compile else unroll
+        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, imagination)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
         """Take over encoders, RSSM and decoder from a pre-training checkpoint (line 10).
@@ -232,9 +239,9 @@ class FinetuneLearner(_Learner):
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
         """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""
         image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
-        with torch.no_grad():
+        with torch.no_grad(), eagerly(self.config.compile):
             latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
-        return predict(self.model, image, latent_action, context)
+            return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs."""

@@ -27,7 +27,7 @@ class Optimizer:
             lr=config.learning_rate,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            foreach=True,
+            fused=True,
         )
 
     def step(self, precision: Precision = FULL) -> Tensor:

@@ -1,0 +1,72 @@
+"""A whole fine-tuning run: environment steps/s, updates/s, and who waits for whom, beside the learner alone.
+
+Runs ``prelar-ray finetune`` in a process of its own and reads its ``metrics.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measuring import Result, Row, report_options, show
+
+COLUMNS = {
+    "seconds": ".4g",
+    "env_steps_per_s": ".1f",
+    "updates_per_s": ".2f",
+    "update_seconds": ".4g",
+    "learner_waits": ".1%",
+}
+
+
+def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path) -> Row:
+    """Run once.
+
+    Raises:
+        RuntimeError: the run failed; ends with what it printed.
+    """
+    out = folder / cluster.replace("/", "-")
+    command = [sys.executable, "-m", "prelar_ray.finetune", "--preset", preset, "--cluster", cluster, "--out", str(out)]
+    done = subprocess.run([*command, *overrides], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"finetune ended with {done.returncode}: {done.stderr[-2000:]}")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "time/update" in line][1:]  # the first holds what happens once
+    began, ended = lines[0], lines[-1]
+    seconds = ended["time"] - began["time"]
+
+    def mean(name: str) -> float | None:
+        values = [line[name] for line in lines if line.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    update, wait = mean("time/update"), mean("time/wait_for_data")
+    return {
+        "name": f"{preset}, cluster={cluster}",
+        "seconds": seconds,
+        "env_steps_per_s": (ended["env_steps"] - began["env_steps"]) / seconds,
+        "updates_per_s": (ended["update"] - began["update"]) / seconds,
+        "update_seconds": update,
+        "learner_waits": None if update is None or wait is None else wait / (update + wait),
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks end_to_end", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--clusters", nargs="+", default=["none", "auto"])
+    report_options(parser)
+    args = parser.parse_intermixed_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(cluster, args.preset, args.overrides, Path(folder)) for cluster in args.clusters]
+    settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
+    show(Result("end_to_end", settings, {}, rows), COLUMNS, args)
+    return 0

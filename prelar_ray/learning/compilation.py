@@ -1,0 +1,44 @@
+"""torch.compile, for what an update spends its time in. Results are the same without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+
+from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
+
+__all__ = ["compile_networks", "compiled", "eagerly"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile ``function`` at its first call; the loops over time in it are unrolled, which takes minutes.
+
+    What was compiled once is found again by later processes, in torch's cache on disk.
+    """
+    result: Function = torch.compile(function)  # type: ignore[assignment]
+    return result
+
+
+def compile_networks(model: WorldModel) -> None:
+    """Compile convolutions and the scan over time of ``model``, in place."""
+    model.encoder.compile()
+    model.decoder.compile()
+    if isinstance(model, PretrainWorldModel) and model.inverse_dynamics is not None:
+        model.inverse_dynamics.trunk.compile()
+    model.rssm.observe = compiled(model.rssm.observe)  # type: ignore[method-assign]
+
+
+def eagerly(enabled: bool) -> AbstractContextManager[Any]:
+    """Context in which nothing compiled runs: for batches of other shapes, not worth compiling for.
+
+    Does nothing where ``enabled`` is false: the compiler takes seconds to import.
+    """
+    if not enabled:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

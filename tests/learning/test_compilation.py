@@ -1,0 +1,46 @@
+"""Compiled and eager learners do the same."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
+from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+
+Learners = tuple[PretrainLearner, FinetuneLearner]
+
+
+def learners(*overrides: str) -> Learners:
+    """Both phases, after three updates."""
+    config = tiny_config(*overrides)
+    pretrain, finetune = PretrainLearner(config), FinetuneLearner(config, ACTION)
+    for seed in range(3):
+        pretrain.update(tiny_clips(seed))
+        finetune.update(tiny_batch(seed))
+    return pretrain, finetune
+
+
+def assert_same(compiled: Learners, eager: Learners, **tolerance: float) -> None:
+    for one, other in zip(compiled, eager, strict=True):
+        reference = other.metrics()
+        assert one.metrics() == pytest.approx(reference, rel=tolerance.get("rtol", 0) or 1e-12)
+        for key, value in other.model.state_dict().items():
+            torch.testing.assert_close(one.model.state_dict()[key], value, **tolerance)
+
+
+def test_traced_learners_equal_eager_ones_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = learners()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    traced = learners("compile=true")
+    assert_same(traced, eager, rtol=0, atol=0)
+    clips = tiny_clips(9)
+    assert traced[0].validate(clips) == eager[0].validate(clips)
+    assert (traced[0].predict(clips[0], 2)[1] == eager[0].predict(clips[0], 2)[1]).all()
+
+
+@pytest.mark.slow
+def test_learners_compiled_to_machine_code_agree_with_eager_ones() -> None:
+    assert_same(learners("compile=true"), learners(), rtol=1e-3, atol=1e-4)
