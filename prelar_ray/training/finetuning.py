@@ -61,7 +61,7 @@ def finetune(
     with run.track(), closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
         loop = Finetuning(config, run, backend, init, resume)
         total = config.finetune.env_steps
-        with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.status.env_steps, total)) as phase:
+        with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.settled_steps, total)) as phase:
             return loop.run_to_end(phase)
 
 
@@ -126,12 +126,14 @@ class Finetuning:
         """Collect and learn until all environment steps and their updates are done; then evaluate and save."""
         advance = self._take_turns if self.config.collect.synchronous else self._overlap
         try:
+            settled = self.settled_steps
             while not self._finished():
                 before = self.status.env_steps
                 advance()
                 self._do_what_is_due(before)
                 shown = {"updates": self.updates, "return": self.window.last_return}
-                phase.advance(self.status.env_steps - before, **shown)
+                phase.advance(max(0, self.settled_steps - settled), **shown)
+                settled = max(settled, self.settled_steps)
             if self.updates > self._logged:
                 self._log()
             self._settle_evaluation()
@@ -145,6 +147,12 @@ class Finetuning:
         self._save()
         self._conclude()
         return self.checkpoints.paths()[-1]
+
+    @property
+    def settled_steps(self) -> int:
+        """Environment steps whose updates are done: how far the run is, be it collecting or learning that lags."""
+        owed = (self.status.updates_due + len(self._learning)) * self.config.finetune.env_steps_per_update
+        return max(0, self.status.env_steps - owed)
 
     def _finished(self) -> bool:
         busy = self._requests or self._learning
@@ -265,7 +273,8 @@ class Finetuning:
 
     def _log(self) -> None:
         config = self.config.finetune
-        values = self.backend.get(self.learner.call("metrics")) | self.window.read()
+        rates = self.window.read()  # first: updates that the learner still does before it answers count in the next
+        values = self.backend.get(self.learner.call("metrics")) | rates
         values |= {
             "replay/steps": self.status.steps,
             "replay/episodes": self.status.episodes,

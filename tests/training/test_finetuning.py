@@ -24,6 +24,7 @@ from prelar_ray.replay.replay import Replay
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.telemetry.progress import Phase
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.backend import LocalBackend
 from prelar_ray.training.finetuning import finetune
@@ -130,6 +131,25 @@ def assert_every_episode_once(folder: RunFolder) -> None:
 
 
 # What a run leaves
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_progress_is_complete_only_when_the_updates_are_done_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, synchronous: str
+) -> None:
+    shown: list[tuple[float, float]] = []  # env steps so far, updates
+    advance = Phase.advance
+
+    def watching(self: Phase, n: float = 1, **values: float) -> None:
+        shown.append(((shown[-1][0] if shown else 0) + n, values["updates"]))
+        assert n >= 0
+        advance(self, n, **values)
+
+    monkeypatch.setattr(Phase, "advance", watching)
+    run("run", f"collect.synchronous={synchronous}")
+    assert shown[-1] == (80, 6)
+    assert all(updates == 6 for steps, updates in shown if steps >= 80)
+    assert any(steps < 80 for steps, _ in shown)
 
 
 @pytest.mark.parametrize("synchronous", ["true", "false"])
