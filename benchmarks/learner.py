@@ -110,9 +110,7 @@ def make(config: RunConfig, phase: str) -> tuple[Learner, Callable[[], None]]:
 def count(config: RunConfig, phase: str) -> tuple[float, OperatorCount]:
     """TFLOP of one update (matrix products and convolutions, both directions), and its operators, run eagerly."""
     _, update = make(config.model_copy(update={"compile": False}), phase)
-    with FlopCounterMode(display=False) as counter:
-        update()
-    with OperatorCount() as operators:
+    with FlopCounterMode(display=False) as counter, OperatorCount() as operators:
         update()
     return counter.get_total_flops() / 1e12, operators
 
