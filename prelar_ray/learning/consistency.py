@@ -54,21 +54,22 @@ def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_th
 
     Args:
         state, action: distances ``(N,)``.
-        gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares tanh of the differences
-            over the spread of the values, so it does not depend on the scale of either distance; ``straight_through``
-            has the value of the former and the gradient of the latter.
+        gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares smooth signs, tanh of the
+            differences over the spread of the values, so it does not depend on the scale of either distance;
+            ``straight_through`` compares signs whose derivative is that of smooth ones, so only pairs in the wrong
+            order are moved.
 
     Returns:
         Scalar.
     """
+    state, action = state.detach(), action.detach() if gradient == "published" else action
     if gradient == "soft":
-        return (_soft_sign(state.detach()) - _soft_sign(action)).square().mean()
-    with torch.no_grad():
-        hard = (_differences(state).sign() - _differences(action).sign()).square().mean()
-    if gradient == "published":
-        return hard
-    soft = consistency_loss(state, action, "soft")
-    return hard + (soft - soft.detach())
+        return (_soft_sign(state) - _soft_sign(action)).square().mean()
+    sign = _differences(action).sign()
+    if gradient == "straight_through":
+        soft = _soft_sign(action)
+        sign = sign.detach() + (soft - soft.detach())
+    return (_differences(state).sign() - sign).square().mean()
 
 
 def _differences(x: Tensor) -> Tensor:
