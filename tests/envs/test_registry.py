@@ -33,8 +33,13 @@ def test_unknown_task_is_refused_with_the_nearest_names(task: str, nearest: str)
 
 @pytest.mark.render
 def test_unknown_task_names_the_key_it_came_from() -> None:
-    with pytest.raises(ConfigError, match=r"^record\.tasks\.3=metaworld/pusch-v3: .*metaworld/push-v3"):
+    with pytest.raises(ConfigError, match=r"^record\.tasks\.3=metaworld/pusch-v3: no such task; .*metaworld/push-v3"):
         check_task("metaworld/pusch-v3", "record.tasks.3")
+
+
+def test_a_camera_for_a_task_that_has_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.camera=corner: prelar/point-reach has no cameras; leave"):
+        make_env(EnvConfig(task="prelar/point-reach", camera="corner"), 0)
 
 
 def test_registering_again_changes_nothing() -> None:
