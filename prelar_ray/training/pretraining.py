@@ -12,13 +12,13 @@ import psutil
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.learning.prediction import context_frames
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import MetricWriter
-from prelar_ray.training.interrupts import interrupts_deferred
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.store import VideoStore
