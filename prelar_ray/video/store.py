@@ -27,6 +27,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from prelar_ray.arrow_io import checksum, read_arrays, write_arrays
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.files import atomic_file
 from prelar_ray.interrupts import interrupts_deferred
@@ -177,6 +178,7 @@ class VideoStore:
         self._shards: tuple[_ShardRecord, ...] = ()  # all that were looked at, damaged ones included
         self._episodes: list[Frames] = []
         self._sources: list[str] = []
+        self._origins: list[tuple[str, int]] = []
         self.damaged: list[str] = []
         self.complete = True
         self.attributes = _read_manifest(path).attributes
@@ -187,6 +189,15 @@ class VideoStore:
         if not self.complete:
             found = f"{counted(len(self), 'episode')}, {counted(self.total_frames, 'frame')}"
             log.warning("%s: its recording was interrupted, or goes on; used as far as it goes: %s", path, found)
+
+    @classmethod
+    def open(cls, config: VideoConfig) -> Self:
+        """Open the store of a configuration.
+
+        Raises:
+            DataError: see the constructor.
+        """
+        return cls(Path(config.path), verify=config.verify, skip_bad=config.skip_bad)
 
     def __len__(self) -> int:
         """Episodes."""
@@ -201,6 +212,11 @@ class VideoStore:
     def sources(self) -> list[str]:
         """Where each episode came from, for example "metaworld/push-v3"."""
         return list(self._sources)
+
+    @property
+    def origins(self) -> list[tuple[str, int]]:
+        """Checksum of its shard and place in it, of each episode: the same wherever the shard is copied."""
+        return list(self._origins)
 
     @property
     def total_frames(self) -> int:
@@ -231,6 +247,7 @@ class VideoStore:
             bounds = np.cumsum([0, *(episode.length for episode in shard.episodes)])
             self._episodes.extend(frames[start:stop] for start, stop in pairwise(bounds))
             self._sources.extend(episode.source for episode in shard.episodes)
+            self._origins.extend((shard.sha256, place) for place in range(len(shard.episodes)))
         self.damaged.extend(failures)
         self._shards = shards
         self.complete = manifest.complete

@@ -10,6 +10,7 @@ from PIL import Image
 
 from prelar_ray import visualize
 from prelar_ray.checkpoint.transfer import load_pretrained
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.reporting.rollouts import FramePanel
 from prelar_ray.video.store import VideoWriter
 
@@ -77,7 +78,9 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
         error = refused(visualize.main, *arguments, "--out", out, code=2)
         assert reason in error
         assert len(error.splitlines()) == 1
-    assert "must be at least 1" in refused(visualize.main, pretrained, "--out", out, "--steps", 0, code=2)
+    for steps in (0, "x"):
+        error = refused(visualize.main, pretrained, "--out", out, "--steps", steps, code=2)
+        assert f"--steps: {steps}: must be a whole number of at least 1" in error
     assert "must end in .png" in refused(visualize.main, pretrained, "--out", "figure.gif", code=2)
     assert not out.exists()
 
@@ -88,8 +91,9 @@ def test_held_out_episodes_are_drawn_where_there_are_enough(pretrained: Path, tm
             writer.append(np.full((5, 64, 64, 3), index, np.uint8), "test")
 
     def drawn(held_out: list[int]) -> set[int]:
-        model = dataclasses.replace(load_pretrained(pretrained), held_out=held_out)
-        clips = visualize._clips(model, tmp_path / "videos", 3, 0)
+        counters = {"held_out": held_out}  # of a run that did not note yet which videos it saw
+        model = dataclasses.replace(load_pretrained(pretrained), counters=counters)
+        clips = visualize._clips(model, VideoConfig(path=str(tmp_path / "videos")), 3, 0)
         assert clips.shape == (3, 4, 64, 64, 3)
         return set(clips[:, 0, 0, 0, 0].tolist())
 
