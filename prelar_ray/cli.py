@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ __all__ = [
     "override_option",
     "overrides",
     "positive",
+    "repeated",
     "resolve",
     "video_options",
 ]
@@ -162,6 +164,20 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # go on with what the run was started with
     return load_config(args.preset, file, overrides(args))
+
+
+def repeated(args: argparse.Namespace, without: str) -> str:
+    """Return the settings among the arguments of :func:`command_parser` as words to end another command with.
+
+    Those whose key starts with ``without`` matter to this command alone.
+    """
+    words = ["--preset", args.preset] if args.preset else []
+    words += ["--config", str(args.config)] if args.config else []
+    for setting in overrides(args):
+        key, _, value = setting.partition("=")
+        if not key.startswith(without):
+            words += ["--method", value] if key == "method" else [setting]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

@@ -13,7 +13,7 @@ from prelar_ray.envs.pixel_env import PixelEnv, check_task_name
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.errors import ConfigError
 
-__all__ = ["check_task", "known_tasks", "make_env", "register_gymnasium"]
+__all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
 _FAMILIES: Final[dict[str, Callable[[], list[str]]]] = {
     "metaworld": metaworld.task_names,
@@ -59,6 +59,17 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     build, published_camera = (metaworld.MetaWorld, "corner") if family == "metaworld" else (dmc.DeepMindControl, "0")
     camera = published_camera if env.camera == "default" else env.camera
     return build(name, camera, env.render_quality, env.action_repeat, seed)
+
+
+def action_size(env: EnvConfig) -> int:
+    """Return how many numbers an action of a configuration's environment has.
+
+    Raises:
+        ConfigError, RenderingError: see :func:`make_env`.
+    """
+    made = make_env(env, seed=0)
+    made.close()
+    return len(made.action_space.sample())
 
 
 def register_gymnasium() -> None:

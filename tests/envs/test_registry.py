@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 
 from prelar_ray.config.schema import EnvConfig
-from prelar_ray.envs import check_task, known_tasks, make_env, register_gymnasium
+from prelar_ray.envs import action_size, check_task, known_tasks, make_env, register_gymnasium
 from prelar_ray.errors import ConfigError
 
 
@@ -47,3 +47,11 @@ def test_registering_again_changes_nothing() -> None:
     register_gymnasium()
     assert gymnasium.registry == before
     assert {f"prelar_ray/{name}-v0" for name in ("point-reach", "metaworld", "dmc")} <= set(before)
+
+
+@pytest.mark.render
+@pytest.mark.parametrize(
+    ("task", "size"), [("prelar/point-reach", 2), ("metaworld/reach-v3", 4), ("dmc/walker-walk", 6)]
+)
+def test_the_size_of_a_task_s_actions(task: str, size: int) -> None:
+    assert action_size(EnvConfig(task=task)) == size
