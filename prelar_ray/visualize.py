@@ -13,6 +13,7 @@ from prelar_ray.checkpoint.transfer import Pretrained, load_pretrained
 from prelar_ray.cli import chosen_videos, guarded, positive, video_options
 from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import UsageError
+from prelar_ray.files import prepare_file
 from prelar_ray.learning.latent_sequences import apply_sequences, inferred_sequences, sampled_sequences
 from prelar_ray.models.noise import Noise
 from prelar_ray.reporting.rollouts import SUFFIXES, FramePanel, draw_panels, write_panels
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=positive, default=12, metavar="N", help="predicted frames (default 12)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips and draws (default 0)")
     args = parser.parse_args(argv)
+    prepare_file(args.out)
     pretrained = load_pretrained(args.run)
     clips = _clips(pretrained, chosen_videos(args, pretrained.config), args.steps, args.seed)
     panels = _panels(pretrained, clips, args.source, args.seed)

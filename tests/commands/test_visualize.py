@@ -29,7 +29,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[FramePanel]]:
 def test_a_picture_has_the_two_panels_of_the_figure_and_the_clips(
     pretrained: Path, tmp_path: Path, drawn: list[list[FramePanel]]
 ) -> None:
-    out = tmp_path / "figure.png"
+    out = tmp_path / "new" / "figure.png"
     assert visualize.main([str(pretrained), "--out", str(out), "--steps", "5"]) == 0
     with Image.open(out) as image:
         assert image.width > 600
