@@ -11,6 +11,7 @@ from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
 from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore
+from prelar_ray.wording import counted
 
 __all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
 
@@ -89,7 +90,7 @@ class ClipSampler:
             )
         if len(self._eligible) == 0:
             raise DataError(
-                f"the longest of {self._seen} videos has {lengths.max()} frames, a clip needs {self._segment_length}; "
+                f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs {self._segment_length}; "
                 f"set pretrain.segment_length to {lengths.max()} or less, or record longer videos"
             )
 
