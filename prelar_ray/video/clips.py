@@ -90,8 +90,9 @@ class ClipSampler:
             )
         if len(self._eligible) == 0:
             raise DataError(
-                f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs {self._segment_length}; "
-                f"set pretrain.segment_length to {lengths.max()} or less, or record longer videos"
+                f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs "
+                f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or record longer "
+                "videos"
             )
 
 
