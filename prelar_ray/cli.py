@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,24 @@ from rich.logging import RichHandler
 
 from prelar_ray import __version__
 from prelar_ray.config import RunConfig, load_config, method_names, preset_names
-from prelar_ray.errors import PrelarError
+from prelar_ray.config.schema import VideoConfig
+from prelar_ray.errors import PrelarError, UsageError
 from prelar_ray.telemetry.progress import console
 
-__all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "overrides", "resolve"]
+__all__ = [
+    "COMMANDS",
+    "chosen_videos",
+    "command_parser",
+    "dispatch",
+    "guarded",
+    "main",
+    "override_option",
+    "overrides",
+    "positive",
+    "repeated",
+    "resolve",
+    "video_options",
+]
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
@@ -104,6 +119,39 @@ def override_option(parser: argparse.ArgumentParser, flag: str, key: str, *, hel
         parser.add_argument(flag, action="append", type=lambda text: f"{key}={text}", metavar=metavar, **common)
 
 
+def positive(text: str) -> int:
+    """Type of an option that counts something."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least 1")
+    return value
+
+
+def video_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that look at a pre-training run's videos; :func:`chosen_videos` reads them."""
+    parser.add_argument(
+        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
+    )
+
+
+def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
+    """Return the videos that the options of :func:`video_options` name, else those of a run's configuration.
+
+    Raises:
+        UsageError: neither names any.
+    """
+    path = str(args.videos or config.video.path)
+    if not path:
+        raise UsageError(f"{args.run}: its configuration names no video store (video.path); name one with --videos DIR")
+    return config.video.model_copy(update={"path": path, "skip_bad": config.video.skip_bad or args.skip_bad})
+
+
 def resolve(args: argparse.Namespace) -> RunConfig:
     """Return the configuration that the options of :func:`command_parser` describe.
 
@@ -116,6 +164,20 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # go on with what the run was started with
     return load_config(args.preset, file, overrides(args))
+
+
+def repeated(args: argparse.Namespace, without: str) -> str:
+    """Return the settings among the arguments of :func:`command_parser` as words to end another command with.
+
+    Those whose key starts with ``without`` matter to this command alone.
+    """
+    words = ["--preset", args.preset] if args.preset else []
+    words += ["--config", str(args.config)] if args.config else []
+    for setting in overrides(args):
+        key, _, value = setting.partition("=")
+        if not key.startswith(without):
+            words += ["--method", value] if key == "method" else [setting]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

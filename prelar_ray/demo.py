@@ -62,8 +62,7 @@ def _run(config: RunConfig, out: Path) -> int:
         phase("diagnose", diagnose.main, pretrained)
     phase("finetune", finetune.main, *options, "--init", pretrained, "--out", finetuned)
     film, scores = out / "film.mp4", out / "evaluation.json"
-    episodes = config.evaluation.episodes
-    phase("evaluate", evaluate.main, finetuned, "--episodes", episodes, "--film", film, "--json", scores)
+    phase("evaluate", evaluate.main, finetuned, "--film", film, "--json", scores)
     run = RunFolder.open(finetuned)
     run.update(timings=run.info["timings"] | {name: round(value, 3) for name, value in seconds.items()})
     phase("report", report.main, out)

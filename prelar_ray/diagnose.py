@@ -11,20 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from prelar_ray.checkpoint.transfer import load_pretrained
-from prelar_ray.cli import guarded
+from prelar_ray.cli import chosen_videos, guarded, video_options
 from prelar_ray.errors import UsageError
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores, write_diagnosis
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.training.diagnosis import diagnose, find_actions
+from prelar_ray.wording import counted
 
 __all__ = ["main"]
 
 DESCRIPTION = """\
 Measure the latent action of a pre-training run on episodes that it was not trained on: does it carry information, is it
 collapsed, does the decoder listen to it, and how well does a linear map find the true action in it. Prints a table and
-writes RUN/diagnostics.json, which `prelar-ray report` shows."""
+writes RUN/diagnostics.json, which `prelar-ray report` shows; for another video store RUN/diagnostics-NAME.json."""
 
 EPILOG = """\
 True actions are read from DIR.actions.arrow, which `prelar-ray record` writes beside the videos; without it the probe
@@ -49,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
-    parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
-    )
+    video_options(parser)
     parser.add_argument(
         "--actions", type=Path, metavar="FILE", help="true actions of these videos (default: DIR.actions.arrow)"
     )
@@ -60,21 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.run / "checkpoints").is_dir():
         raise UsageError(f"{args.run}: not the folder of a pre-training run; name the one given as pretrain --out")
     pretrained = load_pretrained(args.run)
-    videos = args.videos or Path(pretrained.config.video.path)
-    actions = find_actions(videos, args.actions)
+    video = chosen_videos(args, pretrained.config)
+    actions = find_actions(Path(video.path), args.actions)
     with Progress() as progress:
-        diagnosis = diagnose(pretrained, videos, actions, args.seed, progress)
+        diagnosis = diagnose(pretrained, video, actions, args.seed, progress)
     _show(diagnosis)
     out = RunFolder(args.run, {}).diagnostics_path
+    if diagnosis.other_videos:  # what was found out about the run's own videos stays, and in the report
+        out = out.with_name(f"{out.stem}-{Path(video.path).resolve().name}{out.suffix}")
     write_diagnosis(out, diagnosis)
     Console(soft_wrap=True, markup=False, highlight=False).print(f"{out}; docs/diagnostics.md explains")
     return 0
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    source = "episodes held out of pre-training" if diagnosis.held_out else "episodes, seen in pre-training"
+    source = " held out of pre-training" if diagnosis.held_out else ", seen in pre-training"
+    if diagnosis.other_videos:
+        source = f" of {diagnosis.videos}, which pre-training never saw"
     table = Table(
-        title=f"{diagnosis.checkpoint}: {diagnosis.clips} clips of {diagnosis.episodes} {source}",
+        title=f"{diagnosis.checkpoint}: {diagnosis.clips} clips of {counted(diagnosis.episodes, 'episode')}{source}",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -94,7 +97,7 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 def _show_probe(table: Table, scores: ProbeScores) -> None:
-    tested = f"{scores.test_steps} steps of {scores.test_episodes} episodes"
+    tested = f"{counted(scores.test_steps, 'step')} of {counted(scores.test_episodes, 'episode')}"
     seen = "neither model nor probe saw" if scores.unseen else "the model saw, the probe did not"
     table.add_row("probe/r2", _number(scores.r2), f"{PROBE_READING} On {tested} that {seen}.")
     for index, value in enumerate(scores.r2_by_dimension):

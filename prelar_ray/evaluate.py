@@ -13,12 +13,13 @@ from rich.console import Console
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
-from prelar_ray.cli import guarded
+from prelar_ray.cli import guarded, override_option, overrides, positive
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.dry_run import print_dry_run
-from prelar_ray.files import atomic_file
+from prelar_ray.files import atomic_file, prepare_file
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.video.film import SUFFIXES, write_film
+from prelar_ray.wording import counted
 
 __all__ = ["evaluation_lines", "main"]
 
@@ -47,21 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "checkpoint", type=Path, metavar="RUN", help="run folder (its last checkpoint), or a checkpoint"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change single settings by dotted key")
-    parser.add_argument("--episodes", type=_positive, default=10, metavar="N", help="episodes (default 10)")
+    override_option(parser, "--episodes", "evaluation.episodes", help="episodes (default: as in the run)")
     parser.add_argument("--film", type=_film, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
-    parser.add_argument("--film-episodes", type=_positive, default=3, metavar="N", help="episodes in it (default 3)")
+    parser.add_argument("--film-episodes", type=positive, default=3, metavar="N", help="episodes in it (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return and success")
     parser.add_argument("--random", action="store_true", help="act uniformly at random instead, for comparison")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration that would be used, and stop")
     args = parser.parse_intermixed_args(argv)
     checkpoint = load_checkpoint(args.checkpoint)
-    config = load_config(None, None, args.overrides, base=checkpoint.config)
+    config = load_config(None, None, overrides(args), base=checkpoint.config)
     if args.dry_run:
         print_dry_run(config)
         return 0
+    for file in filter(None, (args.film, args.json)):
+        prepare_file(file)
     weights = None if args.random else policy_weights(checkpoint)
     keep = args.film_episodes if args.film else 0
-    result = Evaluator(config).evaluate(weights, args.episodes, keep_frames=keep)
+    result = Evaluator(config).evaluate(weights, config.evaluation.episodes, keep_frames=keep)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{'random policy' if args.random else checkpoint.path}, update {checkpoint.update}, {config.env.task}"
@@ -82,7 +85,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     return [
         f"return   {returns.format(2)}",
         f"success  {successes.format(2)} (any step of an episode)",
-        f"95 % intervals over {len(result.returns)} episodes",
+        f"95 % intervals over {counted(len(result.returns), 'episode')}",
     ]
 
 
@@ -105,13 +108,6 @@ def _film(text: str) -> Path:
     if Path(text).suffix.lower() not in SUFFIXES:  # noticed before the episodes are run, not after
         raise argparse.ArgumentTypeError(f"{text}: must end in {' or '.join(SUFFIXES)}")
     return Path(text)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from prelar_ray.errors import DataError
 
-__all__ = ["append_json_line", "atomic_file", "cannot_write", "filter_json_lines", "read_json_lines"]
+__all__ = ["append_json_line", "atomic_file", "cannot_write", "filter_json_lines", "prepare_file", "read_json_lines"]
 
 
 @contextmanager
@@ -35,6 +35,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file that long work will end in, and find out beforehand whether the file can be written.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"no folder can be made for it ({error.strerror})"
+        raise DataError(f"{path}: cannot write: {reason}; choose another") from error
+    if path.is_dir():
+        raise DataError(f"{path}: cannot write: a folder, expected a file; add a name to it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise DataError(f"{path}: cannot write: its folder is not writable; choose another")
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,11 +12,15 @@ from rich.table import Table
 from prelar_ray.checkpoint.official_state import Imported, import_published
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.cli import command_parser, guarded, override_option, overrides
-from prelar_ray.config import to_yaml
+from prelar_ray.config import named_value, to_yaml
 from prelar_ray.dry_run import print_dry_run
+from prelar_ray.envs import action_size, check_task
+from prelar_ray.errors import OfficialCheckpointError, RenderingError
 from prelar_ray.run_folder import IMPORT, RunFolder, require_new
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 BUFFERS = ("bonus", "reward_normaliser")
 """Parts without parameters."""
@@ -54,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     require_new(args.out)
     imported = import_published(args.path, args.preset, args.config, overrides(args))
+    named = named_value("env.task", args.config, overrides(args)) is not None
+    size = _actions_of_task(imported, named)
+    if named and size != imported.told.action:
+        raise OfficialCheckpointError(f"{args.path}: {_contradiction(imported, size)}; name the task it was tuned in")
     console = Console(soft_wrap=True, highlight=False)
     if args.dry_run:
         _print_summary(console, imported)
@@ -65,12 +75,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = store.save(imported.phase, imported.config, 0, imported.state, imported.counters)
         run.update(summary={"tensors": len(imported.tensors), "source": str(args.path)})
     _print_summary(console, imported)
-    if imported.phase == "pretrain":
-        following = f"finetune --init {args.out} --config {run.config_path} --out runs/finetune"
-    else:
-        following = f"evaluate {args.out} --film film.mp4"
-    console.print(f"imported: {path}\nnext: prelar-ray {following}", markup=False)
+    console.print(f"imported: {path}\nnext: prelar-ray {_following(run, imported, size)}", markup=False)
     return 0
+
+
+def _actions_of_task(imported: Imported, named: bool) -> int | None:
+    """Return how many numbers the configuration's task takes, as the checkpoint has where that cannot be found out.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    env, action = imported.config.env, imported.told.action
+    try:
+        if action is not None:
+            return action_size(env)
+        if named:
+            check_task(env.task)
+    except RenderingError as error:  # a machine that imports need not be one that renders
+        log.warning("env.task=%s is not checked: %s", env.task, error)
+    return action
+
+
+def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
+    """Return what can be done with the run folder, as arguments of prelar-ray."""
+    folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
+    if imported.phase == "pretrain":
+        return f"finetune --init {folder} --config {config} --out runs/finetune"
+    if size == imported.told.action:
+        return f"evaluate {folder} --film film.mp4"
+    reason = _contradiction(imported, size)
+    return f"evaluate {folder} --film film.mp4 env.task=TASK, with the task it was tuned in: {reason}"
+
+
+def _contradiction(imported: Imported, size: int | None) -> str:
+    task, action = imported.config.env.task, imported.told.action
+    return f"env.task={task} takes {size} numbers per action, the checkpoint has {action}"
 
 
 def _print_summary(console: Console, imported: Imported) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.cli import command_parser, guarded, override_option, resolve
+from prelar_ray.cli import command_parser, guarded, override_option, repeated, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.telemetry.progress import Progress, console
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
+from prelar_ray.wording import counted
 
 __all__ = ["main", "record_with_progress"]
 
@@ -38,10 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out DIR is required")
     with Progress() as progress:
         summary = record_with_progress(config, args.out, progress)
+    videos = shlex.quote(str(args.out))
     console.print(
-        f"recorded {summary.episodes} episodes, {summary.frames} frames in {args.out}\n"
+        f"recorded {counted(summary.episodes, 'episode')}, {counted(summary.frames, 'frame')} in {args.out}\n"
         f"the actions taken, which training never opens: {actions_path(args.out)}\n"
-        f"next: prelar-ray pretrain --videos {args.out} --out runs/pretrain",
+        f"next: prelar-ray pretrain --videos {videos} --out runs/pretrain{repeated(args, 'record.')}",
         soft_wrap=True,  # the next command can be copied
         markup=False,
         highlight=False,

@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from prelar_ray.cli import guarded
+from prelar_ray.files import prepare_file
 from prelar_ray.reporting import write_report
+from prelar_ray.wording import counted
 
 __all__ = ["main"]
 
@@ -41,12 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     out: Path = args.out or args.runs[0] / "report.html"
+    if args.out:  # where a run is to be, a folder is not to be made
+        prepare_file(out)
     runs = write_report(args.runs, out)
     console = Console(soft_wrap=True, highlight=False)
     for run in runs:
         for reason in run.missing.values():
             console.print(f"{run.path.name}: {reason}", markup=False)
-    console.print(f"{out}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}", markup=False)
+    console.print(f"{out}: {counted(len(runs), 'run')}", markup=False)
     return 0
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from prelar_ray.cli import guarded
 from prelar_ray.config import json_schema
-from prelar_ray.files import atomic_file
+from prelar_ray.files import atomic_file, prepare_file
 
 __all__ = ["main"]
 
 _EPILOG = """\
 An editor with a YAML language server completes and checks a configuration whose first line is
-  # yaml-language-server: $schema=prelar-ray.schema.json
+  # yaml-language-server: $schema=prelar_ray.schema.json
 after
-  prelar-ray schema --out prelar-ray.schema.json
+  prelar-ray schema --out prelar_ray.schema.json
 """
 
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out is None:
         sys.stdout.write(text)
         return 0
+    prepare_file(out)
     with atomic_file(out) as file:
         file.write(text.encode())
     return 0

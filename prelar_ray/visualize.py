@@ -10,14 +10,17 @@ import numpy as np
 from rich.console import Console
 
 from prelar_ray.checkpoint.transfer import Pretrained, load_pretrained
-from prelar_ray.cli import guarded
+from prelar_ray.cli import chosen_videos, guarded, positive, video_options
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import UsageError
+from prelar_ray.files import prepare_file
 from prelar_ray.learning.latent_sequences import apply_sequences, inferred_sequences, sampled_sequences
 from prelar_ray.models.noise import Noise
 from prelar_ray.reporting.rollouts import SUFFIXES, FramePanel, draw_panels, write_panels
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["main"]
@@ -53,36 +56,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="pre-training run (its last checkpoint), or a checkpoint")
-    parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
-    )
+    video_options(parser)
     parser.add_argument("--out", type=_picture, required=True, metavar="FILE", help="picture: .png, .pdf or .svg")
     parser.add_argument(
         "--from", dest="source", choices=("clips", "prior"), default="clips", help="source of latent actions (clips)"
     )
-    parser.add_argument("--steps", type=_positive, default=12, metavar="N", help="predicted frames (default 12)")
+    parser.add_argument("--steps", type=positive, default=12, metavar="N", help="predicted frames (default 12)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips and draws (default 0)")
     args = parser.parse_args(argv)
+    prepare_file(args.out)
     pretrained = load_pretrained(args.run)
-    videos = args.videos or Path(pretrained.config.video.path)
-    clips = _clips(pretrained, videos, args.steps, args.seed)
+    clips = _clips(pretrained, chosen_videos(args, pretrained.config), args.steps, args.seed)
     panels = _panels(pretrained, clips, args.source, args.seed)
     write_panels(draw_panels(panels, f"{pretrained.path}, update {pretrained.update}"), args.out)
     Console(soft_wrap=True, markup=False, highlight=False).print(args.out)
     return 0
 
 
-def _clips(pretrained: Pretrained, videos: Path, steps: int, seed: int) -> Frames:
-    """Return clips of different episodes, held-out ones where there are enough, ``(3, steps+1, 64, 64, 3)``."""
-    store = VideoStore(videos)
+def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) -> Frames:
+    """Return clips of different episodes, not trained on where there are enough, ``(3, steps+1, 64, 64, 3)``."""
+    store = VideoStore.open(video)
     long_enough = np.flatnonzero(store.lengths > steps).tolist()
     if len(long_enough) < ROWS:
         raise UsageError(
-            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {videos} have more frames than that, "
-            f"{ROWS} are needed"
+            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {video.path} have more frames than "
+            f"that, {ROWS} are needed"
         )
     rng = generator(seed, "visualize", 0)
-    unseen = [episode for episode in long_enough if episode in pretrained.held_out]
+    found = SeenVideos.load(pretrained.counters, store).unseen(store)
+    unseen = [episode for episode in long_enough if episode in found]
     chosen = rng.permutation(unseen if len(unseen) >= ROWS else long_enough)[:ROWS].tolist()
     alone = [ClipSampler(store, 1, steps + 1, rng, without=set(range(len(store))) - {episode}) for episode in chosen]
     return np.concatenate([sampler.sample() for sampler in alone])
@@ -117,13 +119,6 @@ def _picture(text: str) -> Path:
     if Path(text).suffix.lower() not in SUFFIXES:  # noticed before anything is computed
         raise argparse.ArgumentTypeError(f"{text}: must end in {', '.join(SUFFIXES)}")
     return Path(text)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

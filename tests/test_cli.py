@@ -244,13 +244,22 @@ def test_help_does_not_wait_for_torch_or_ray():
 def test_schema_goes_to_standard_output_or_to_a_file(tmp_path: Path, capsys):
     assert cli.dispatch(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == json_schema()
-    out = tmp_path / "schema.json"
+    out = tmp_path / "new" / "schema.json"
     assert cli.dispatch(["schema", "--out", str(out)]) == 0
     assert json.loads(out.read_text()) == json_schema()
-    assert list(tmp_path.iterdir()) == [out]
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_a_schema_that_cannot_be_written_is_a_message_with_the_path(tmp_path: Path):
-    result = run("schema", "--out", str(tmp_path / "no" / "schema.json"))
+    (tmp_path / "file").touch()
+    result = run("schema", "--out", str(tmp_path / "file" / "schema.json"))
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: {tmp_path / 'no' / 'schema.json'}: cannot write")
+    assert result.stderr.startswith(f"error: {tmp_path / 'file' / 'schema.json'}: cannot write")
+
+
+def test_the_help_of_schema_names_the_file_that_the_readme_names(capsys):
+    with pytest.raises(SystemExit):
+        cli.dispatch(["schema", "--help"])
+    name = "--out prelar_ray.schema.json"
+    assert name in capsys.readouterr().out
+    assert name in (Path(prelar_ray.__file__).parents[1] / "README.md").read_text()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
-from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, prepare_file, read_json_lines
 
 ROWS = st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=6)
 
@@ -85,3 +85,16 @@ def test_filtering_keeps_the_chosen_lines_and_drops_a_half_one(tmp_path: Path) -
 def test_filtering_a_missing_file_makes_none(tmp_path: Path) -> None:
     filter_json_lines(tmp_path / "lines.jsonl", lambda row: True)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_file_is_made_and_nothing_else(tmp_path: Path) -> None:
+    prepare_file(tmp_path / "a" / "b" / "file")
+    assert [path.name for path in (tmp_path / "a").rglob("*")] == ["b"]
+
+
+def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/result: cannot write: no folder can be made"):
+        prepare_file(tmp_path / "file" / "result")
+    with pytest.raises(DataError, match="cannot write: a folder, expected a file"):
+        prepare_file(tmp_path)

@@ -18,8 +18,8 @@ def test_the_page_lies_in_the_first_run_unless_told_otherwise(
     RunFolder.create(tmp_path / "run", "", "pretrain")
     assert report.main([str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").is_file()
-    assert report.main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
-    assert (tmp_path / "page.html").is_file()
+    assert report.main([str(tmp_path / "run"), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").is_file()
     output = capsys.readouterr().out
     assert "page.html: 1 run" in output
     assert "metrics.jsonl: missing" in output  # what the page lacks is said here too

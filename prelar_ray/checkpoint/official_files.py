@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,16 +118,18 @@ def _read_folder(path: Path, found: list[str]) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
+        known = _is_torch_file(path)
+    except OSError as error:
+        raise OfficialCheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
+    if not known:
+        raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run")
+    try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise OfficialCheckpointError(_refusal(path, error)) from error
-    except OSError as error:
-        raise OfficialCheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
-    except Exception as error:  # whatever else a damaged archive or a file of another kind sets off in torch
-        if not _is_torch_file(path):
-            raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run") from error
+    except Exception as error:  # torch reports a damaged archive as any of many errors, "Invalid argument" among them
         reason = str(error).partition("\n")[0]
-        raise OfficialCheckpointError(f"{path}: not a checkpoint, or damaged ({reason})") from error
+        raise OfficialCheckpointError(f"{path}: truncated or damaged ({reason}); copy it again") from error
     if not isinstance(content, dict) or not content:
         kind = f"a {type(content).__name__}" if not isinstance(content, dict) else "an empty dictionary"
         raise OfficialCheckpointError(f"{path}: holds {kind}, expected tensors by key as the published code writes")
@@ -142,17 +143,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    if not _is_torch_file(path):
-        return f"{path}: not a checkpoint of PyTorch; nothing of it was run"
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     objects = f"objects ({named[1]})" if named else "objects"
     return f"{path}: holds {objects} other than tensors and plain containers; refused, nothing of it was run"
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Whether a file starts as a pickle or an archive does."""
+    """Whether a file starts as a pickle or an archive does, even one that is cut off."""
     with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        return file.read(2).startswith((b"\x80", b"PK"))
 
 
 def _take_aliases(path: Path, tensors: dict[str, Tensor]) -> dict[str, int]:

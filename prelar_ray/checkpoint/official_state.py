@@ -16,7 +16,7 @@ from prelar_ray.checkpoint.official import LAYOUTS, official_key, own_key
 from prelar_ray.checkpoint.official_files import Published, read_published
 from prelar_ray.checkpoint.official_widths import Measured, Setting, measure
 from prelar_ray.checkpoint.store import Checkpoint
-from prelar_ray.config import RunConfig, load_config, method_names, named_method
+from prelar_ray.config import RunConfig, load_config, method_names, named_value
 from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.running_magnitude import RunningMagnitude
@@ -115,7 +115,7 @@ def import_published(path: Path, preset: str | None, file: Path | None, override
     base = load_config(preset, file, overrides)
     told = measure(path, tensors, base, name, "wm.af_rssm." in published.aliases)
     settings = told.settings
-    named = named_method(file, overrides)
+    named = named_value("method", file, overrides)
     method = _fitting_method(path, settings, named)
     measured = {key: setting.value for key, setting in settings.items()}
     config = load_config(preset, file, [*overrides, f"method={method}"], measured=measured)

@@ -47,7 +47,7 @@ class Pretrained:
     config: RunConfig
     update: int
     model: PretrainWorldModel  # with latent actions, in evaluation mode
-    held_out: list[int]  # episodes of its video store that it was not trained on
+    counters: dict[str, Any]  # of the checkpoint; they tell which videos it was trained on
 
 
 def load_pretrained(path: Path) -> Pretrained:
@@ -70,6 +70,5 @@ def load_pretrained(path: Path) -> Pretrained:
         raise UsageError(f"{path}: action-free (latent_action_source={source}), it has no latent action to look at")
     model = PretrainWorldModel(config.world_model)
     load_module(model, checkpoint.state["model"], "model")
-    # Runs from before there were diagnostics held nothing out.
-    held_out = checkpoint.counters.get("held_out", [])
-    return Pretrained(checkpoint.path, config, checkpoint.update, model.to(resolve_device("auto")).eval(), held_out)
+    model.to(resolve_device("auto")).eval()
+    return Pretrained(checkpoint.path, config, checkpoint.update, model, checkpoint.counters)

@@ -6,6 +6,7 @@ Every mistake becomes one line that starts with the dotted path and says what is
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["json_schema", "load_config", "method_names", "named_method", "preset_names", "to_yaml"]
+__all__ = ["json_schema", "load_config", "method_names", "named_value", "preset_names", "to_yaml"]
 
 _PRESETS = resources.files("prelar_ray.config") / "presets"
 _METHODS = resources.files("prelar_ray.config") / "methods"
@@ -64,14 +65,17 @@ def load_config(
         raise ConfigError("\n".join(_describe(dict(mistake)) for mistake in error.errors())) from error
 
 
-def named_method(file: Path | None, overrides: Sequence[str]) -> str | None:
-    """Return the method that a file or overrides name, None where they leave it open.
+def named_value(key: str, file: Path | None, overrides: Sequence[str]) -> Any:
+    """Return what a file or overrides give for a dotted ``key``, None where they leave it open.
 
     Raises:
         ConfigError: the file cannot be read, or an override is malformed.
     """
     layers = [_read_file(file) if file is not None else {}, *map(_read_override, overrides)]
-    return next((layer["method"] for layer in reversed(layers) if "method" in layer), None)
+    named: Any = functools.reduce(_merge, layers)
+    for part in key.split("."):
+        named = named.get(part) if isinstance(named, dict) else None
+    return named
 
 
 def to_yaml(config: BaseModel) -> str:

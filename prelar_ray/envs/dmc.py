@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_name
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_task_name
 from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, import_simulator
 
 __all__ = ["DeepMindControl", "task_names"]
@@ -44,7 +44,7 @@ class DeepMindControl(PixelEnv):
         seed: int | None = None,
         render_mode: RenderMode = None,
     ) -> None:
-        check_name("task", task, task_names())
+        check_task_name("task", task, task_names())
         self._environment = _suite().load(*task.split("-", 1))
         bounds = self._environment.action_spec()
         super().__init__(bounds.shape[0], EPISODE_STEPS, action_repeat, seed, render_mode)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_name
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_task_name
 from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, hangs_upside_down, import_simulator
 
 __all__ = ["MetaWorld", "frames_per_second", "task_names"]
@@ -49,7 +49,7 @@ class MetaWorld(PixelEnv):
         seed: int | None = None,
         render_mode: RenderMode = None,
     ) -> None:
-        check_name("task", task, task_names())
+        check_task_name("task", task, task_names())
         super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode)
         self._mujoco = import_simulator("mujoco")
         self._simulator = _build_simulator(task)

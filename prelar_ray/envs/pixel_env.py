@@ -15,7 +15,7 @@ from gymnasium import spaces
 from prelar_ray.errors import ConfigError, DataError, EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode", "check_name"]
+__all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode", "check_task_name"]
 
 Action = npt.NDArray[np.float32]
 """Action, float32 ``(A,)`` in [-1, 1]."""
@@ -127,8 +127,8 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         return self._draw()
 
 
-def check_name(path: str, value: str, known: Sequence[str]) -> None:
-    """Accept ``value`` if it is one of ``known``.
+def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
+    """Accept ``value`` if it is one of the ``known`` tasks.
 
     Raises:
         ConfigError: it is not; the message starts with the dotted ``path`` and offers the nearest names.
@@ -137,4 +137,4 @@ def check_name(path: str, value: str, known: Sequence[str]) -> None:
         return
     nearest = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
-    raise ConfigError(f"{path}={value}: no such {path.rsplit('.', 1)[-1]}; {hint}")
+    raise ConfigError(f"{path}={value}: no such task; {hint}")

@@ -9,10 +9,11 @@ import gymnasium
 
 from prelar_ray.config.schema import EnvConfig
 from prelar_ray.envs import dmc, metaworld
-from prelar_ray.envs.pixel_env import PixelEnv, check_name
+from prelar_ray.envs.pixel_env import PixelEnv, check_task_name
 from prelar_ray.envs.point_reach import PointReach
+from prelar_ray.errors import ConfigError
 
-__all__ = ["check_task", "known_tasks", "make_env", "register_gymnasium"]
+__all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
 _FAMILIES: Final[dict[str, Callable[[], list[str]]]] = {
     "metaworld": metaworld.task_names,
@@ -39,23 +40,36 @@ def check_task(task: str, path: str = "env.task") -> None:
     """
     family, _, name = task.partition("/")
     if family not in _FAMILIES or name not in _FAMILIES[family]():
-        check_name(path, task, known_tasks())
+        check_task_name(path, task, known_tasks())
 
 
 def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """Return the environment of a configuration; its episodes follow one stream that ``seed`` determines.
 
     Raises:
-        ConfigError: unknown task (``env.task``) or camera (``env.camera``).
+        ConfigError: unknown task (``env.task``) or camera (``env.camera``), or a camera for a task that has none.
         RenderingError: headless rendering does not work.
     """
     check_task(env.task)
     family, _, name = env.task.partition("/")
     if family == "prelar":
+        if env.camera != "default":
+            raise ConfigError(f"env.camera={env.camera}: {env.task} has no cameras; leave env.camera=default")
         return PointReach(env.action_repeat, seed)
     build, published_camera = (metaworld.MetaWorld, "corner") if family == "metaworld" else (dmc.DeepMindControl, "0")
     camera = published_camera if env.camera == "default" else env.camera
     return build(name, camera, env.render_quality, env.action_repeat, seed)
+
+
+def action_size(env: EnvConfig) -> int:
+    """Return how many numbers an action of a configuration's environment has.
+
+    Raises:
+        ConfigError, RenderingError: see :func:`make_env`.
+    """
+    made = make_env(env, seed=0)
+    made.close()
+    return len(made.action_space.sample())
 
 
 def register_gymnasium() -> None:

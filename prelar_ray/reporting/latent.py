@@ -8,6 +8,7 @@ from prelar_ray.reporting.figures import Panel, bar_chart, curves_chart
 from prelar_ray.reporting.runs import Run
 from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores
 from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.wording import counted
 
 __all__ = ["Latent", "LatentRow", "latent_part"]
 
@@ -79,7 +80,7 @@ def _row(run: Run, name: str, found: dict[str, float | None]) -> LatentRow:
 
 
 def _probe_rows(scores: ProbeScores) -> list[LatentRow]:
-    tested = f"{scores.test_steps} steps of {scores.test_episodes} episodes"
+    tested = f"{counted(scores.test_steps, 'step')} of {counted(scores.test_episodes, 'episode')}"
     seen = "neither model nor probe saw" if scores.unseen else "the model saw and the probe did not"
     reading = f"1: the true action is in the latent action, linearly. 0 or less: it is not. On {tested} that {seen}."
     return [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.reporting.runs import Run
+from prelar_ray.wording import counted
 
 __all__ = ["Note", "notes"]
 
@@ -101,7 +102,9 @@ def _resolution(run: Run) -> str:
     if not run.evaluations or run.evaluations[-1].episodes >= FEW_EPISODES:
         return ""
     episodes = run.evaluations[-1].episodes
-    return f"Evaluations of {episodes} episodes tell success rates apart in steps of {1 / episodes:.2g} only."
+    return (
+        f"Evaluations of {counted(episodes, 'episode')} tell success rates apart in steps of {1 / episodes:.2g} only."
+    )
 
 
 def _spaced(number: int) -> str:

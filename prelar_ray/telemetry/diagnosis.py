@@ -30,7 +30,7 @@ class ProbeScores(_Record):
     test_episodes: int
     test_steps: int
     unseen: bool
-    """Whether pre-training had held the test episodes out too."""
+    """Whether pre-training did not see the test episodes either."""
 
 
 class Diagnosis(_Record):
@@ -43,7 +43,9 @@ class Diagnosis(_Record):
     """Episodes that the clips were taken from."""
     clips: int
     held_out: bool
-    """Whether these are episodes that pre-training had held out."""
+    """Whether these are episodes that pre-training did not see."""
+    other_videos: bool = False
+    """Whether the store is another one than pre-training's, so that nothing of it was seen."""
     metrics: dict[str, float | None]
     """By the names of :data:`~prelar_ray.telemetry.metrics.METRICS`."""
     kl_by_dimension: list[float]

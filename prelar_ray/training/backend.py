@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from prelar_ray.training.interrupts import interrupts_deferred
+from prelar_ray.interrupts import interrupts_deferred
 
 __all__ = ["Backend", "Future", "LocalBackend", "Role"]
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from prelar_ray.checkpoint.transfer import Pretrained
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.diagnostics import Measurement, mean_kl, measure, summarise
 from prelar_ray.learning.prediction import context_frames
@@ -21,6 +22,7 @@ from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import ActionFile, actions_path
 from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["diagnose", "find_actions"]
@@ -50,13 +52,13 @@ def find_actions(videos: Path, given: Path | None) -> ActionFile | None:
 
 
 def diagnose(
-    pretrained: Pretrained, videos: Path, actions: ActionFile | None, seed: int, progress: Progress
+    pretrained: Pretrained, video: VideoConfig, actions: ActionFile | None, seed: int, progress: Progress
 ) -> Diagnosis:
-    """Measure on clips of held-out episodes, and probe where true actions are known.
+    """Measure on clips of episodes that the model was not trained on, and probe where true actions are known.
 
     Args:
         pretrained: the model.
-        videos: the store that it was pre-trained on: held-out episodes are known by their place in it.
+        video: the store that it was pre-trained on, or another one: episodes are known by their content.
         actions: true actions of these videos.
         seed: of clips, noise and probe.
         progress: shows the episodes that the probe reads, which takes the longest.
@@ -65,26 +67,29 @@ def diagnose(
         UsageError: no video is as long as a clip, or the actions are those of other videos.
         DataError: the store cannot be used.
     """
-    store = VideoStore(videos)
+    store = VideoStore.open(video)
     length = pretrained.config.pretrain.segment_length
     if store.lengths.max() < length:
         raise UsageError(
-            f"{videos}: the longest video has {store.lengths.max()} frames, this run's clips have {length}"
+            f"{video.path}: the longest video has {store.lengths.max()} frames, this run's clips have {length}"
         )
-    held_out = [i for i in pretrained.held_out if i < len(store) and store.lengths[i] >= length]
-    measured = _measure(pretrained, store, held_out, seed)
+    seen = SeenVideos.load(pretrained.counters, store)
+    unseen = seen.unseen(store)
+    eligible = [episode for episode in unseen if store.lengths[episode] >= length]
+    measured = _measure(pretrained, store, eligible, seed)
     kl = mean_kl(measured)
-    scores, reason = None, f"no true actions beside {videos}"
+    scores, reason = None, f"no true actions beside {video.path}"
     if actions is not None:
         pairs = _pairs(pretrained, store, actions, progress)
-        scores, reason = _probe(pairs, pretrained.held_out, seed)
+        scores, reason = _probe(pairs, unseen, seed)
     return Diagnosis(
         checkpoint=str(pretrained.path),
         update=pretrained.update,
-        videos=str(videos),
-        episodes=len(held_out) or int((store.lengths >= length).sum()),
+        videos=video.path,
+        episodes=len(eligible) or int((store.lengths >= length).sum()),
         clips=BATCHES * pretrained.config.pretrain.batch_size,
-        held_out=bool(held_out),
+        held_out=bool(eligible),
+        other_videos=not seen.know(store),
         metrics={name: _finite(value) for name, value in summarise(measured).items()},
         kl_by_dimension=[] if kl is None else sorted(kl.tolist(), reverse=True),
         probe=scores,
@@ -92,10 +97,10 @@ def diagnose(
     )
 
 
-def _measure(pretrained: Pretrained, store: VideoStore, held_out: list[int], seed: int) -> list[Measurement]:
+def _measure(pretrained: Pretrained, store: VideoStore, unseen: list[int], seed: int) -> list[Measurement]:
     config = pretrained.config
     shape = config.pretrain.batch_size, config.pretrain.segment_length
-    without = set(range(len(store))) - set(held_out) if held_out else set()
+    without = set(range(len(store))) - set(unseen) if unseen else set()
     sampler = ClipSampler(store, *shape, generator(seed, "diagnosis", 0), without)
     device = next(pretrained.model.parameters()).device
     noise = Noise(derive_seed(seed, "diagnosis", 1), device)
@@ -129,7 +134,7 @@ def _pairs(pretrained: Pretrained, store: VideoStore, actions: ActionFile, progr
     return pairs
 
 
-def _probe(pairs: dict[int, Pairs], held_out: list[int], seed: int) -> tuple[ProbeScores | None, str]:
+def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[ProbeScores | None, str]:
     """Return the scores, or why there are none."""
     sizes = sorted({action.shape[1] for _, action in pairs.values()})
     if len(sizes) > 1:
@@ -137,9 +142,8 @@ def _probe(pairs: dict[int, Pairs], held_out: list[int], seed: int) -> tuple[Pro
     if len(pairs) == 1:
         return None, "true actions of one episode only; none is left to test on"
     rng = generator(seed, "diagnosis", 2)
-    test = [episode for episode in pairs if episode in held_out]
-    unseen = 0 < len(test) < len(pairs)
-    if not unseen:
+    test = [episode for episode in pairs if episode in unseen]
+    if not 0 < len(test) < len(pairs):
         order = rng.permutation(list(pairs)).tolist()
         test = order[: max(1, round(TEST_SHARE * len(order)))]
     train = [episode for episode in pairs if episode not in test]
@@ -152,7 +156,7 @@ def _probe(pairs: dict[int, Pairs], held_out: list[int], seed: int) -> tuple[Pro
         train_episodes=len(train),
         test_episodes=len(test),
         test_steps=found.test_steps,
-        unseen=unseen,
+        unseen=set(test) <= set(unseen),
     )
     return scores, ""
 

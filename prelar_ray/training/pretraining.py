@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,20 +13,24 @@ import psutil
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.learning.prediction import context_frames
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import MetricWriter
-from prelar_ray.training.interrupts import interrupts_deferred
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
+from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore
+from prelar_ray.wording import counted
 
 __all__ = ["pretrain"]
 
 PHASE = "pretrain"
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
@@ -39,14 +44,13 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
         CheckpointError: nothing to resume from, or a checkpoint could not be written.
     """
     with run.track(), run.timed(PHASE):
-        store = VideoStore(Path(config.video.path), verify=config.video.verify, skip_bad=config.video.skip_bad)
+        store = VideoStore.open(config.video)
         settings = config.pretrain
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = checkpoints.latest() if resume else None
-        if checkpoint is None:
-            held_out = held_out_episodes(store, settings.segment_length, settings.validation_share)
-        else:  # what was held out stays so, even if the share or the store has changed since
-            held_out = checkpoint.counters.get("held_out", [])  # none before there were diagnostics
+        seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
+        held_out = _held_out(config, store, seen)
+        counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
         shape = settings.batch_size, settings.segment_length
         sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
         validation = validation_clips(store, *shape, held_out)
@@ -54,7 +58,7 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
         if checkpoint is not None:
             learner.load_state_dict(checkpoint.state)
             sampler.load_state_dict(checkpoint.counters["sampler"])
-        loop = _Pretraining(config, learner, sampler, checkpoints, validation, held_out)
+        loop = _Pretraining(config, learner, sampler, checkpoints, validation, counters)
         writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
         with writer, Progress() as progress:
             phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
@@ -80,6 +84,21 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
     return path
 
 
+def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[int]:
+    """Return the episodes that training shall not see.
+
+    What was held out before stays so, even if the share has changed or the store has grown since; of other videos than
+    a run was trained on so far, episodes are held out anew.
+    """
+    if seen.know(store):
+        return seen.held_out(store)
+    held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
+    if seen.shards:
+        count = counted(len(held_out), "episode")
+        log.warning("%s: other videos than this run was trained on before; %s held out anew", config.video.path, count)
+    return held_out
+
+
 class _Pretraining:
     """One update after another, with the next clips read meanwhile."""
 
@@ -90,11 +109,11 @@ class _Pretraining:
         sampler: ClipSampler,
         checkpoints: CheckpointStore,
         validation: Frames,
-        held_out: list[int],
+        counters: dict[str, Any],
     ) -> None:
         self.config, self.learner, self.sampler = config, learner, sampler
         self.checkpoints = checkpoints
-        self.validation, self.held_out = validation, held_out
+        self.validation, self.counters = validation, counters
         self.loss = float("nan")
         self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
         self._position = sampler.state_dict()  # after the last clips that were learnt from
@@ -133,7 +152,7 @@ class _Pretraining:
             self.config,
             self.learner.updates,
             self.learner.state_dict(),
-            {"sampler": self._position, "held_out": self.held_out},
+            self.counters | {"sampler": self._position},
         )
 
     def _read(self) -> tuple[Frames, dict[str, Any]]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.types import Frames
 
 __all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path"]
@@ -55,7 +56,8 @@ class ActionWriter:
     """Writes the actions of a recording, episode by episode; a context manager that writes the last ones on leaving.
 
     The file is written anew, whole and atomically, with the episode that reaches ``shard_frames``, as the shards of the
-    video store are. Append an episode here first: then every video that survives a kill has its actions.
+    video store are; an interrupt waits for that. Append an episode here first: then every video that survives a kill
+    has its actions.
     """
 
     def __init__(self, path: Path, shard_frames: int) -> None:
@@ -66,7 +68,8 @@ class ActionWriter:
         """
         if path.exists():
             raise RunFolderError(
-                f"{path} already holds the actions of a recording; choose a new folder name, or delete this file first"
+                f"{path} already holds the actions of a recording; choose a new folder name, or delete this file first "
+                "if the videos that it belongs to are gone"
             )
         self._path = path
         self._shard_frames = shard_frames
@@ -83,11 +86,13 @@ class ActionWriter:
         if action.ndim != 2 or len(action) != len(frames):
             raise DataError(f"{source}: actions have shape {action.shape}, expected ({len(frames)}, A), one per frame")
         length, size = action.shape
-        self._values.append(action.astype(np.float32).reshape(-1))
-        self._episodes.append(_EpisodeRecord(source=source, length=length, size=size, frames=_digest(frames)))
-        self._pending_frames += length
-        if self._pending_frames >= self._shard_frames:
-            self._write()
+        record = _EpisodeRecord(source=source, length=length, size=size, frames=_digest(frames))
+        with interrupts_deferred():
+            self._values.append(action.astype(np.float32).reshape(-1))
+            self._episodes.append(record)
+            self._pending_frames += length
+            if self._pending_frames >= self._shard_frames:
+                self._write()
 
     def __enter__(self) -> Self:
         return self
@@ -95,8 +100,9 @@ class ActionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pending_frames:
-            self._write()
+        with interrupts_deferred():
+            if self._pending_frames:
+                self._write()
 
     def _write(self) -> None:
         # Counted as written first: after a failure (disk full) leaving the block must not try, and fail, once more.

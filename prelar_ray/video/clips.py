@@ -11,6 +11,7 @@ from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
 from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore
+from prelar_ray.wording import counted
 
 __all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
 
@@ -82,10 +83,16 @@ class ClipSampler:
         long_enough = np.flatnonzero(lengths >= self._segment_length)
         self._eligible = np.array([i for i in long_enough.tolist() if i not in self._without], dtype=np.int64)
         self._starts = lengths[self._eligible] - self._segment_length + 1
+        if len(self._eligible) == 0 and len(long_enough):
+            raise DataError(
+                f"all {len(long_enough)} videos of {self._segment_length} frames or more are held out of training; "
+                "record more videos, or start a new run"
+            )
         if len(self._eligible) == 0:
             raise DataError(
-                f"the longest of {self._seen} videos has {lengths.max()} frames, a clip needs {self._segment_length}; "
-                f"set pretrain.segment_length to {lengths.max()} or less, or record longer videos"
+                f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs "
+                f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or record longer "
+                "videos"
             )
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.envs import PixelEnv, check_task, make_env
 from prelar_ray.envs.pixel_env import Action
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, RunFolderError
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Frames
 from prelar_ray.video.actions import Actions, ActionWriter, actions_path
-from prelar_ray.video.store import VideoWriter
+from prelar_ray.video.store import MANIFEST, VideoWriter
+from prelar_ray.wording import counted
 
 __all__ = ["RecordSummary", "record"]
 
@@ -45,7 +46,7 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
     """Roll ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``, actions beside it.
 
     ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, its task's
-    place in the list and its number.
+    place in the list and its number. On Ctrl-C what was recorded is kept, and said to be incomplete.
 
     Raises:
         ConfigError: an unknown task or camera, or a task without the expert that was asked for; nothing is written.
@@ -53,27 +54,49 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
         DataError: the disk is full.
     """
     start = time.perf_counter()
+    _refuse_earlier_recording(path)
     attributes = _attributes(config)
     shard_frames = config.record.shard_frames
     actions = ActionWriter(actions_path(path), shard_frames)
-    episodes = frames = 0
-    successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
-    with VideoWriter(path, attributes, shard_frames) as writer, actions:
-        for index, task in enumerate(config.record.tasks):
-            env = make_env(_env_config(config, task), derive_seed(config.seed, "record_env", index))
-            try:
-                for episode in range(config.record.episodes_per_task):
-                    video, action, success = _roll(env, config, index, episode, on_frames)
-                    actions.append(action, video, task)
-                    writer.append(video, task)
-                    successes[task].append(success)
-                    episodes += 1
-                    frames += len(video)
-            finally:
-                env.close()
-            log.info("%s: success in %d of %d episodes", task, sum(successes[task]), len(successes[task]))
+    writer = VideoWriter(path, attributes, shard_frames)
+    try:
+        with writer, actions:
+            successes = _roll_all(config, writer, actions, on_frames)
+    except KeyboardInterrupt:
+        asked = counted(len(config.record.tasks) * config.record.episodes_per_task, "episode")
+        kept = f"{writer.episodes} of {asked}, {counted(writer.frames, 'frame')}"
+        log.warning("%s: interrupted, kept %s; record into a new folder for all of them", path, kept)
+        raise
     rates = {task: float(np.mean(flags)) for task, flags in successes.items()}
-    return RecordSummary(path, episodes, frames, time.perf_counter() - start, rates)
+    return RecordSummary(path, writer.episodes, writer.frames, time.perf_counter() - start, rates)
+
+
+def _roll_all(
+    config: RunConfig, writer: VideoWriter, actions: ActionWriter, on_frames: Callable[[int], None]
+) -> dict[str, list[bool]]:
+    """Record all episodes of all tasks and return their successes by task."""
+    successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
+    for index, task in enumerate(config.record.tasks):
+        env = make_env(_env_config(config, task), derive_seed(config.seed, "record_env", index))
+        try:
+            for episode in range(config.record.episodes_per_task):
+                video, action, success = _roll(env, config, index, episode, on_frames)
+                actions.append(action, video, task)
+                writer.append(video, task)
+                successes[task].append(success)
+        finally:
+            env.close()
+        log.info("%s: success in %d of %s", task, sum(successes[task]), counted(len(successes[task]), "episode"))
+    return successes
+
+
+def _refuse_earlier_recording(path: Path) -> None:
+    """Name videos and actions together: who deleted the one to make room would lose what the other is good for."""
+    actions = actions_path(path)
+    if (path / MANIFEST).exists() and actions.exists():
+        raise RunFolderError(
+            f"{path} and {actions} hold an earlier recording; choose a new folder name, or delete both first"
+        )
 
 
 def _roll(

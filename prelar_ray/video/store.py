@@ -2,8 +2,8 @@
 
 ::
 
-    folder/manifest.json       format, version, attributes of the recording; per shard: file, frames, bytes, sha256,
-                               episodes [{source, length}]
+    folder/manifest.json       format, version, attributes of the recording, whether it was completed; per shard: file,
+                               frames, bytes, sha256, episodes [{source, length}]
     folder/shard-00000.arrow   one column ``frames`` uint8 (T, Hpx, Wpx, C): whole episodes, one after the other
 
 A shard is complete before the manifest names it and both appear atomically, so a store can be read while it is being
@@ -27,15 +27,18 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from prelar_ray.arrow_io import checksum, read_arrays, write_arrays
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.files import atomic_file
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.types import Frames, check_frames
+from prelar_ray.wording import counted
 
-__all__ = ["VideoStore", "VideoWriter"]
+__all__ = ["MANIFEST", "VideoStore", "VideoWriter"]
 
 FORMAT: Final = "prelar_ray/video"
 VERSION: Final = 1
-MANIFEST = "manifest.json"
+MANIFEST: Final = "manifest.json"
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class _Manifest(_Record):
     format: Literal["prelar_ray/video"] = FORMAT
     version: Literal[1] = VERSION
     attributes: dict[str, Any]
+    complete: bool = True  # stores from before this was noted count as complete
     shards: tuple[_ShardRecord, ...] = ()
 
 
@@ -77,8 +81,13 @@ _EPISODES = TypeAdapter(tuple[_EpisodeRecord, ...])
 class VideoWriter:
     """Writes a video store, episode by episode; a context manager that writes the last shard on leaving.
 
-    Episodes that were appended are written even when the block ends with an exception; what a killed process had not
-    yet put into a shard is lost.
+    Episodes that were appended are written even when the block ends with an exception, Ctrl-C included: an interrupt
+    waits for a shard that is being written. What a killed process had not yet put into a shard is lost. The store
+    counts as complete when the block ends well and no episode was lost to a full disk.
+
+    Attributes:
+        episodes: written so far.
+        frames: of these episodes.
     """
 
     def __init__(self, path: Path, attributes: dict[str, Any], shard_frames: int) -> None:
@@ -90,9 +99,11 @@ class VideoWriter:
             RunFolderError: the folder holds a store or other files, or cannot be created.
         """
         _claim(path)
+        self.episodes = self.frames = 0
         self._path = path
         self._shard_frames = shard_frames
-        self._manifest = _Manifest(attributes=attributes)
+        self._manifest = _Manifest(attributes=attributes, complete=False)
+        self._appended = 0  # episodes, written or not
         self._pending: list[tuple[str, Frames]] = []
         self._pending_frames = 0
         self._write_manifest()
@@ -106,10 +117,12 @@ class VideoWriter:
         frames = check_frames(frames, source)
         if len(frames) == 0:
             raise DataError(f"{source}: an episode without frames; append at least one")
-        self._pending.append((source, frames.copy()))
-        self._pending_frames += len(frames)
-        if self._pending_frames >= self._shard_frames:
-            self._close_shard()
+        with interrupts_deferred():
+            self._appended += 1
+            self._pending.append((source, frames.copy()))
+            self._pending_frames += len(frames)
+            if self._pending_frames >= self._shard_frames:
+                self._close_shard()
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +130,12 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pending:
-            self._close_shard()
+        with interrupts_deferred():
+            if self._pending:
+                self._close_shard()
+            if kind is None and self.episodes == self._appended:
+                self._manifest = self._manifest.model_copy(update={"complete": True})
+                self._write_manifest()
 
     def _close_shard(self) -> None:
         # Taken out first: after a failure (disk full) leaving the block must not try, and fail, once more.
@@ -130,6 +147,8 @@ class VideoWriter:
         shard = _ShardRecord(file=name, frames=len(frames), bytes=info.bytes, sha256=info.sha256, episodes=episodes)
         self._manifest = self._manifest.model_copy(update={"shards": (*self._manifest.shards, shard)})
         self._write_manifest()
+        self.episodes += len(episodes)
+        self.frames += len(frames)
 
     def _write_manifest(self) -> None:
         with atomic_file(self._path / MANIFEST) as file:
@@ -141,11 +160,14 @@ class VideoStore:
 
     Attributes:
         attributes: what the recorder noted (camera, orientation, render_quality, policy, ...).
+        complete: whether the recording came to its end; otherwise it was interrupted, or goes on.
         damaged: file names of the shards left out with ``skip_bad``.
     """
 
     def __init__(self, path: Path, verify: bool = True, skip_bad: bool = False) -> None:
         """Open all shards; ``verify`` compares checksums, ``skip_bad`` leaves damaged shards out with a warning.
+
+        A recording that is not complete is used as far as it goes, with a warning.
 
         Raises:
             DataError: the folder is missing, empty or of a newer version; a shard is damaged; nothing is left.
@@ -156,12 +178,26 @@ class VideoStore:
         self._shards: tuple[_ShardRecord, ...] = ()  # all that were looked at, damaged ones included
         self._episodes: list[Frames] = []
         self._sources: list[str] = []
+        self._origins: list[tuple[str, int]] = []
         self.damaged: list[str] = []
+        self.complete = True
         self.attributes = _read_manifest(path).attributes
         self.refresh()
         if not self._episodes:
-            left_out = f" ({len(self.damaged)} damaged shards left out)" if self.damaged else ""
+            left_out = f" ({counted(len(self.damaged), 'damaged shard')} left out)" if self.damaged else ""
             raise DataError(f"{path}: holds no episodes{left_out}; record videos into a new folder")
+        if not self.complete:
+            found = f"{counted(len(self), 'episode')}, {counted(self.total_frames, 'frame')}"
+            log.warning("%s: its recording was interrupted, or goes on; used as far as it goes: %s", path, found)
+
+    @classmethod
+    def open(cls, config: VideoConfig) -> Self:
+        """Open the store of a configuration.
+
+        Raises:
+            DataError: see the constructor.
+        """
+        return cls(Path(config.path), verify=config.verify, skip_bad=config.skip_bad)
 
     def __len__(self) -> int:
         """Episodes."""
@@ -178,6 +214,11 @@ class VideoStore:
         return list(self._sources)
 
     @property
+    def origins(self) -> list[tuple[str, int]]:
+        """Checksum of its shard and place in it, of each episode: the same wherever the shard is copied."""
+        return list(self._origins)
+
+    @property
     def total_frames(self) -> int:
         """Frames of all episodes."""
         return sum(len(frames) for frames in self._episodes)
@@ -192,7 +233,8 @@ class VideoStore:
         Raises:
             DataError: a new shard is damaged, or the folder holds another recording by now.
         """
-        shards = _read_manifest(self._path).shards
+        manifest = _read_manifest(self._path)
+        shards = manifest.shards
         known = len(self._shards)
         if shards[:known] != self._shards:
             raise DataError(f"{self._path}: was replaced by another recording while in use; open it again")
@@ -205,8 +247,10 @@ class VideoStore:
             bounds = np.cumsum([0, *(episode.length for episode in shard.episodes)])
             self._episodes.extend(frames[start:stop] for start, stop in pairwise(bounds))
             self._sources.extend(episode.source for episode in shard.episodes)
+            self._origins.extend((shard.sha256, place) for place in range(len(shard.episodes)))
         self.damaged.extend(failures)
         self._shards = shards
+        self.complete = manifest.complete
         return bool(opened)
 
     def _open(self, shards: Sequence[_ShardRecord]) -> tuple[list[tuple[_ShardRecord, Frames]], dict[str, str]]:
@@ -238,8 +282,14 @@ def _read_manifest(path: Path) -> _Manifest:
     """Read and check the manifest in ``path``; DataError says what is wrong with it."""
     file = path / MANIFEST
     if not file.is_file():
-        problem = f"no {MANIFEST} in it, so it is not a video store" if path.is_dir() else "no such folder"
-        raise DataError(f"{path}: {problem}; write one with `python -m prelar_ray.record`, or correct video.path")
+        problem = "no such folder"
+        if path.exists():
+            problem = (
+                f"no {MANIFEST} in it, so it is not a video store" if path.is_dir() else "a file, expected a folder"
+            )
+        raise DataError(
+            f"{path}: {problem}; `prelar-ray record` writes a video store, or correct video.path (--videos)"
+        )
     try:
         content = json.loads(file.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT:

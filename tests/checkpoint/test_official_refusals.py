@@ -51,10 +51,10 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not a checkpoint"),
+        (b"", "not a checkpoint of PyTorch"),
         (b"hello, I am a text", "not a checkpoint of PyTorch"),
-        (b"PK\x03\x04 and no more", "not a checkpoint"),
-        (b"\x80\x02garbage", "not a checkpoint|refused"),
+        (b"PK\x03\x04 and no more", "truncated or damaged"),
+        (b"\x80\x02garbage", "damaged|refused"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -63,11 +63,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, reaso
     assert re.search(reason, refused(path))
 
 
-def test_half_a_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_part_of_a_file_is_said_to_be_one(tmp_path: Path, share: float) -> None:
     content = (PUBLIC / "finetuned" / "variables.pt").read_bytes()
     path = tmp_path / "variables.pt"
-    path.write_bytes(content[: len(content) // 2])
-    assert "not a checkpoint" in refused(path)
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "variables.pt: truncated or damaged (" in refused(path)
 
 
 @pytest.mark.parametrize("by_torch", [True, False])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prelar_ray import diagnose, pretrain, record
+from prelar_ray import diagnose, pretrain, record, visualize
 from prelar_ray.reporting import write_report
 from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
 from prelar_ray.telemetry.metrics import METRICS
@@ -44,7 +44,7 @@ def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.
     text = shown(capsys)
     for name in (*found.metrics, "probe/r2", "action[1]", "probe/r2_permuted"):
         assert name in text
-    assert "of 1 episodes held out of pre-training" in text
+    assert "of 1 episode held out of pre-training" in text
     assert f"{run}/diagnostics.json" in text
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
@@ -111,7 +111,45 @@ def test_what_keeps_the_probe_from_being_fitted_is_said(
             actions.append(rng.uniform(size=(length, size)).astype(np.float32), frames, "test")
             videos.append(frames, "test")
     assert diagnose.main([str(run), "--videos", str(store)]) == 0
-    assert reason in read_diagnosis(run / "diagnostics.json").without_probe
+    assert reason in read_diagnosis(run / "diagnostics-store.json").without_probe
+
+
+def test_videos_of_another_store_were_never_seen_and_have_a_file_of_their_own(
+    run: Path, settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record.main(["--config", settings, "--out", str(tmp_path / "other"), "seed=1"]) == 0
+    assert diagnose.main([str(run), "--videos", str(tmp_path / "other")]) == 0
+    found = read_diagnosis(run / "diagnostics-other.json")
+    assert (found.episodes, found.held_out, found.other_videos) == (3, True, True)
+    assert found.probe is not None
+    assert found.probe.unseen
+    text = shown(capsys)
+    assert f"of 3 episodes of {tmp_path}/other, which pre-training never saw" in text
+    assert "neither model nor probe saw" in text
+    assert not (run / "diagnostics.json").exists()
+
+
+def test_a_run_that_left_damaged_shards_out_is_diagnosed_and_drawn_without_them(settings: str, tmp_path: Path) -> None:
+    copy, run = tmp_path / "videos", tmp_path / "run"
+    arguments = ["--config", settings, "--videos", str(copy), "--out", str(run)]
+    assert record.main(["--config", settings, "--out", str(copy), "record.episodes_per_task=7"]) == 0
+    (copy / "shard-00001.arrow").unlink()
+    assert pretrain.main([*arguments, "--skip-bad"]) == 0
+    assert diagnose.main([str(run)]) == 0
+    assert read_diagnosis(run / "diagnostics.json").held_out
+    assert visualize.main([str(run), "--steps", "2", "--out", str(tmp_path / "figure.png")]) == 0
+
+
+def test_a_shard_that_was_damaged_since_can_be_left_out(
+    run: Path, videos: Path, tmp_path: Path, refused: Refused
+) -> None:
+    copy = tmp_path / "videos"
+    shutil.copytree(videos, copy)
+    (copy / "shard-00001.arrow").unlink()
+    assert "--skip-bad" in refused(diagnose.main, run, "--videos", copy, code=1)
+    assert diagnose.main([str(run), "--videos", str(copy), "--skip-bad"]) == 0
+    found = read_diagnosis(run / "diagnostics.json")
+    assert (found.episodes, found.held_out, found.other_videos) == (1, True, False)
 
 
 def test_a_run_that_cannot_be_diagnosed_is_refused_in_one_line(

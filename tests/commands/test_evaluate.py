@@ -71,6 +71,34 @@ def test_a_film_shows_as_many_episodes_as_asked_for(
         assert 1 < image.n_frames <= 21  # frames that do not change are shown longer
 
 
+def test_episodes_are_as_many_as_the_run_or_the_command_line_says(
+    finetuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, said in (
+        ([], "2 episodes"),
+        (["evaluation.episodes=3"], "3 episodes"),
+        (["--episodes", "1"], "1 episode"),
+    ):
+        evaluate.main([str(finetuned), *arguments])
+        assert capsys.readouterr().out.endswith(f"95 % intervals over {said}\n")
+
+
+def test_the_folder_of_a_result_is_made(finetuned: Path, tmp_path: Path) -> None:
+    film, scores = tmp_path / "new" / "film.gif", tmp_path / "other" / "scores.json"
+    assert evaluate.main([str(finetuned), "--episodes", "1", "--film", str(film), "--json", str(scores)]) == 0
+    assert film.is_file()
+    assert scores.is_file()
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_episodes_are_run(
+    finetuned: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prelar_ray.evaluate.Evaluator", lambda config: pytest.fail("ran"))
+    (tmp_path / "file").touch()
+    for option, path in (("--json", tmp_path / "file" / "scores.json"), ("--film", tmp_path / "file" / "film.mp4")):
+        assert f"error: {path}: cannot write" in refused(evaluate.main, finetuned, option, path, code=1)
+
+
 def test_one_episode_has_no_interval_and_that_is_said(finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(finetuned), "--episodes", "1"])
     assert re.search(r"^return   \d+\.\d\d \[one value, no interval\]$", capsys.readouterr().out, flags=re.MULTILINE)
@@ -91,7 +119,9 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused
     ("arguments", "message"),
     [
         (["--film", "film.avi"], "--film: film.avi: must end in .mp4 or .gif"),
-        (["--episodes", "0"], "--episodes: 0: must be at least 1"),
+        (["--episodes", "0"], "error: evaluation.episodes=0: must be"),
+        (["--episodes", "x"], "error: evaluation.episodes=x: must be"),
+        (["--film-episodes", "x"], "--film-episodes: x: must be a whole number of at least 1"),
         (["evaluation.episode=2"], "error: evaluation.episode=2: unknown key; nearest: evaluation.episodes"),
     ],
 )

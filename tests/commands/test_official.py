@@ -58,6 +58,29 @@ def test_fine_tuning_starts_from_an_imported_pretraining(
     assert load_checkpoint(tmp_path / "tuned").phase == "finetune"
 
 
+@pytest.mark.render
+def test_a_task_that_does_not_exist_or_takes_other_actions_is_refused(tmp_path: Path, refused: Refused) -> None:
+    published, out = PUBLIC / "finetuned", tmp_path / "run"
+    for task, reason in {
+        "prelar/point-reach": "env.task=prelar/point-reach takes 2 numbers per action, the checkpoint has 4; name the",
+        "metaworld/foo": "env.task=metaworld/foo: no such task",
+    }.items():
+        error = refused(import_checkpoint.main, published, out, CLASSES, "--task", task, code=2)
+        assert reason in error.splitlines()[-1]
+    error = refused(import_checkpoint.main, PUBLIC / "pretrained", out, CLASSES, "--task", "prelar/foo", code=2)
+    assert "env.task=prelar/foo: no such task" in error
+    assert not out.exists()
+
+
+def test_no_evaluation_that_would_fail_is_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published, out, preset = PUBLIC / "finetuned", tmp_path / "my run", tmp_path / "preset.yaml"
+    preset.write_text("preset: tiny\n")
+    assert import_checkpoint.main([str(published), str(out), CLASSES, "--config", str(preset)]) == 0
+    said = capsys.readouterr().out
+    assert f"next: prelar-ray evaluate '{out}' --film film.mp4 env.task=TASK, with the task it was tuned in" in said
+    assert "env.task=prelar/point-reach takes 2 numbers per action, the checkpoint has 4" in said
+
+
 @pytest.mark.parametrize("phase", ["pretrained", "finetuned"])
 def test_import_and_export_give_back_the_same_files(tmp_path: Path, phase: str) -> None:
     run, out = tmp_path / "run", tmp_path / "out"

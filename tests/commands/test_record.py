@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,21 @@ def test_videos_are_recorded_and_the_next_command_is_named(
     said = capsys.readouterr().err
     assert "record: 24/24 frames, done" in said
     assert f"recorded 3 episodes, 24 frames in {out}" in said
-    assert f"next: prelar-ray pretrain --videos {out} --out runs/pretrain" in said
+    assert f"next: prelar-ray pretrain --videos {out} --out runs/pretrain --config {settings} seed=3\n" in said
+
+
+def test_the_next_command_has_the_same_settings_and_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my videos"
+    chosen = ["--preset", "tiny", "--method", "apv", "record.episodes_per_task=1", "record.frames_per_episode=3"]
+    assert record.main([*chosen, "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "recorded 1 episode, 3 frames" in said
+    following = said.split("next: prelar-ray ")[1].splitlines()[0]
+    assert shlex.split(following) == [
+        *("pretrain", "--videos", str(out), "--out", "runs/pretrain", "--preset", "tiny", "--method", "apv")
+    ]
 
 
 def test_a_folder_that_holds_something_is_refused(settings: str, tmp_path: Path, refused: Refused) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from prelar_ray import visualize
 from prelar_ray.checkpoint.transfer import load_pretrained
+from prelar_ray.config.schema import VideoConfig
 from prelar_ray.reporting.rollouts import FramePanel
 from prelar_ray.video.store import VideoWriter
 
@@ -28,7 +29,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[FramePanel]]:
 def test_a_picture_has_the_two_panels_of_the_figure_and_the_clips(
     pretrained: Path, tmp_path: Path, drawn: list[list[FramePanel]]
 ) -> None:
-    out = tmp_path / "figure.png"
+    out = tmp_path / "new" / "figure.png"
     assert visualize.main([str(pretrained), "--out", str(out), "--steps", "5"]) == 0
     with Image.open(out) as image:
         assert image.width > 600
@@ -77,7 +78,9 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
         error = refused(visualize.main, *arguments, "--out", out, code=2)
         assert reason in error
         assert len(error.splitlines()) == 1
-    assert "must be at least 1" in refused(visualize.main, pretrained, "--out", out, "--steps", 0, code=2)
+    for steps in (0, "x"):
+        error = refused(visualize.main, pretrained, "--out", out, "--steps", steps, code=2)
+        assert f"--steps: {steps}: must be a whole number of at least 1" in error
     assert "must end in .png" in refused(visualize.main, pretrained, "--out", "figure.gif", code=2)
     assert not out.exists()
 
@@ -88,8 +91,9 @@ def test_held_out_episodes_are_drawn_where_there_are_enough(pretrained: Path, tm
             writer.append(np.full((5, 64, 64, 3), index, np.uint8), "test")
 
     def drawn(held_out: list[int]) -> set[int]:
-        model = dataclasses.replace(load_pretrained(pretrained), held_out=held_out)
-        clips = visualize._clips(model, tmp_path / "videos", 3, 0)
+        counters = {"held_out": held_out}  # of a run that did not note yet which videos it saw
+        model = dataclasses.replace(load_pretrained(pretrained), counters=counters)
+        clips = visualize._clips(model, VideoConfig(path=str(tmp_path / "videos")), 3, 0)
         assert clips.shape == (3, 4, 64, 64, 3)
         return set(clips[:, 0, 0, 0, 0].tolist())
 

@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 
 from prelar_ray.config.schema import EnvConfig
-from prelar_ray.envs import check_task, known_tasks, make_env, register_gymnasium
+from prelar_ray.envs import action_size, check_task, known_tasks, make_env, register_gymnasium
 from prelar_ray.errors import ConfigError
 
 
@@ -33,8 +33,13 @@ def test_unknown_task_is_refused_with_the_nearest_names(task: str, nearest: str)
 
 @pytest.mark.render
 def test_unknown_task_names_the_key_it_came_from() -> None:
-    with pytest.raises(ConfigError, match=r"^record\.tasks\.3=metaworld/pusch-v3: .*metaworld/push-v3"):
+    with pytest.raises(ConfigError, match=r"^record\.tasks\.3=metaworld/pusch-v3: no such task; .*metaworld/push-v3"):
         check_task("metaworld/pusch-v3", "record.tasks.3")
+
+
+def test_a_camera_for_a_task_that_has_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.camera=corner: prelar/point-reach has no cameras; leave"):
+        make_env(EnvConfig(task="prelar/point-reach", camera="corner"), 0)
 
 
 def test_registering_again_changes_nothing() -> None:
@@ -42,3 +47,11 @@ def test_registering_again_changes_nothing() -> None:
     register_gymnasium()
     assert gymnasium.registry == before
     assert {f"prelar_ray/{name}-v0" for name in ("point-reach", "metaworld", "dmc")} <= set(before)
+
+
+@pytest.mark.render
+@pytest.mark.parametrize(
+    ("task", "size"), [("prelar/point-reach", 2), ("metaworld/reach-v3", 4), ("dmc/walker-walk", 6)]
+)
+def test_the_size_of_a_task_s_actions(task: str, size: int) -> None:
+    assert action_size(EnvConfig(task=task)) == size

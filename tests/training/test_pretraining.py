@@ -23,6 +23,9 @@ from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.pretraining import pretrain
 from prelar_ray.video.actions import actions_path
+from prelar_ray.video.clips import held_out_episodes
+from prelar_ray.video.recorder import record
+from prelar_ray.video.store import VideoStore
 
 Same = Callable[[Path, Path], None]
 Run = Callable[..., RunFolder]
@@ -132,6 +135,29 @@ def test_held_out_episodes_stay_held_out_when_a_run_goes_on(run: Run) -> None:
     assert len(held_out) == 1
     folder = run("run", "pretrain.validation_share=0.7", resume=True)
     assert load_checkpoint(folder.path).counters["held_out"] == held_out
+
+
+def test_of_other_videos_a_resumed_run_holds_out_anew(
+    run: Run, minute_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = load_checkpoint(run("run", "pretrain.updates=2").path).counters
+    assert first["held_out"] == [0]
+    other = tmp_path / "other"
+    config = load_config(None, None, ["seed=1", "record.episodes_per_task=2"], base=minute_config)
+    record(config, other, lambda frames: None)
+    counters = load_checkpoint(run("run", f"video.path={other}", resume=True).path).counters
+    assert counters["held_out"] == held_out_episodes(VideoStore(other), 5, 0.05)
+    assert f"{other}: other videos than this run was trained on before; 1 episode held out anew" in caplog.text
+    assert counters["shards"].items() > first["shards"].items()  # the first videos were seen all the same
+
+
+def test_checkpoints_that_do_not_say_which_videos_they_saw_can_be_gone_on_from(run: Run) -> None:
+    folder = run("run", "pretrain.updates=2")
+    meta = folder.checkpoints / "000000002" / "meta.json"
+    content = json.loads(meta.read_text())
+    del content["counters"]["shards"]
+    meta.write_text(json.dumps(content))
+    assert load_checkpoint(run("run", resume=True).path).counters["held_out"] == [0]
 
 
 def test_without_a_validation_share_training_sees_every_episode(run: Run) -> None:

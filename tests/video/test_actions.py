@@ -224,3 +224,17 @@ def test_interrupted_recordings_keep_the_actions_of_their_last_videos(
     store, actions = VideoStore(tmp_path / "store"), ActionFile(actions_path(tmp_path / "store"))
     assert len(store) == len(actions) == 3
     assert all(actions.of(store.frames(index)) is not None for index in range(3))
+
+
+def test_an_interrupt_waits_until_the_actions_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(temporary: Path, target: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    frames = np.zeros((3, 64, 64, 3), np.uint8)
+    with pytest.raises(KeyboardInterrupt), ActionWriter(tmp_path / "a.arrow", 3) as writer:
+        writer.append(np.zeros((3, 2), np.float32), frames, "a")
+    assert ActionFile(tmp_path / "a.arrow").of(frames) is not None

@@ -8,7 +8,8 @@ import pytest
 
 from prelar_ray.arrow_io import read_arrays
 from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, RunFolderError
+from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
 from prelar_ray.video.store import VideoStore
 
@@ -132,7 +133,32 @@ def test_unknown_task_is_refused_before_anything_is_written(tmp_path: Path) -> N
 @pytest.mark.render
 def test_task_without_an_expert_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = configure(tasks=(POINT_REACH, "dmc/walker-walk"))
-    config = config.model_copy(update={"env": config.env.model_copy(update={"camera": "0"})})
     with pytest.raises(ConfigError, match=r"^record\.tasks\.1=dmc/walker-walk: .*record\.policy=random"):
         record(config, tmp_path / "store", lambda frames: None)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_interrupted_recording_says_what_it_kept_and_is_incomplete(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = iter(range(30))
+
+    def until_the_third_episode(new: int) -> None:
+        if next(frames) == 29:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record(configure(episodes_per_task=5), tmp_path / "store", until_the_third_episode)
+    kept = f"{tmp_path}/store: interrupted, kept 2 of 5 episodes, 24 frames; record into a new folder"
+    assert kept in caplog.text
+    assert not VideoStore(tmp_path / "store").complete
+
+
+def test_an_earlier_recording_is_kept_and_named_with_its_actions(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    record(configure(), store, lambda frames: None)
+    message = rf"^{store} and {actions_path(store)} hold an earlier recording; .*delete both first$"
+    with pytest.raises(RunFolderError, match=message):
+        record(configure(), store, lambda frames: None)
+    assert VideoStore(store).complete
+    assert actions_path(store).is_file()

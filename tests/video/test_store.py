@@ -150,6 +150,9 @@ def test_a_shard_with_more_than_frames_is_refused(tmp_path: Path) -> None:
 def test_missing_empty_and_foreign_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent: no such folder.*video\.path"):
         VideoStore(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: a file, expected a folder; .*--videos"):
+        VideoStore(tmp_path / "file")
     with pytest.raises(DataError, match=r"no manifest\.json in it"):
         VideoStore(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": "other"}')
@@ -235,7 +238,7 @@ def test_skip_bad_refuses_when_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "videos"
     record(path, [3])
     (path / "shard-00000.arrow").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds no episodes \(1 damaged shards left out\)"):
+    with pytest.raises(DataError, match=r"holds no episodes \(1 damaged shard left out\)"):
         VideoStore(path, skip_bad=True)
 
 
@@ -275,6 +278,54 @@ def test_a_store_is_read_while_it_is_recorded(tmp_path: Path) -> None:
     assert store.refresh() is True
     assert_holds(store, [first, second, third])
     np.testing.assert_array_equal(early, second)
+
+
+@pytest.mark.parametrize("moment", ["shard", "manifest", "last shard"])
+def test_an_interrupt_waits_until_a_shard_and_its_manifest_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path = tmp_path / "videos"
+    replace = os.replace
+    interrupting = {"shard": "shard-00000.arrow", "manifest": "manifest.json", "last shard": "shard-00001.arrow"}
+
+    def interrupted(temporary: Path, target: Path) -> None:
+        if target.name == interrupting[moment] and (path / "manifest.json").exists():
+            monkeypatch.setattr(os, "replace", replace)
+            signal.raise_signal(signal.SIGINT)
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    appended = []
+    with pytest.raises(KeyboardInterrupt), VideoWriter(path, {}, 4) as writer:  # noqa: PT012
+        for seed, length in enumerate([2, 2, 3]):
+            appended.append(episode(length, seed))
+            writer.append(appended[-1], "a")
+    assert (writer.episodes, writer.frames) == (len(appended), sum(map(len, appended)))
+    assert_holds(VideoStore(path), appended)
+
+
+def test_a_recording_that_did_not_end_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "videos"
+    with VideoWriter(path, {}, 4) as writer:
+        writer.append(episode(4), "a")
+        store = VideoStore(path)
+        assert caplog.messages == [
+            f"{path}: its recording was interrupted, or goes on; used as far as it goes: 1 episode, 4 frames"
+        ]
+        writer.append(episode(2), "a")
+    assert not store.complete
+    assert store.refresh()
+    assert store.complete
+    assert VideoStore(path).complete
+    assert len(caplog.messages) == 1
+
+
+def test_stores_from_before_completeness_was_noted_count_as_complete(tmp_path: Path) -> None:
+    record(tmp_path / "videos", [2])
+    manifest = json.loads((tmp_path / "videos" / "manifest.json").read_text())
+    del manifest["complete"]
+    (tmp_path / "videos" / "manifest.json").write_text(json.dumps(manifest))
+    assert VideoStore(tmp_path / "videos").complete
 
 
 def test_a_store_that_is_replaced_while_in_use_is_refused(tmp_path: Path) -> None:
@@ -345,4 +396,5 @@ def test_a_full_disk_leaves_the_earlier_shards(tmp_path: Path, monkeypatch: pyte
             with pytest.raises(DataError, match=r"shard-00001\.arrow.*No space left"):
                 writer.append(episode(3, 1), "b")
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before  # leaving the block tried nothing more
+    assert not VideoStore(path).complete
     assert_holds(VideoStore(path), [episode(3)])

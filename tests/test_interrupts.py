@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from prelar_ray.training.interrupts import interrupts_deferred
+from prelar_ray.interrupts import interrupts_deferred
 
 
 def test_a_signal_within_the_block_takes_effect_after_it() -> None:

@@ -1,0 +1,10 @@
+"""Words of messages that several rooms print."""
+
+from __future__ import annotations
+
+__all__ = ["counted"]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return for example "1 episode" or "2 episodes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
