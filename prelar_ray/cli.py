@@ -8,9 +8,11 @@ import importlib
 import logging
 import os
 import select
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,11 +20,23 @@ from typing import Any, NoReturn
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.config import RunConfig, load_config, method_names, preset_names
-from prelar_ray.errors import PrelarError
+from prelar_ray.config import RunConfig, load_config, method_names, named_method, preset_names
+from prelar_ray.errors import ConfigError, PrelarError
+from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import console
 
-__all__ = ["COMMANDS", "command_parser", "dispatch", "guarded", "main", "override_option", "overrides", "resolve"]
+__all__ = [
+    "COMMANDS",
+    "command_parser",
+    "dispatch",
+    "guarded",
+    "main",
+    "override_option",
+    "overrides",
+    "print_next",
+    "resolve",
+    "saying_what_is_kept",
+]
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
@@ -110,17 +124,41 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     With ``--resume`` and neither ``--preset`` nor ``--config``, that of the run in ``--out`` is the start.
 
     Raises:
-        ConfigError: see :func:`prelar_ray.config.load_config`.
+        ConfigError: see :func:`prelar_ray.config.load_config`, or the run to resume is of another method.
     """
     file = args.config
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # go on with what the run was started with
+        own, asked = named_method(file, []), named_method(None, overrides(args))
+        if asked and asked != own:
+            raise ConfigError(
+                f"method={asked}: the run in {args.out} is of method {own}; leave --method out, or start a new --out"
+            )
     return load_config(args.preset, file, overrides(args))
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
     """Return the overrides among the arguments of :func:`command_parser`, those with options of their own first."""
     return [*getattr(args, "shorthands", []), *args.overrides]
+
+
+def print_next(did: str, *commands: Sequence[object]) -> None:
+    """Say what a command did, and with which ``prelar-ray`` commands to go on: quoted, so that they can be copied."""
+    lines = [f"prelar-ray {shlex.join(map(str, command))}" for command in commands]
+    console.print(f"{did}\nnext: " + "\n      ".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
+    """After Ctrl-C, name the checkpoint that the run kept and the command that goes on from it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept := run.last_checkpoint():
+            print_next(f"kept: {kept}", [run.info["phase"], "--resume", "--out", run.path])
+        else:
+            console.print("no checkpoint yet; the same command begins anew", soft_wrap=True)
+        raise
 
 
 def guarded(command: Callable[[], int]) -> NoReturn:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.checkpoint.compatibility import check_evaluable, naming
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
 from prelar_ray.cli import guarded
@@ -60,8 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_dry_run(config)
         return 0
     weights = None if args.random else policy_weights(checkpoint)
+    if weights is not None:
+        check_evaluable(checkpoint, config)
     keep = args.film_episodes if args.film else 0
-    result = Evaluator(config).evaluate(weights, args.episodes, keep_frames=keep)
+    with naming(checkpoint.path):
+        result = Evaluator(config).evaluate(weights, args.episodes, keep_frames=keep)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{'random policy' if args.random else checkpoint.path}, update {checkpoint.update}, {config.env.task}"
