@@ -357,7 +357,7 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     assert len(keys) == sum(reached.counters["numbers"].values())
 
     folder = RunFolder.open(folder.path)
-    assert folder.info["status"] == "finished"
+    assert (folder.info["status"], folder.info["error"], len(folder.info["resumed"])) == ("finished", None, 1)
     assert folder.info["summary"]["updates"] == 2 + (folder.info["summary"]["env_steps"] - 60) // 5
     assert load_checkpoint(folder.path).update == folder.info["summary"]["updates"]
     again = logged(folder)
