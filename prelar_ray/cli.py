@@ -11,7 +11,8 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,9 +20,10 @@ from typing import Any, NoReturn
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.config import RunConfig, load_config, method_names, preset_names
+from prelar_ray.config import RunConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.config.schema import VideoConfig
-from prelar_ray.errors import PrelarError, UsageError
+from prelar_ray.errors import ConfigError, PrelarError, UsageError
+from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import console
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "override_option",
     "overrides",
     "positive",
+    "print_next",
     "repeated",
     "resolve",
+    "saying_what_is_kept",
     "video_options",
 ]
 
@@ -158,16 +162,21 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     With ``--resume`` and neither ``--preset`` nor ``--config``, that of the run in ``--out`` is the start.
 
     Raises:
-        ConfigError: see :func:`prelar_ray.config.load_config`.
+        ConfigError: see :func:`prelar_ray.config.load_config`, or the run to resume is of another method.
     """
     file = args.config
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # go on with what the run was started with
+        own, asked = named_value("method", file, []), named_value("method", None, overrides(args))
+        if asked and asked != own:
+            raise ConfigError(
+                f"method={asked}: the run in {args.out} is of method {own}; leave --method out, or start a new --out"
+            )
     return load_config(args.preset, file, overrides(args))
 
 
-def repeated(args: argparse.Namespace, without: str) -> str:
-    """Return the settings among the arguments of :func:`command_parser` as words to end another command with.
+def repeated(args: argparse.Namespace, without: str) -> list[str]:
+    """Return the settings among the arguments of :func:`command_parser` as arguments for another command.
 
     Those whose key starts with ``without`` matter to this command alone.
     """
@@ -177,12 +186,31 @@ def repeated(args: argparse.Namespace, without: str) -> str:
         key, _, value = setting.partition("=")
         if not key.startswith(without):
             words += ["--method", value] if key == "method" else [setting]
-    return "".join(f" {shlex.quote(word)}" for word in words)
+    return words
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
     """Return the overrides among the arguments of :func:`command_parser`, those with options of their own first."""
     return [*getattr(args, "shorthands", []), *args.overrides]
+
+
+def print_next(did: str, *commands: Sequence[object]) -> None:
+    """Say what a command did, and with which ``prelar-ray`` commands to go on: quoted, so that they can be copied."""
+    lines = [f"prelar-ray {shlex.join(map(str, command))}" for command in commands]
+    console.print(f"{did}\nnext: " + "\n      ".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
+    """After Ctrl-C, name the checkpoint that the run kept and the command that goes on from it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept := run.last_checkpoint():
+            print_next(f"kept: {kept}", [run.info["phase"], "--resume", "--out", run.path])
+        else:
+            console.print("no checkpoint yet; the same command begins anew", soft_wrap=True)
+        raise
 
 
 def guarded(command: Callable[[], int]) -> NoReturn:

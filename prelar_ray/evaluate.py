@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.checkpoint.compatibility import check_evaluable, naming
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
 from prelar_ray.cli import guarded, override_option, overrides, positive
@@ -63,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in filter(None, (args.film, args.json)):
         prepare_file(file)
     weights = None if args.random else policy_weights(checkpoint)
+    if weights is not None:
+        check_evaluable(checkpoint, config)
     keep = args.film_episodes if args.film else 0
-    result = Evaluator(config).evaluate(weights, config.evaluation.episodes, keep_frames=keep)
+    with naming(checkpoint.path):
+        result = Evaluator(config).evaluate(weights, config.evaluation.episodes, keep_frames=keep)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{'random policy' if args.random else checkpoint.path}, update {checkpoint.update}, {config.env.task}"

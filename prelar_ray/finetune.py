@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.cli import command_parser, guarded, override_option, resolve
+from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
+from prelar_ray.cli import command_parser, guarded, override_option, print_next, resolve, saying_what_is_kept
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.envs import check_task
 from prelar_ray.run_folder import RunFolder
-from prelar_ray.telemetry.progress import console
 from prelar_ray.training.backend import Backend, LocalBackend
 from prelar_ray.training.finetuning import finetune
 
 __all__ = ["main", "make_backend"]
+
+log = logging.getLogger(__name__)
 
 EPILOG = """\
 Roles: collectors step environments, a replay buffer keeps episodes (on disk too), a learner updates world model and
@@ -46,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is None:
         parser.error("--out DIR is required")
     check_task(config.env.task, "env.task")
+    init = None
+    if args.init and args.resume:  # the command of the run with --resume added
+        log.info("--init %s is not read: --resume goes on from the last checkpoint in %s", args.init, args.out)
+    elif args.init:
+        init = pretrained_checkpoint(args.init, config)
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
-    finetune(config, run, lambda: make_backend(config), args.init, args.resume)
-    console.print(
-        f"fine-tuned: {args.out}\n"
-        f"next: prelar-ray evaluate {args.out} --film film.mp4, or prelar-ray report {args.out}",
-        soft_wrap=True,  # the next command can be copied
-        markup=False,
-        highlight=False,
-    )
+    with saying_what_is_kept(run):
+        finetune(config, run, lambda: make_backend(config), init, args.resume)
+    print_next(f"fine-tuned: {args.out}", ["evaluate", args.out, "--film", "film.mp4"], ["report", args.out])
     return 0
 
 

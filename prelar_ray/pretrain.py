@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.cli import command_parser, guarded, override_option, resolve
-from prelar_ray.config import to_yaml
+from prelar_ray.cli import command_parser, guarded, override_option, print_next, resolve, saying_what_is_kept
+from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.errors import ConfigError
 from prelar_ray.run_folder import RunFolder
-from prelar_ray.telemetry.progress import console
 from prelar_ray.training.pretraining import pretrain
 
 __all__ = ["main"]
@@ -40,17 +39,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out DIR is required")
     if not config.video.path:
         raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
+    config = _with_absolute_videos(config)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
-    checkpoint = pretrain(config, run, args.resume)
-    console.print(
-        f"pre-trained: {checkpoint}\n"
-        f"next: prelar-ray diagnose {args.out}, prelar-ray finetune --init {args.out} --out runs/finetune, "
-        f"or prelar-ray report {args.out}",
-        soft_wrap=True,  # the next command can be copied
-        markup=False,
-        highlight=False,
+    with saying_what_is_kept(run):
+        checkpoint = pretrain(config, run, args.resume)
+    inferred = config.world_model.latent_action_source == "inverse_dynamics"
+    print_next(
+        f"pre-trained: {checkpoint}",
+        *([["diagnose", args.out]] if inferred else []),
+        ["finetune", "--init", args.out, "--config", run.config_path, "--out", "runs/finetune"],
+        ["report", args.out],
     )
     return 0
+
+
+def _with_absolute_videos(config: RunConfig) -> RunConfig:
+    """Return a configuration that finds its videos from whichever folder the run is looked at or resumed."""
+    return load_config(None, None, [f"video.path={Path(config.video.path).absolute()}"], base=config)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.cli import command_parser, guarded, override_option, repeated, resolve
+from prelar_ray.cli import command_parser, guarded, override_option, print_next, repeated, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.dry_run import print_dry_run
-from prelar_ray.telemetry.progress import Progress, console
+from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
 from prelar_ray.wording import counted
@@ -40,14 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out DIR is required")
     with Progress() as progress:
         summary = record_with_progress(config, args.out, progress)
-    videos = shlex.quote(str(args.out))
-    console.print(
+    print_next(
         f"recorded {counted(summary.episodes, 'episode')}, {counted(summary.frames, 'frame')} in {args.out}\n"
-        f"the actions taken, which training never opens: {actions_path(args.out)}\n"
-        f"next: prelar-ray pretrain --videos {videos} --out runs/pretrain{repeated(args, 'record.')}",
-        soft_wrap=True,  # the next command can be copied
-        markup=False,
-        highlight=False,
+        f"the actions taken, which training never opens: {actions_path(args.out)}",
+        ["pretrain", "--videos", args.out, "--out", "runs/pretrain", *repeated(args, "record.")],
     )
     return 0
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
@@ -36,11 +39,17 @@ IMPORT = "import"
 """Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
 
 
+REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl")
+"""What a run may have made before its first checkpoint, besides its record and configuration."""
+
+
 class RunFolder:
     """An existing run folder; made by :meth:`create` or :meth:`open`."""
 
-    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
+        self._config_yaml = config_yaml
+        self._going_on = False
         self.info = info
         """Content of ``run.json``. Its status is running (a killed run stays that), finished, interrupted or failed."""
         self.config_path = path / "config.yaml"
@@ -54,33 +63,41 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config_yaml: str, phase: str, resume: bool = False) -> RunFolder:
-        """Begin a run in a new or empty folder or, with ``resume``, go on with the run of the same phase in it.
+        """Begin a run in a new or empty folder or, with ``resume``, look at the run of the same phase in it.
+
+        A run to resume stays as it is until :meth:`go_on`, for much can still turn out not to fit. A folder in which a
+        run ended before its first checkpoint counts as empty: what it left is removed.
 
         Raises:
             RunFolderError: the folder cannot be used; the message says why and what to do instead.
         """
-        _refuse_unusable(path)
         if resume:
-            folder = cls._to_resume(path, phase)
-            folder.update(
-                status="running", finished=None, error=None, resumed=[*folder.info.get("resumed", []), _now()]
-            )
-        else:
-            _refuse_occupied(path)
-            folder = cls(path, {})
-            folder.update(
-                phase=phase,
-                status="running",
-                created=_now(),
-                finished=None,
-                command=shlex.join(sys.orig_argv),
-                **provenance(),
-                timings={},
-                summary={},
-            )
-        with atomic_file(folder.config_path) as file:
-            file.write(config_yaml.encode())
+            folder = cls._to_resume(path, phase, config_yaml)
+            _refuse_unusable(path)
+            return folder
+        _refuse_unusable(path)
+        _refuse_occupied(path)
+        _remove_remains(path)
+        folder = cls(path, {}, config_yaml)
+        folder.info = {"phase": phase, "created": _now(), "command": shlex.join(sys.orig_argv), **provenance()}
+        folder.info |= {"timings": {}, "summary": {}}
+        folder.go_on()
         return folder
+
+    def go_on(self) -> None:
+        """Record that the run is under way, with the configuration given to :meth:`create`; again, it changes nothing.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self._going_on:
+            return
+        self._going_on = True
+        if "status" in self.info:
+            self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+        self.update(status="running", finished=None, process=_this_process())
+        with atomic_file(self.config_path) as file:
+            file.write(self._config_yaml.encode())
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -114,7 +131,10 @@ class RunFolder:
 
     @contextmanager
     def track(self) -> Iterator[None]:
-        """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message."""
+        """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message.
+
+        A block that ended before :meth:`go_on` was no run, and leaves the record as it was.
+        """
         try:
             yield
         except BaseException as error:
@@ -123,20 +143,22 @@ class RunFolder:
                 ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
             # The reason the run ends matters more than a second failure, e.g. of writing to a full disk.
             with suppress(PrelarError):
-                self.update(finished=_now(), **ending)
+                if self._going_on:
+                    self.update(finished=_now(), **ending)
             raise
         self.update(status="finished", finished=_now())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes to ``timings[name]``."""
+        """Add the seconds that the block takes to ``timings[name]``, if the run went on in it."""
         began = time.monotonic()
         try:
             yield
         finally:
             timings = dict(self.info["timings"])
             timings[name] = round(timings.get(name, 0.0) + time.monotonic() - began, 3)
-            self.update(timings=timings)
+            if self._going_on:
+                self.update(timings=timings)
 
     def save_frames(self, name: str, **arrays: Any) -> None:
         """Write arrays to ``frames/NAME.npz`` atomically.
@@ -164,6 +186,10 @@ class RunFolder:
         """
         return read_json_lines(self.evaluations_path) if self.evaluations_path.exists() else []
 
+    def last_checkpoint(self) -> Path | None:
+        """Return the folder of the newest checkpoint, if there is one; whether it is whole is not looked at."""
+        return max(_checkpoints(self.path), default=None)
+
     def forget_evaluations_after(self, update: int) -> None:
         """Drop the evaluations that a lost run made beyond the checkpoint it resumes from.
 
@@ -173,9 +199,9 @@ class RunFolder:
         filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
 
     @classmethod
-    def _to_resume(cls, path: Path, phase: str) -> RunFolder:
+    def _to_resume(cls, path: Path, phase: str, config_yaml: str) -> RunFolder:
         try:
-            folder = cls.open(path)
+            folder = cls(path, cls.open(path).info, config_yaml)
         except DataError as error:
             raise RunFolderError(f"{error}; there is no run to --resume") from error
         if folder.info["phase"] == IMPORT:
@@ -213,7 +239,7 @@ def _refuse_unusable(path: Path) -> None:
 
 
 def _refuse_occupied(path: Path) -> None:
-    if _failed_to_start(path):
+    if _came_to_nothing(path):
         return
     if (path / "run.json").exists():
         raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
@@ -223,13 +249,48 @@ def _refuse_occupied(path: Path) -> None:
         raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
 
 
-def _failed_to_start(path: Path) -> bool:
-    """Whether a run failed in here before it made anything, for example for a wrong ``--init``."""
-    with suppress(OSError, ValueError):
-        made = {entry.name for entry in path.iterdir()} - {"run.json", "config.yaml"}
-        empty = all((path / name).is_dir() and not any((path / name).iterdir()) for name in made)
-        return empty and json.loads((path / "run.json").read_bytes())["status"] == "failed"
+def _came_to_nothing(path: Path) -> bool:
+    """Whether a run ended in here before its first checkpoint: no one can go on from it, so there is nothing to lose.
+
+    What it evaluated or drew would be, and files that are not a run's.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
+        info = json.loads((path / "run.json").read_bytes())
+        ended = info["status"] in ("failed", "interrupted") or (info["status"] == "running" and _was_killed(info))
+        made = {entry.name for entry in path.iterdir() if entry.is_file() or any(entry.iterdir())}
+        return ended and made <= {"run.json", "config.yaml", *REMAINS} and not _checkpoints(path)
     return False
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    return list((path / "checkpoints").glob("[0-9]*"))
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a run that came to nothing left; its record and configuration are about to be replaced."""
+    for name in REMAINS:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
+
+
+def _was_killed(info: dict[str, Any]) -> bool:
+    """Whether the process that a record calls running is known to be gone; on another machine nobody can tell."""
+    process, this = info["process"], _this_process()
+    if process["host"] != this["host"]:
+        return False
+    try:
+        started = psutil.Process(process["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return bool(abs(started - process["started"]) > 2.0)  # seconds; another got its number. Clocks are adjusted
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells a process from all others, also from a later one with its number."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,31 @@ def test_resuming_keeps_the_record_and_sets_the_status(tmp_path: Path) -> None:
     folder.update(status="interrupted", finished="then")
     created = folder.info["created"]
     resumed = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
+    resumed.go_on()
     assert (resumed.info["status"], resumed.info["finished"], resumed.info["created"]) == ("running", None, created)
     assert resumed.info["timings"].keys() == {"learning"}
     assert len(resumed.info["resumed"]) == 1
     assert (tmp_path / "config.yaml").read_text() == "seed: 2\n"
+
+
+def test_a_resume_that_fails_before_training_goes_on_changes_nothing(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "seed: 1\n", "finetune").update(status="finished", finished="then")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for error in (DataError("does not fit"), KeyboardInterrupt()):
+        folder = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
+        with pytest.raises(type(error)), folder.track(), folder.timed("learning"):
+            raise error
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_goes_on_once(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "seed: 1\n", "finetune")
+    folder.go_on()
+    assert "resumed" not in folder.info
+    folder = RunFolder.create(tmp_path, "seed: 1\n", "finetune", resume=True)
+    for _ in range(2):
+        folder.go_on()
+    assert len(folder.info["resumed"]) == 1
 
 
 def test_resuming_another_phase_is_refused(tmp_path: Path) -> None:
@@ -82,9 +104,10 @@ def test_resuming_another_phase_is_refused(tmp_path: Path) -> None:
         RunFolder.create(tmp_path, "", "finetune", resume=True)
 
 
-def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+def test_resuming_nothing_is_refused_and_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="holds no run.json; .* there is no run to --resume"):
-        RunFolder.create(tmp_path, "", "finetune", resume=True)
+        RunFolder.create(tmp_path / "run", "", "finetune", resume=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_opening_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
@@ -116,6 +139,7 @@ def test_the_record_says_how_a_run_ended(tmp_path: Path) -> None:
         track_an_error(folder, ValueError("nan in loss"))
     assert (record_of(tmp_path)["status"], record_of(tmp_path)["error"]) == ("failed", "ValueError: nan in loss")
     folder = RunFolder.create(tmp_path, "", "pretrain", resume=True)
+    folder.go_on()
     assert record_of(tmp_path)["error"] is None
     with pytest.raises(KeyboardInterrupt):
         track_an_error(folder, KeyboardInterrupt())
@@ -158,6 +182,73 @@ def test_a_folder_where_a_run_failed_to_start_can_be_used_again(tmp_path: Path) 
     with pytest.raises(DataError), RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain").track():
         raise DataError("no such store")
     assert RunFolder.create(tmp_path / "run", "seed: 1\n", "pretrain").info["status"] == "running"
+
+
+def begun(path: Path, **record: object) -> Path:
+    """The folder of a run that collected and measured a little; its record says how far it came."""
+    folder = RunFolder.create(path, "seed: 0\n", "finetune")
+    for name in ("replay", "tensorboard", "checkpoints"):
+        (path / name).mkdir()
+        (path / name / ".000000000.tmp").touch()
+    folder.metrics_path.write_text("{}\n")
+    folder.update(**record)
+    return path
+
+
+GONE = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": 0.0}  # no process has so large a number
+REPLACED = {"host": socket.gethostname(), "pid": os.getpid(), "started": 0.0}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "interrupted"},
+        {"status": "failed"},
+        {"status": "running", "process": GONE},
+        {"status": "running", "process": REPLACED},
+    ],
+)
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(tmp_path: Path, record: dict[str, object]) -> None:
+    path = begun(tmp_path / "run", **record)
+    RunFolder.create(path, "seed: 1\n", "finetune")
+    assert sorted(entry.name for entry in path.iterdir()) == ["config.yaml", "run.json"]
+    assert record_of(path)["status"] == "running"
+    assert "resumed" not in record_of(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "finished"},
+        {"status": "running"},  # by the process of this test
+        {"status": "running", "process": {**GONE, "host": "elsewhere"}},
+        {"status": "running", "process": None},
+    ],
+)
+def test_a_run_that_may_still_be_under_way_or_has_finished_is_kept(tmp_path: Path, record: dict[str, object]) -> None:
+    path = begun(tmp_path / "run", **record)
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(path, "seed: 1\n", "finetune")
+    assert (path / "replay" / ".000000000.tmp").exists()
+
+
+@pytest.mark.parametrize("file", ["checkpoints/000000000/state.pt", "evaluations.jsonl", "thesis.txt"])
+def test_an_interrupted_run_with_anything_to_lose_is_kept(tmp_path: Path, file: str) -> None:
+    path = begun(tmp_path / "run", status="interrupted")
+    (path / file).parent.mkdir(exist_ok=True)
+    (path / file).touch()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(path, "seed: 1\n", "finetune")
+    assert (path / file).exists()
+    assert (path / "metrics.jsonl").exists()
+
+
+def test_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "", "pretrain")
+    assert folder.last_checkpoint() is None
+    for name in ("000000009", "000000010", ".000000011.tmp"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert folder.last_checkpoint() == folder.checkpoints / "000000010"
 
 
 def test_a_folder_where_a_run_failed_after_it_made_something_is_kept(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ class Collector:
         """Number of action dimensions A."""
         return self.rollout.action_size
 
+    def episode_steps(self) -> int:
+        """Environment steps after which an episode is over at the latest."""
+        return self.rollout.episode_steps
+
     def collect(
         self, steps: int, random: bool, version: int, weights: Mapping[str, npt.NDArray[Any]] | None
     ) -> tuple[Collected, list[Episode]]:

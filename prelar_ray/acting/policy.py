@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prelar_ray.checkpoint.compatibility import check_action_size
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.actor_critic import Actor
@@ -43,7 +44,7 @@ class Policy(nn.Module):
     def __init__(self, config: RunConfig, action: int) -> None:
         super().__init__()
         model = config.world_model
-        self.action_size = action
+        self.action_size, self.task = action, config.env.task
         self.encoder = ImageEncoder(model.encoder)
         self.action_encoder = action_input(model, action)
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
@@ -55,8 +56,9 @@ class Policy(nn.Module):
         """Take over what :meth:`prelar_ray.learning.learner.FinetuneLearner.policy_weights` returned.
 
         Raises:
-            CheckpointError: an array is missing or has another shape.
+            CheckpointError: an array is missing or has another shape, for example that of another task's actions.
         """
+        check_action_size(weights, self.action_size, self.task)
         load_module(self, {key: torch.tensor(value) for key, value in weights.items()}, "policy")
         self.version = version
 

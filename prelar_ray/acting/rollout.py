@@ -48,6 +48,11 @@ class Rollout:
         """Positions of the environments that are in an episode."""
         return [i for i in self._active if self._rows[i]]
 
+    @property
+    def episode_steps(self) -> int:
+        """Environment steps after which an episode is over at the latest."""
+        return int(self._envs[0].get_wrapper_attr("render_attributes")["episode_steps"])
+
     def stop(self, position: int) -> None:
         """Take an environment out; it is not stepped again."""
         self._active.remove(position)

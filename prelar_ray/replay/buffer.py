@@ -40,10 +40,15 @@ class ReplayBuffer:
         """Make sure that some episode is as long as a segment.
 
         Raises:
-            DataError: none is.
+            DataError: none is, or none has finished.
         """
+        if not self._episodes:
+            raise DataError(
+                "no episode has finished, so there is nothing to learn from; raise finetune.env_steps, "
+                "or collect in fewer environments at once (collect.collectors, collect.envs_per_collector)"
+            )
         if not self._eligible:
-            longest = max((len(episode) for episode in self._episodes), default=0)
+            longest = max(len(episode) for episode in self._episodes)
             raise DataError(
                 f"no episode has finetune.segment_length={self.segment_length} steps (longest: {longest}); "
                 "shorten the segments"
@@ -82,7 +87,7 @@ class ReplayBuffer:
         first row of every segment has ``is_first`` set, for the state before it is unknown.
 
         Raises:
-            DataError: no episode is as long as a segment.
+            DataError: no episode is as long as a segment, or none has finished.
         """
         self.check_can_sample()
         length = self.segment_length

@@ -19,6 +19,7 @@ import psutil
 
 from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
@@ -28,6 +29,7 @@ from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend, Role
 from prelar_ray.training.learner_role import LearnerRole
+from prelar_ray.training.pace import check_pace
 from prelar_ray.training.window import Window
 
 __all__ = ["Finetuning", "finetune"]
@@ -56,13 +58,18 @@ def finetune(
         NonFiniteError: a reward, action or loss became NaN or infinite.
         EnvironmentFailure: an environment raised.
         RoleDied: replay or learner died, or a collector again and again (else it is replaced, as the evaluator is).
-        CheckpointError: nothing to resume from, or ``init`` does not fit, or writing failed.
+        CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
+        UsageError: the run to resume is longer than ``config`` asks for.
+        ConfigError: no episode could end in time, or be learnt from.
     """
-    with run.track(), closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
-        loop = Finetuning(config, run, backend, init, resume)
-        total = config.finetune.env_steps
-        with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.settled_steps, total)) as phase:
-            return loop.run_to_end(phase)
+    with run.track():
+        checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+        checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
+        with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
+            loop = Finetuning(config, run, backend, init, checkpoint)
+            total = config.finetune.env_steps
+            with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.settled_steps, total)) as phase:
+                return loop.run_to_end(phase)
 
 
 @dataclass
@@ -82,10 +89,11 @@ class _Request:
 class Finetuning:
     """State of the loop: who is busy with what, and what is due next."""
 
-    def __init__(self, config: RunConfig, run: RunFolder, backend: Backend, init: Path | None, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, run: RunFolder, backend: Backend, init: Path | None, checkpoint: Checkpoint | None
+    ) -> None:
         self.config, self.run, self.backend = config, run, backend
         self.checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
-        checkpoint = self.checkpoints.latest() if resume else None
         counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
         self.numbers = {int(index): number for index, number in counters["numbers"].items()}  # next episode, by env
         self.updates = checkpoint.update if checkpoint else 0  # done by the learner
@@ -93,6 +101,7 @@ class Finetuning:
         self.replay = backend.start("replay", Replay, config, run.replay.absolute())
         self.evaluator = backend.start("evaluator", Evaluator, config)
         self.collectors = [self._start_collector(index) for index in range(config.collect.collectors)]
+        check_pace(config, backend.get(self.collectors[0].call("episode_steps")))
         action = backend.get(self.collectors[0].call("action_size"))
         self.learner = backend.start("learner", LearnerRole, config, action, run.checkpoints.absolute())
         self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
@@ -110,10 +119,10 @@ class Finetuning:
     def _restore(self, checkpoint: Checkpoint | None, init: Path | None) -> ReplayStatus:
         if checkpoint:
             self.backend.get(self.learner.call("restore", checkpoint.path.absolute()))
+            restored = self.replay.call("restore", checkpoint.counters["replay"], self.updates)
+            status: ReplayStatus = self.backend.get(restored)
+            self.run.go_on()
             self.run.forget_evaluations_after(self.updates)
-            status: ReplayStatus = self.backend.get(
-                self.replay.call("restore", checkpoint.counters["replay"], self.updates)
-            )
             return status
         if init:
             self.backend.get(self.learner.call("initialise", init.absolute()))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from prelar_ray.checkpoint.compatibility import check_action_size, naming, require_pretraining
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.learning.prediction import Prediction, context_frames
 from prelar_ray.types import SequenceBatch
@@ -22,7 +22,7 @@ class LearnerRole:
     """Plain class; a Ray actor may own one."""
 
     def __init__(self, config: RunConfig, action: int, checkpoints: Path) -> None:
-        self.config = config
+        self.config, self.action = config, action
         self.learner = FinetuneLearner(config, action)
         self.checkpoints = CheckpointStore(checkpoints, config.checkpoint.keep_last)
         self._updating = self._waiting = 0.0
@@ -36,20 +36,20 @@ class LearnerRole:
             CheckpointError: not a pre-training checkpoint, or of other sizes.
         """
         checkpoint = load_checkpoint(path)
-        if checkpoint.phase != "pretrain":
-            raise CheckpointError(f"{checkpoint.path}: a {checkpoint.phase} checkpoint; --init takes a pretrain one")
-        try:
+        require_pretraining(checkpoint)
+        with naming(checkpoint.path):
             self.learner.load_pretrained(checkpoint.state["model"])
-        except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
 
         Raises:
-            CheckpointError: it cannot be read or is of another configuration.
+            CheckpointError: it cannot be read, is of another configuration or a task with other actions.
         """
-        self.learner.load_state_dict(load_checkpoint(path).state)
+        checkpoint = load_checkpoint(path)
+        with naming(checkpoint.path):
+            check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)
+            self.learner.load_state_dict(checkpoint.state)
 
     def update(self, batch: SequenceBatch) -> int:
         """One update; returns how many there were."""

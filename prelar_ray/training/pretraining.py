@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from prelar_ray.checkpoint.compatibility import naming, resumable_checkpoint
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.interrupts import interrupts_deferred
@@ -41,13 +42,14 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
     Raises:
         DataError: the video store cannot be used.
         NonFiniteError: a loss became NaN or infinite.
-        CheckpointError: nothing to resume from, or a checkpoint could not be written.
+        CheckpointError: nothing to resume from, other networks than the run's, or a checkpoint could not be written.
+        UsageError: the run to resume is longer than ``config`` asks for.
     """
     with run.track(), run.timed(PHASE):
         store = VideoStore.open(config.video)
         settings = config.pretrain
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
-        checkpoint = checkpoints.latest() if resume else None
+        checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
         seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
         held_out = _held_out(config, store, seen)
         counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
@@ -56,8 +58,10 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
         validation = validation_clips(store, *shape, held_out)
         learner = PretrainLearner(config)
         if checkpoint is not None:
-            learner.load_state_dict(checkpoint.state)
+            with naming(checkpoint.path):
+                learner.load_state_dict(checkpoint.state)
             sampler.load_state_dict(checkpoint.counters["sampler"])
+        run.go_on()
         loop = _Pretraining(config, learner, sampler, checkpoints, validation, counters)
         writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
         with writer, Progress() as progress:

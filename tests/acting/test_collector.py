@@ -102,6 +102,10 @@ def test_the_number_of_action_dimensions_is_the_environments(minute_config: RunC
     assert Collector(minute_config, 0, [0, 0]).action_size() == 2
 
 
+def test_the_longest_episode_is_known_before_any_is_collected(minute_config: RunConfig, short_episodes: int) -> None:
+    assert Collector(minute_config, 0, [0, 0]).episode_steps() == short_episodes
+
+
 @pytest.mark.usefixtures("envs")
 def test_newer_weights_are_taken_and_older_ones_ignored(minute_config: RunConfig, weights: Weights) -> None:
     other = {key: value + 1 for key, value in weights.items()}

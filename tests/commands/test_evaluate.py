@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from prelar_ray import evaluate
+from prelar_ray.acting.rollout import Rollout
 from prelar_ray.run_folder import RunFolder
 
 Refused = Callable[..., str]
@@ -134,4 +135,13 @@ def test_wrong_arguments_are_refused_before_anything_runs(
 
 def test_other_sizes_than_the_checkpoint_s_are_refused(finetuned: Path, refused: Refused) -> None:
     error = refused(evaluate.main, finetuned, "world_model.rssm.deter=12", code=1)
-    assert "has shape (24, 16) in the checkpoint and (36, 20) in this configuration" in error
+    assert f"{finetuned}/checkpoints/000000006: made with world_model.rssm.deter=8 (here 12); leave these" in error
+
+
+def test_a_task_with_other_actions_is_refused(
+    finetuned: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rollout, "action_size", property(lambda self: 4, lambda self, size: None), raising=False)
+    error = refused(evaluate.main, finetuned, code=1)
+    expected = "its policy has actions of size 2, env.task=prelar/point-reach takes 4"
+    assert error.startswith(f"error: {finetuned}/checkpoints/000000006: {expected}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from prelar_ray import finetune
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.replay.replay import Replay
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
@@ -45,7 +47,7 @@ def test_a_run_leaves_its_files_and_names_the_next_command(
     assert RunFolder.open(out).info["status"] == "finished"
     said = capsys.readouterr().err
     assert "finetune: 80/80 env steps, done" in said
-    assert f"prelar-ray evaluate {out} --film film.mp4" in said
+    assert f"next: prelar-ray evaluate {out} --film film.mp4\n      prelar-ray report {out}\n" in said
 
 
 def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) 
 
 
 def test_resume_goes_on_with_the_configuration_of_the_run(
-    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
     sample = Replay.sample
@@ -72,7 +74,9 @@ def test_resume_goes_on_with_the_configuration_of_the_run(
     assert RunFolder.open(out).info["status"] == "failed"
     reached = load_checkpoint(out).update
     assert reached in (2, 4)
-    assert finetune.main(["--out", str(out), "--resume"]) == 0
+    with caplog.at_level(logging.INFO):  # what was started from is behind it, whether it still exists or not
+        assert finetune.main(["--out", str(out), "--resume", "--init", "gone"]) == 0
+    assert f"--init gone is not read: --resume goes on from the last checkpoint in {out}" in caplog.text
     assert load_config(None, out / "config.yaml").seed == 7
     assert load_checkpoint(out).update == 6
     updates = [row["update"] for row in read_metrics(out / "metrics.jsonl") if "loss/total" in row]
@@ -114,7 +118,32 @@ def test_a_start_from_something_that_is_no_pretraining_is_refused(
     error = refused(finetune.main, *line, tmp_path / "2", "--init", tmp_path / "nowhere", code=1)
     assert f"error: {tmp_path}/nowhere: not a checkpoint" in error
     error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=1)
-    assert "has shape (24, 16) in the checkpoint and (36, 20) in this configuration" in error
+    assert error == (
+        f"error: --init {pretrained}: made with world_model.rssm.deter=8 (here 12); "
+        f"add --config {pretrained}/config.yaml\n"
+    )
+    error = refused(finetune.main, "--method", "apv", "--init", pretrained, "--out", tmp_path / "4", code=1)
+    assert error == f"error: --init {pretrained}: a pre-training of method prelar, this is apv; add --method prelar\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_that_pretraining_suggests_works(pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = ["--init", str(pretrained), "--config", str(pretrained / "config.yaml"), "--out", str(out)]
+    assert finetune.main([*line, "finetune.env_steps=60"]) == 0
+
+
+def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_command_begins_anew(
+    settings: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    line = ["--config", settings, "--out", str(out), "finetune.env_steps=60"]
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneLearner, "__init__", lambda *_: signal.raise_signal(signal.SIGINT))
+        error = refused(finetune.main, *line, code=130)
+    assert error.endswith("no checkpoint yet; the same command begins anew\ninterrupted\n")
+    assert (out / "replay").is_dir()
+    assert finetune.main(line) == 0
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_run(
@@ -147,7 +176,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: P
         os.kill(process.pid, signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert error.endswith("interrupted\n")
+    assert error.endswith(f"next: prelar-ray finetune --resume --out {out}\ninterrupted\n")
     assert "Traceback" not in error
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     checkpoint = load_checkpoint(out)

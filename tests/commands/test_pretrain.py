@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,33 @@ def test_a_run_leaves_its_files_and_names_the_next_command(
     said = capsys.readouterr().err
     assert "pretrain: 5/5 updates, done" in said
     assert f"pre-trained: {out}/checkpoints/000000005" in said
-    assert f"prelar-ray finetune --init {out} --out runs/finetune" in said
+    assert f"prelar-ray diagnose {out}\n" in said
+    assert f"prelar-ray finetune --init {out} --config {out}/config.yaml --out runs/finetune\n" in said
+
+
+def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
+    settings: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my run"
+    line = ["--config", settings, "--videos", str(videos), "--out", str(out), "pretrain.updates=2"]
+    assert pretrain.main([*line, "world_model.latent_action_source=zeros"]) == 0
+    said = capsys.readouterr().err
+    assert f"next: prelar-ray finetune --init '{out}' --config '{out}/config.yaml' --out runs/finetune\n" in said
+    assert f"prelar-ray report '{out}'" in said
+    assert "diagnose" not in said
+
+
+def test_a_run_finds_its_videos_from_another_folder(
+    settings: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(videos.parent)
+    out = tmp_path / "run"
+    line = ["--config", settings, "--videos", videos.name, "--out", str(out)]
+    assert pretrain.main([*line, "pretrain.updates=2"]) == 0
+    assert load_config(None, out / "config.yaml").video.path == load_checkpoint(out).config.video.path == str(videos)
+    monkeypatch.chdir(tmp_path)
+    assert pretrain.main(["--resume", "--out", "run", "pretrain.updates=3"]) == 0
+    assert load_checkpoint(out).update == 3
 
 
 def test_resume_goes_on_with_the_configuration_of_the_run(
@@ -117,8 +144,40 @@ def test_a_damaged_shard_is_named_and_the_others_can_be_used(
     assert (summary["video_episodes"], summary["video_frames"]) == (2, 16)
 
 
-def test_a_checkpoint_of_other_sizes_is_refused(pretrained: Path, tmp_path: Path, refused: Refused) -> None:
+def test_a_resume_with_another_preset_names_what_differs_and_leaves_the_run_as_it_was(
+    pretrained: Path, videos: Path, tmp_path: Path, refused: Refused
+) -> None:
     copy = tmp_path / "run"
     shutil.copytree(pretrained, copy)
-    error = refused(pretrain.main, "--out", copy, "--resume", "world_model.rssm.deter=12", code=1)
-    assert "has shape (24, 16) in the checkpoint and (36, 20) in this configuration" in error
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    error = refused(pretrain.main, "--out", copy, "--resume", "--preset", "small", "--videos", videos, code=1)
+    expected = "made with world_model.encoder.depth=2 (here 24), world_model.encoder.stacks=1 (here 3) and "
+    assert error.startswith(f"error: {copy}/checkpoints/000000005: {expected}")
+    assert "leave --preset, --config and changed keys out, or start a new --out" in error
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert pretrain.main(["--out", str(copy), "--resume"]) == 0
+
+
+def test_a_resume_as_another_method_is_refused_by_name(pretrained: Path, refused: Refused) -> None:
+    error = refused(pretrain.main, "--out", pretrained, "--resume", "--method", "apv", code=2)
+    assert error == (
+        f"error: method=apv: the run in {pretrained} is of method prelar; leave --method out, or start a new --out\n"
+    )
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    settings: str, videos: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my run"
+    line = ["--config", settings, "--videos", videos, "--out", out]
+    update = PretrainLearner.update
+
+    def interrupted(self: PretrainLearner, clips: object) -> None:
+        if self.updates == 1:
+            signal.raise_signal(signal.SIGINT)
+        update(self, clips)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PretrainLearner, "update", interrupted)
+    error = refused(pretrain.main, *line, code=130)
+    said = f"kept: {out}/checkpoints/000000002\nnext: prelar-ray pretrain --resume --out '{out}'\ninterrupted\n"
+    assert error.endswith(said)

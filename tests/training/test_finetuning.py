@@ -18,7 +18,16 @@ from prelar_ray.acting.evaluator import Evaluator
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.envs.point_reach import PointReach
-from prelar_ray.errors import CheckpointError, DataError, EnvironmentFailure, NonFiniteError, RoleDied
+from prelar_ray.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EnvironmentFailure,
+    NonFiniteError,
+    PrelarError,
+    RoleDied,
+    UsageError,
+)
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.replay.replay import Replay
 from prelar_ray.replay.segments import EpisodeStore
@@ -368,7 +377,7 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     assert len(keys) == sum(reached.counters["numbers"].values())
 
     folder = RunFolder.open(folder.path)
-    assert folder.info["status"] == "finished"
+    assert (folder.info["status"], folder.info["error"], len(folder.info["resumed"])) == ("finished", None, 1)
     assert folder.info["summary"]["updates"] == 2 + (folder.info["summary"]["env_steps"] - 60) // 5
     assert load_checkpoint(folder.path).update == folder.info["summary"]["updates"]
     again = logged(folder)
@@ -455,13 +464,47 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Pat
     shutil.rmtree(run("run").checkpoints)
     with pytest.raises(CheckpointError, match="checkpoints: holds no usable checkpoint"):
         run("run", resume=True)
-    assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
+    assert RunFolder.open(tmp_path / "run").info["status"] == "finished"
 
 
-def test_a_resume_with_other_sizes_is_refused(run: Run) -> None:
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        (
+            "behaviour.actor.units=12",
+            CheckpointError,
+            r"/000000006: made with behaviour\.actor\.units=8 \(here 12\); lea",
+        ),
+        ("loss.aux_reward_weight=0", CheckpointError, r"made with loss\.aux_reward_weight=1 \(here 0\); leave"),
+        (
+            "finetune.env_steps=70",
+            UsageError,
+            r"^finetune\.env_steps=70: .*/000000006 has done 80 already; ask for more",
+        ),
+    ],
+)
+def test_a_resume_that_does_not_fit_is_refused_before_anything_starts_or_changes(
+    run: Run, tmp_path: Path, override: str, error: type[PrelarError], message: str
+) -> None:
+    before = everything(run("run").path)
+    with pytest.raises(error, match=message):
+        run("run", override, resume=True, backend=lambda: pytest.fail("started"))
+    assert everything(tmp_path / "run") == before
+
+
+def test_a_resume_that_fails_while_roles_start_leaves_the_record_as_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("run")
-    with pytest.raises(CheckpointError, match=r"model\.rssm\.\S+ has shape .* in the checkpoint and .*this configurat"):
-        run("run", "world_model.rssm.deter=12", resume=True)
+    before = everything(tmp_path / "run")
+    monkeypatch.setattr(Replay, "restore", lambda *_: crash())
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("run", "seed=5", resume=True)
+    assert everything(tmp_path / "run") == before
 
 
 # Roles that die
@@ -623,9 +666,18 @@ def test_an_environment_that_raises_fails_the_run_and_all_are_closed(
     assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
 
 
-def test_episodes_shorter_than_a_segment_are_no_experience(run: Run) -> None:
+def test_episodes_that_end_sooner_than_a_segment_are_no_experience(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Collector, "episode_steps", lambda self: 60)  # at the latest; these end after 20
     with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=25 steps \(longest: 21\)"):
-        run("run", "finetune.segment_length=25")
+        run("run", "finetune.segment_length=25", "finetune.env_steps=130")
+
+
+def test_a_pace_at_which_no_episode_can_end_is_refused_before_anything_is_collected(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Collector, "collect", lambda *_: never())
+    with pytest.raises(ConfigError, match=r"^finetune\.env_steps=80: too few for one episode .* in each of 5 envir"):
+        run("run", "collect.envs_per_collector=5")
 
 
 def test_a_start_from_a_finetuning_run_or_other_sizes_is_refused(run: Run, pretrained: Path, tmp_path: Path) -> None:

@@ -115,10 +115,17 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_key_and_both_shapes
 ) -> None:
     LearnerRole(minute_config, 2, tmp_path).save({})
     with pytest.raises(
-        CheckpointError, match=r"model\.rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\)"
+        CheckpointError, match=r"/000000000: model\.rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\)"
     ):
         LearnerRole(wider(minute_config), 2, tmp_path).restore(tmp_path / "000000000")
-    with pytest.raises(CheckpointError, match=r"model\.action_encoder\.\S+ has shape \(8, 2\) .* and \(8, 4\)"):
+
+
+def test_a_checkpoint_of_a_task_with_other_actions_is_refused_by_their_sizes(
+    minute_config: RunConfig, tmp_path: Path
+) -> None:
+    LearnerRole(minute_config, 2, tmp_path).save({})
+    expected = r"/000000000: its policy has actions of size 2, env\.task=prelar/point-reach takes 4; choose the task"
+    with pytest.raises(CheckpointError, match=expected):
         LearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")
 
 

@@ -16,7 +16,7 @@ import torch
 
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
-from prelar_ray.errors import CheckpointError, DataError, NonFiniteError
+from prelar_ray.errors import CheckpointError, DataError, NonFiniteError, PrelarError, UsageError
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
@@ -261,10 +261,29 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(run: Run, tmp_path: Pat
     assert folder_at(tmp_path / "run").info["status"] == "failed"
 
 
-def test_a_resume_with_other_sizes_is_refused(run: Run) -> None:
-    run()
-    with pytest.raises(CheckpointError, match=r"model\.rssm\.\S+ has shape .* in the checkpoint and .*this configurat"):
-        run("run", "world_model.rssm.deter=12", resume=True)
+def everything(folder: RunFolder) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        (
+            "world_model.rssm.deter=12",
+            CheckpointError,
+            r"made with world_model\.rssm\.deter=8 \(here 12\); leave --pre",
+        ),
+        ("pretrain.updates=4", UsageError, r"^pretrain\.updates=4: .*/000000005 has done 5 already; ask for more, or"),
+        ("video.path=/nowhere", DataError, "^/nowhere: "),
+    ],
+)
+def test_a_resume_that_does_not_fit_is_refused_and_changes_nothing(
+    run: Run, tmp_path: Path, override: str, error: type[PrelarError], message: str
+) -> None:
+    before = everything(run())
+    with pytest.raises(error, match=message):
+        run("run", override, resume=True)
+    assert everything(folder_at(tmp_path / "run")) == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_checkpoint(

@@ -1,0 +1,145 @@
+"""May a checkpoint be used under the present configuration? Asked before anything is started or written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.config.compare import NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import CheckpointError, UsageError
+
+__all__ = [
+    "check_action_size",
+    "check_evaluable",
+    "naming",
+    "pretrained_checkpoint",
+    "require_pretraining",
+    "resumable_checkpoint",
+]
+
+SHOWN = 2
+"""Settings that differ which a message names; more would not fit on a line."""
+
+
+def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
+    """Return the checkpoint that ``--init`` names, once it is whole, of pre-training, and fits ``config``.
+
+    Raises:
+        CheckpointError: one of these it is not; names what differs and what to add to the command.
+        UsageError: the method learns from scratch.
+    """
+    if config.world_model.latent_action_source == "none":
+        raise UsageError(f"--init {init}: method {config.method} learns from scratch; leave --init out")
+    checkpoint = load_checkpoint(init)
+    require_pretraining(checkpoint)
+    theirs = checkpoint.config.method
+    if not same_pretraining(theirs, config.method):
+        raise CheckpointError(
+            f"--init {init}: a pre-training of method {theirs}, this is {config.method}; add --method {theirs}"
+        )
+    settings = checkpoint.path.parent.parent / "config.yaml"
+    known = checkpoint.path.parent.name == "checkpoints" and settings.is_file()
+    advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
+    _check_networks(f"--init {init}", checkpoint, config, TAKEN_OVER, advice)
+    return checkpoint.path
+
+
+def require_pretraining(checkpoint: Checkpoint) -> None:
+    """Make sure that fine-tuning can begin with a checkpoint.
+
+    Raises:
+        CheckpointError: it is of another phase.
+    """
+    if checkpoint.phase != "pretrain":
+        raise CheckpointError(f"{checkpoint.path}: a {checkpoint.phase} checkpoint; --init takes a pretrain one")
+
+
+def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Checkpoint:
+    """Load the last checkpoint of a run, once the run can go on from it under ``config``.
+
+    Raises:
+        CheckpointError: there is none, or ``config`` describes other networks.
+        UsageError: ``config`` asks for less than the run has done already.
+    """
+    if not checkpoints.paths():
+        raise CheckpointError(
+            f"{checkpoints.folder}: holds no usable checkpoint, the run ended before its first; "
+            "leave --resume out to begin anew, or choose a new --out"
+        )
+    checkpoint = checkpoints.latest()
+    theirs = checkpoint.config
+    if theirs.method != config.method:
+        raise CheckpointError(
+            f"{checkpoint.path}: a run of method {theirs.method}, which cannot go on as {config.method}; "
+            f"add --method {theirs.method}, or start a new --out"
+        )
+    advice = "leave --preset, --config and changed keys out, or start a new --out"
+    _check_networks(str(checkpoint.path), checkpoint, config, NETWORKS[checkpoint.phase], advice)
+    _check_length(checkpoint, config)
+    return checkpoint
+
+
+def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Make sure that ``config`` describes the networks of a checkpoint's policy.
+
+    Raises:
+        CheckpointError: it does not; names the settings that differ.
+    """
+    _check_networks(str(checkpoint.path), checkpoint, config, POLICY, "leave these keys out")
+
+
+def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
+    """Make sure that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
+
+    Raises:
+        CheckpointError: their sizes differ.
+    """
+    bias = weights.get("actor.mean.bias")
+    if bias is not None and len(bias) != action:  # what is missing is for loading to name
+        raise CheckpointError(
+            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
+            "choose the task it was trained on, or another with such actions"
+        )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put a checkpoint's path before the message of what in it does not fit."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_networks(name: str, checkpoint: Checkpoint, config: RunConfig, sections: Sequence[str], advice: str) -> None:
+    found = differences(checkpoint.config, config, sections)
+    if not found:
+        return
+    shown = list(found.items())[:SHOWN]
+    some = ", ".join(f"{path}={_text(theirs)} (here {_text(ours)})" for path, (theirs, ours) in shown)
+    more = f" and {len(found) - SHOWN} more that differ" if len(found) > SHOWN else ""
+    raise CheckpointError(f"{name}: made with {some}{more}; {advice}")
+
+
+def _text(value: Any) -> str:
+    """Return a value as a command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Refuse a length that lies behind the run already; that of a finished run may be asked for again."""
+    if checkpoint.phase == "pretrain":
+        key, asked, before = "pretrain.updates", config.pretrain.updates, checkpoint.config.pretrain.updates
+        reached = checkpoint.update
+    else:
+        key, asked, before = "finetune.env_steps", config.finetune.env_steps, checkpoint.config.finetune.env_steps
+        reached = int(checkpoint.counters["replay"]["env_steps"])
+    if asked < reached and asked != before:
+        raise UsageError(f"{key}={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out")

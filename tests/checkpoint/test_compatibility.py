@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prelar_ray.checkpoint.compatibility import (
+    check_action_size,
+    check_evaluable,
+    pretrained_checkpoint,
+    resumable_checkpoint,
+)
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.errors import CheckpointError, UsageError
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    """Save a checkpoint without tensors, for only its configuration is looked at."""
+
+    def save(phase: str, config: RunConfig, update: int = 31, env_steps: int = 82) -> CheckpointStore:
+        store = CheckpointStore(tmp_path / "run" / "checkpoints", 1)
+        store.save(phase, config, update, {}, {"replay": {"env_steps": env_steps}})
+        return store
+
+    return save
+
+
+def change(base: RunConfig, *overrides: str) -> RunConfig:
+    return load_config(None, None, overrides, base=base)
+
+
+def of_method(name: str) -> RunConfig:
+    return load_config(None, None, [f"method={name}"])
+
+
+PRELAR, NO_CONSISTENCY, APV = of_method("prelar"), of_method("prelar_no_consistency"), of_method("apv")
+
+
+# Starting from a pre-training
+
+
+@pytest.mark.parametrize(("before", "after"), [("prelar", "prelar_naive"), ("apv_naive", "apv"), ("contextwm",) * 2])
+def test_methods_that_pretrain_alike_may_start_from_each_other(
+    saved: Any, tmp_path: Path, before: str, after: str
+) -> None:
+    saved("pretrain", of_method(before))
+    assert pretrained_checkpoint(tmp_path / "run", of_method(after)).name == "000000031"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("prelar", "prelar_deterministic"),
+        ("prelar_deterministic", "prelar"),
+        ("prelar_no_consistency", "prelar"),
+        ("apv", "prelar"),
+        ("apv", "contextwm"),
+    ],
+)
+def test_a_pretraining_of_another_method_is_refused_by_both_names(
+    saved: Any, tmp_path: Path, before: str, after: str
+) -> None:
+    saved("pretrain", of_method(before))
+    with pytest.raises(CheckpointError) as error:
+        pretrained_checkpoint(tmp_path / "run", of_method(after))
+    expected = f"{tmp_path}/run: a pre-training of method {before}, this is {after}; add --method {before}"
+    assert str(error.value) == f"--init {expected}"
+
+
+def test_a_method_without_a_file_starts_from_its_own_pretraining_only(saved: Any, tmp_path: Path) -> None:
+    own = PRELAR.model_copy(update={"method": "mine"})
+    saved("pretrain", own)
+    pretrained_checkpoint(tmp_path / "run", own)
+    with pytest.raises(CheckpointError, match="of method mine, this is prelar"):
+        pretrained_checkpoint(tmp_path / "run", PRELAR)
+
+
+def test_settings_that_differ_are_named_with_the_file_to_add(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", change(PRELAR, "world_model.rssm.deter=128", "world_model.latent_action=16"))
+    settings = tmp_path / "run" / "config.yaml"
+    expected = (
+        f"--init {tmp_path}/run: made with world_model.rssm.deter=128 (here 1024), "
+        "world_model.latent_action=16 (here 64); "
+    )
+    for advice in ("give the settings it was made with", f"add --config {settings}"):
+        with pytest.raises(CheckpointError) as error:
+            pretrained_checkpoint(tmp_path / "run", PRELAR)
+        assert str(error.value) == expected + advice
+        settings.touch()
+
+
+def test_of_many_settings_that_differ_the_first_are_named(saved: Any, tmp_path: Path) -> None:
+    widths = [f"world_model.rssm.{name}=9" for name in ("deter", "hidden", "stoch", "classes")]
+    saved("pretrain", change(PRELAR, *widths))
+    expected = r"deter=9 \(here 1024\), world_model\.rssm\.hidden=9 \(here 1024\) and 2 more that differ; give"
+    with pytest.raises(CheckpointError, match=expected):
+        pretrained_checkpoint(tmp_path / "run", PRELAR)
+
+
+def test_equal_shapes_of_another_meaning_are_refused(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", change(PRELAR, "world_model.rssm.stoch=16", "world_model.rssm.classes=64"))
+    with pytest.raises(CheckpointError, match=r"rssm\.stoch=16 \(here 32\), world_model\.rssm\.classes=64 \(here 32\)"):
+        pretrained_checkpoint(tmp_path / "run", PRELAR)
+
+
+def test_settings_that_no_part_taken_over_knows_may_differ(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", change(PRELAR, "loss.action_kl_weight=0.1", "world_model.inverse_dynamics.depth=4"))
+    pretrained_checkpoint(tmp_path / "run", change(PRELAR, "world_model.action_encoder.hidden=9", "precision=bfloat16"))
+
+
+def test_a_method_from_scratch_takes_no_pretraining(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--init \S+: method dreamerv2 learns from scratch; leave --init out"):
+        pretrained_checkpoint(tmp_path, of_method("dreamerv2"))
+
+
+# Going on with a run
+
+
+def test_a_run_goes_on_as_the_method_it_began_as(saved: Any) -> None:
+    store = saved("finetune", PRELAR)
+    with pytest.raises(
+        CheckpointError, match=r"000000031: a run of method prelar, which cannot go on as apv; add --met"
+    ):
+        resumable_checkpoint(store, APV)
+
+
+def test_a_run_without_a_checkpoint_can_only_begin_anew(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"no usable checkpoint, the run ended before its first; leave --resume o"
+    ):
+        resumable_checkpoint(CheckpointStore(tmp_path / "checkpoints", 1), PRELAR)
+
+
+def test_what_is_no_network_may_change_with_a_resume(saved: Any) -> None:
+    changes = ["seed=4", "loss.aux_reward_weight=0.5", "finetune.bonus.weight=2", "behaviour.actor_min_std=0.2"]
+    assert resumable_checkpoint(saved("finetune", PRELAR), change(PRELAR, *changes)).update == 31
+
+
+def test_a_switch_is_a_network(saved: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"made with finetune\.bonus\.weight=1 \(here 0\); leave --preset"):
+        resumable_checkpoint(saved("finetune", PRELAR), change(PRELAR, "finetune.bonus.weight=0"))
+
+
+def test_a_run_is_not_made_shorter_than_it_is(saved: Any) -> None:
+    store = saved("pretrain", PRELAR)
+    with pytest.raises(UsageError, match=r"^pretrain\.updates=30: \S+/000000031 has done 31 already; ask for more, or"):
+        resumable_checkpoint(store, change(PRELAR, "pretrain.updates=30"))
+    assert resumable_checkpoint(store, change(PRELAR, "pretrain.updates=31")).update == 31
+
+
+def test_a_finished_run_may_have_gone_a_step_too_far(saved: Any) -> None:
+    config = change(PRELAR, "finetune.env_steps=80", "finetune.random_steps=10")
+    resumable_checkpoint(saved("finetune", config, env_steps=82), config)
+
+
+# Acting with a policy
+
+
+def test_an_evaluation_with_other_networks_is_refused_by_key(saved: Any) -> None:
+    checkpoint = saved("finetune", PRELAR).latest()
+    check_evaluable(checkpoint, change(PRELAR, "evaluation.envs=3", "behaviour.critic.units=9"))
+    with pytest.raises(CheckpointError, match=r"behaviour\.actor\.units=400 \(here 9\); leave these keys out"):
+        check_evaluable(checkpoint, change(PRELAR, "behaviour.actor.units=9"))
+
+
+def test_a_task_with_other_actions_is_refused_by_their_sizes() -> None:
+    check_action_size({"actor.mean.bias": [0.0] * 4}, 4, "metaworld/reach-v3")
+    with pytest.raises(
+        CheckpointError, match=r"actions of size 2, env\.task=metaworld/reach-v3 takes 4; choose the ta"
+    ):
+        check_action_size({"actor.mean.bias": [0.0] * 2}, 4, "metaworld/reach-v3")
