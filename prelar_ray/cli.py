@@ -216,8 +216,8 @@ def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
 def guarded(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave the process with its exit code; expected errors become one message on stderr.
 
-    Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 for bad input from the
-    command line, else 1); 130 after Ctrl-C; 141 when the reader of standard output left.
+    Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 where settings, files or
+    folders cannot be used, 1 where a run failed); 130 after Ctrl-C; 141 when the reader of standard output left.
     """
     _log_to_stderr()
     signal.signal(signal.SIGTERM, _interrupt)

@@ -1,7 +1,7 @@
 """Errors a user can act on.
 
 Every command catches :class:`PrelarError`, prints its message without a traceback and exits with the class's
-``exit_code``. A message names the file, key or tensor, what was expected and what to do.
+``exit_code``: 2 where settings, files or folders cannot be used, 1 where a run failed. A message names the file, key or tensor, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ class UsageError(PrelarError):
 class DataError(PrelarError):
     """A video store, replay segment, episode or batch is missing, damaged or of the wrong shape."""
 
+    exit_code = 2
+
 
 class CheckpointError(PrelarError):
     """A checkpoint is missing, damaged, unsafe to load, or of another configuration."""
 
+    exit_code = 2
+
 
 class OfficialCheckpointError(CheckpointError):
     """A file given for import is not what the published code writes, or a run has no place in its layout."""
-
-    exit_code = 2
 
 
 class NonFiniteError(PrelarError):

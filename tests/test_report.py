@@ -25,11 +25,11 @@ def test_the_page_lies_in_the_first_run_unless_told_otherwise(
     assert "metrics.jsonl: missing" in output  # what the page lacks is said here too
 
 
-def test_a_folder_that_is_no_run_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prelar_ray.report", str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}: not a run folder")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
