@@ -12,7 +12,7 @@ import pytest
 import prelar_ray
 from prelar_ray import cli
 from prelar_ray.config import RunConfig, json_schema, load_config
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import ConfigError, DataError, NonFiniteError
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,7 +127,8 @@ def test_a_command_leaves_with_its_own_code(capsys):
 
 def test_expected_errors_become_one_message_and_their_exit_code(capsys):
     assert guard(raising(ConfigError("seed=x: must be")), capsys) == (2, "error: seed=x: must be\n")
-    assert guard(raising(DataError("videos: empty")), capsys) == (1, "error: videos: empty\n")
+    assert guard(raising(DataError("videos: empty")), capsys) == (2, "error: videos: empty\n")
+    assert guard(raising(NonFiniteError("loss")), capsys) == (1, "error: loss\n")
 
 
 def test_ctrl_c_exits_with_130_and_without_traceback(capsys):
@@ -253,7 +254,7 @@ def test_schema_goes_to_standard_output_or_to_a_file(tmp_path: Path, capsys):
 def test_a_schema_that_cannot_be_written_is_a_message_with_the_path(tmp_path: Path):
     (tmp_path / "file").touch()
     result = run("schema", "--out", str(tmp_path / "file" / "schema.json"))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith(f"error: {tmp_path / 'file' / 'schema.json'}: cannot write")
 
 
