@@ -1,7 +1,8 @@
 """Errors a user can act on.
 
 Every command catches :class:`PrelarError`, prints its message without a traceback and exits with the class's
-``exit_code``: 2 where settings, files or folders cannot be used, 1 where a run failed. A message names the file, key or tensor, what was expected and what to do.
+``exit_code``: 2 where settings, files or folders cannot be used, 1 where a run failed. A message names the file, key or
+tensor, what was expected and what to do.
 """
 
 from __future__ import annotations

@@ -10,10 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.checkpoint.compatibility import check_action_size
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.models.action_encoder import action_input
-from prelar_ray.models.actor_critic import Actor
+from prelar_ray.models.actor_critic import Actor, check_action_size
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image

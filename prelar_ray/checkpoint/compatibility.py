@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, UsageError
 
 __all__ = [
-    "check_action_size",
     "check_evaluable",
     "naming",
     "pretrained_checkpoint",
@@ -91,20 +90,6 @@ def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
         CheckpointError: it does not; names the settings that differ.
     """
     _check_networks(str(checkpoint.path), checkpoint, config, POLICY, "leave these keys out")
-
-
-def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
-    """Make sure that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
-
-    Raises:
-        CheckpointError: their sizes differ.
-    """
-    bias = weights.get("actor.mean.bias")
-    if bias is not None and len(bias) != action:  # what is missing is for loading to name
-        raise CheckpointError(
-            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
-            "choose the task it was trained on, or another with such actions"
-        )
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from prelar_ray.checkpoint.compatibility import check_action_size, naming, require_pretraining
+from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.learning.prediction import Prediction, context_frames
+from prelar_ray.models.actor_critic import check_action_size
 from prelar_ray.types import SequenceBatch
 
 __all__ = ["LearnerRole"]

@@ -146,7 +146,7 @@ def test_a_shard_that_was_damaged_since_can_be_left_out(
     copy = tmp_path / "videos"
     shutil.copytree(videos, copy)
     (copy / "shard-00001.arrow").unlink()
-    assert "--skip-bad" in refused(diagnose.main, run, "--videos", copy, code=1)
+    assert "--skip-bad" in refused(diagnose.main, run, "--videos", copy, code=2)
     assert diagnose.main([str(run), "--videos", str(copy), "--skip-bad"]) == 0
     found = read_diagnosis(run / "diagnostics.json")
     assert (found.episodes, found.held_out, found.other_videos) == (1, True, False)

@@ -97,7 +97,7 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_episodes_are_run(
     monkeypatch.setattr("prelar_ray.evaluate.Evaluator", lambda config: pytest.fail("ran"))
     (tmp_path / "file").touch()
     for option, path in (("--json", tmp_path / "file" / "scores.json"), ("--film", tmp_path / "file" / "film.mp4")):
-        assert f"error: {path}: cannot write" in refused(evaluate.main, finetuned, option, path, code=1)
+        assert f"error: {path}: cannot write" in refused(evaluate.main, finetuned, option, path, code=2)
 
 
 def test_one_episode_has_no_interval_and_that_is_said(finetuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,14 +106,14 @@ def test_one_episode_has_no_interval_and_that_is_said(finetuned: Path, capsys: p
 
 
 def test_a_pretraining_run_has_no_policy(pretrained: Path, refused: Refused) -> None:
-    error = refused(evaluate.main, pretrained, code=1)
+    error = refused(evaluate.main, pretrained, code=2)
     assert "000000005: a pretrain checkpoint has no policy; fine-tune it first" in error
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused) -> None:
-    assert f"error: {tmp_path}: not a checkpoint" in refused(evaluate.main, tmp_path, code=1)
+    assert f"error: {tmp_path}: not a checkpoint" in refused(evaluate.main, tmp_path, code=2)
     RunFolder.create(tmp_path / "run", "", "finetune").checkpoints.mkdir()
-    assert "holds no usable checkpoint" in refused(evaluate.main, tmp_path / "run", code=1)
+    assert "holds no usable checkpoint" in refused(evaluate.main, tmp_path / "run", code=2)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(
 
 
 def test_other_sizes_than_the_checkpoint_s_are_refused(finetuned: Path, refused: Refused) -> None:
-    error = refused(evaluate.main, finetuned, "world_model.rssm.deter=12", code=1)
+    error = refused(evaluate.main, finetuned, "world_model.rssm.deter=12", code=2)
     assert f"{finetuned}/checkpoints/000000006: made with world_model.rssm.deter=8 (here 12); leave these" in error
 
 
@@ -142,6 +142,6 @@ def test_a_task_with_other_actions_is_refused(
     finetuned: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Rollout, "action_size", property(lambda self: 4, lambda self, size: None), raising=False)
-    error = refused(evaluate.main, finetuned, code=1)
+    error = refused(evaluate.main, finetuned, code=2)
     expected = "its policy has actions of size 2, env.task=prelar/point-reach takes 4"
     assert error.startswith(f"error: {finetuned}/checkpoints/000000006: {expected}")

@@ -113,16 +113,16 @@ def test_a_start_from_something_that_is_no_pretraining_is_refused(
     settings: str, finetuned: Path, pretrained: Path, tmp_path: Path, refused: Refused
 ) -> None:
     line = ["--config", settings, "--out"]
-    error = refused(finetune.main, *line, tmp_path / "1", "--init", finetuned, code=1)
+    error = refused(finetune.main, *line, tmp_path / "1", "--init", finetuned, code=2)
     assert f"error: {finetuned}/checkpoints/000000006: a finetune checkpoint; --init takes a pretrain one" in error
-    error = refused(finetune.main, *line, tmp_path / "2", "--init", tmp_path / "nowhere", code=1)
+    error = refused(finetune.main, *line, tmp_path / "2", "--init", tmp_path / "nowhere", code=2)
     assert f"error: {tmp_path}/nowhere: not a checkpoint" in error
-    error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=1)
+    error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=2)
     assert error == (
         f"error: --init {pretrained}: made with world_model.rssm.deter=8 (here 12); "
         f"add --config {pretrained}/config.yaml\n"
     )
-    error = refused(finetune.main, "--method", "apv", "--init", pretrained, "--out", tmp_path / "4", code=1)
+    error = refused(finetune.main, "--method", "apv", "--init", pretrained, "--out", tmp_path / "4", code=2)
     assert error == f"error: --init {pretrained}: a pre-training of method prelar, this is apv; add --method prelar\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_
     state = copy / "checkpoints" / "000000005" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
     line = ["--config", settings, "finetune.env_steps=60", "--out"]
-    error = refused(finetune.main, *line, tmp_path / "1", "--init", state.parent, code=1)
+    error = refused(finetune.main, *line, tmp_path / "1", "--init", state.parent, code=2)
     assert f"error: {state}: checksum differs from meta.json: truncated or damaged" in error
     assert finetune.main([*line, str(tmp_path / "2"), "--init", str(copy)]) == 0
 

@@ -110,7 +110,7 @@ def test_a_missing_or_empty_video_folder_is_named(
     folder = tmp_path / "videos"
     if exists:
         folder.mkdir()
-    error = refused(pretrain.main, "--config", settings, "--videos", folder, "--out", tmp_path / "run", code=1)
+    error = refused(pretrain.main, "--config", settings, "--videos", folder, "--out", tmp_path / "run", code=2)
     assert error.startswith(f"error: {folder}: ")
     assert len(error.splitlines()) == 1
 
@@ -119,7 +119,7 @@ def test_videos_shorter_than_a_segment_are_refused_with_what_to_change(
     settings: str, videos: Path, tmp_path: Path, refused: Refused
 ) -> None:
     line = ["--config", settings, "--videos", videos, "--out", tmp_path / "run", "pretrain.segment_length=9"]
-    error = refused(pretrain.main, *line, code=1)
+    error = refused(pretrain.main, *line, code=2)
     assert "the longest of 3 videos has 8 frames, a clip needs 9; set pretrain.segment_length to 8 or less" in error
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_shard_is_named_and_the_others_can_be_used(
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     line = ["--config", settings, "--videos", store]
-    error = refused(pretrain.main, *line, "--out", tmp_path / "refused", code=1)
+    error = refused(pretrain.main, *line, "--out", tmp_path / "refused", code=2)
     assert error.startswith(f"error: {shard}")
     assert "--skip-bad" in error
     assert pretrain.main([*map(str, line), "--skip-bad", "--out", str(tmp_path / "run")]) == 0
@@ -150,7 +150,7 @@ def test_a_resume_with_another_preset_names_what_differs_and_leaves_the_run_as_i
     copy = tmp_path / "run"
     shutil.copytree(pretrained, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    error = refused(pretrain.main, "--out", copy, "--resume", "--preset", "small", "--videos", videos, code=1)
+    error = refused(pretrain.main, "--out", copy, "--resume", "--preset", "small", "--videos", videos, code=2)
     expected = "made with world_model.encoder.depth=2 (here 24), world_model.encoder.stacks=1 (here 3) and "
     assert error.startswith(f"error: {copy}/checkpoints/000000005: {expected}")
     assert "leave --preset, --config and changed keys out, or start a new --out" in error
