@@ -151,6 +151,7 @@ class Finetuning:
                 self._begin_evaluation()
                 self._settle_evaluation()
         except KeyboardInterrupt:
+            log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
             self._save()
             raise
         self._save()

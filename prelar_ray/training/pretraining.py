@@ -72,6 +72,7 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
                         loss = loop.advance(reader, writer)
                         phase.advance(1, loss=loss)
                 except KeyboardInterrupt:
+                    log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
                     loop.save()
                     raise
         path = loop.save()
