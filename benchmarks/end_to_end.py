@@ -39,6 +39,8 @@ def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path) -
         raise RuntimeError(f"finetune ended with {done.returncode}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "time/update" in line][1:]  # the first holds what happens once
+    if len(lines) < 2:
+        raise RuntimeError(f"{out}: too short to measure; raise finetune.env_steps, or lower telemetry.every_updates")
     began, ended = lines[0], lines[-1]
     seconds = ended["time"] - began["time"]
 

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -38,6 +39,8 @@ __all__ = ["IMPORT", "RunFolder", "require_new"]
 IMPORT = "import"
 """Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
 
+
+log = logging.getLogger(__name__)
 
 REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl")
 """What a run may have made before its first checkpoint, besides its record and configuration."""
@@ -257,9 +260,16 @@ def _came_to_nothing(path: Path) -> bool:
     with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
         info = json.loads((path / "run.json").read_bytes())
         ended = info["status"] in ("failed", "interrupted") or (info["status"] == "running" and _was_killed(info))
-        made = {entry.name for entry in path.iterdir() if entry.is_file() or any(entry.iterdir())}
-        return ended and made <= {"run.json", "config.yaml", *REMAINS} and not _checkpoints(path)
+        made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
+        saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
+        linked = [name for name in REMAINS if (path / name).is_symlink()]  # what is behind a link is somebody else's
+        return ended and made <= {"run.json", "config.yaml", *REMAINS} and not saved and not linked
     return False
+
+
+def _is_empty_or_unfinished(entry: Path) -> bool:
+    """Whether an entry is an empty folder, or what a write that was cut off left under its temporary name."""
+    return entry.suffix == ".tmp" or (entry.is_dir() and not any(entry.iterdir()))
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -268,11 +278,14 @@ def _checkpoints(path: Path) -> list[Path]:
 
 def _remove_remains(path: Path) -> None:
     """Remove what a run that came to nothing left; its record and configuration are about to be replaced."""
-    for name in REMAINS:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
+    found = [path / name for name in REMAINS if (path / name).exists()]
+    if found:
+        log.info("%s: the run in it ended before its first checkpoint; removed: %s", path, ", ".join(map(str, found)))
+    for remains in found:
+        if remains.is_dir():
+            shutil.rmtree(remains)
         else:
-            (path / name).unlink(missing_ok=True)
+            remains.unlink()
 
 
 def _was_killed(info: dict[str, Any]) -> bool:

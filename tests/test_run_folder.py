@@ -251,6 +251,31 @@ def test_the_newest_checkpoint_is_named(tmp_path: Path) -> None:
     assert folder.last_checkpoint() == folder.checkpoints / "000000010"
 
 
+@pytest.mark.parametrize("made", ["checkpoints/best/state.pt", "replay -> elsewhere"])
+def test_what_a_run_does_not_make_is_never_removed(tmp_path: Path, made: str) -> None:
+    folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain")
+    with pytest.raises(DataError), folder.track():
+        raise DataError("disk full")
+    if "->" in made:
+        (tmp_path / "elsewhere").mkdir()
+        folder.replay.symlink_to(tmp_path / "elsewhere")
+    else:
+        (folder.path / made).parent.mkdir(parents=True)
+        (folder.path / made).touch()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(folder.path, "seed: 0\n", "pretrain")
+    assert (tmp_path / "elsewhere").exists() or (folder.path / made).exists()
+
+
+def test_a_write_that_was_cut_off_is_nothing_to_lose(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain")
+    with pytest.raises(DataError), folder.track():
+        raise DataError("disk full")
+    (folder.path / "run.json.tmp").touch()
+    (folder.checkpoints / ".000000001.tmp").mkdir(parents=True)
+    assert RunFolder.create(folder.path, "seed: 1\n", "pretrain").info["status"] == "running"
+
+
 def test_a_folder_where_a_run_failed_after_it_made_something_is_kept(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", "seed: 0\n", "pretrain")
     (folder.checkpoints / "000000001").mkdir(parents=True)

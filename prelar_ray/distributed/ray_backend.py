@@ -14,10 +14,13 @@ from ray import exceptions
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.distributed.resources import plan_resources
-from prelar_ray.errors import PrelarError, ResourceError, RoleDied
+from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.training.backend import Role
 
 __all__ = ["RayBackend"]
+
+REFUSALS: dict[str, type[PrelarError]] = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError)}
+"""What a role's constructor may raise because of what the user gave; it stays that on its way through Ray."""
 
 DEATHS = (exceptions.RayActorError, exceptions.ObjectLostError)
 
@@ -97,7 +100,10 @@ class RayBackend:
         name = role.name if role else "a role"
         if getattr(error, "actor_init_failed", False):
             # Ray hands on the text of what the constructor raised; its last line is the exception itself.
-            return ResourceError(f"{name} could not start: {str(error).strip().splitlines()[-1].strip()}")
+            kind, _, message = str(error).strip().splitlines()[-1].strip().partition(": ")
+            if refusal := REFUSALS.get(kind.rpartition(".")[-1]):
+                return refusal(message)
+            return ResourceError(f"{name} could not start: {kind}: {message}")
         return RoleDied(name, _first_line(error))
 
     def stop(self, role: Role) -> None:

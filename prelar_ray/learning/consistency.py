@@ -56,8 +56,8 @@ def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_th
         state, action: distances ``(N,)``.
         gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares smooth signs, tanh of the
             differences over the spread of the values, so it does not depend on the scale of either distance;
-            ``straight_through`` compares signs whose derivative is that of smooth ones, so only pairs in the wrong
-            order are moved.
+            ``straight_through`` compares signs whose derivative is that of smooth ones, so pairs in the right order
+            add nothing to the gradient.
 
     Returns:
         Scalar.
@@ -90,7 +90,9 @@ def _spread(x: Tensor) -> Tensor:
     quarter = len(x) // 4
     middle = _deviation(x.sort().values[quarter : len(x) - quarter]) / MIDDLE_HALF
     # Where values tie the spread is zero and so are the differences: any positive temperature gives zero.
-    spread = torch.where(middle > 0, middle, _deviation(x))
+    # Against outliers a spread of nothing but rounding errors would count as zero too, and its gradient overflow.
+    whole = _deviation(x)
+    spread = torch.where(middle > torch.finfo(x.dtype).eps * whole, middle, whole)
     return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 

@@ -67,7 +67,7 @@ def test_gradient_reaches_actions_and_never_states(mode: str) -> None:
     assert action.grad.abs().max() > 1e-3
 
 
-def test_straight_through_moves_pairs_in_the_wrong_order_alone() -> None:
+def test_straight_through_takes_its_gradient_from_pairs_in_the_wrong_order() -> None:
     state = torch.arange(40.0).double()
     action = state.clone()
     action[30] = 5.5  # behind 6 to 29
@@ -154,6 +154,15 @@ def test_distances_that_tie_but_for_a_few_are_told_apart() -> None:
     action = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0], requires_grad=True)  # the middle half has no spread
     assert consistency_loss(state, action, "soft") > consistency_loss(state, action.flip(0), "soft") + 0.1
     consistency_loss(state, action, "soft").backward()
+    assert action.grad is not None
+    assert action.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["straight_through", "soft"])
+def test_a_middle_half_of_rounding_errors_gives_finite_gradients(mode: str) -> None:
+    action = torch.cat([torch.rand(18, generator=torch.Generator().manual_seed(0)) * 1e-20, torch.tensor([1.0, 2.0])])
+    action.requires_grad_()
+    consistency_loss(torch.arange(20.0), action, mode).backward()
     assert action.grad is not None
     assert action.grad.isfinite().all()
 
