@@ -61,7 +61,10 @@ Learner = PretrainLearner | FinetuneLearner
 
 
 class OperatorCount(TorchDispatchMode):
-    """Count operators, and those whose result the host has to wait for."""
+    """Count operators, and those whose result the host has to wait for.
+
+    On a CPU nothing can leave the device, so a copy to the host shows on a GPU alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -70,15 +73,20 @@ class OperatorCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count ``func`` and run it."""
+        name = func.overloadpacket._qualified_op_name
         self.operators += 1
-        to_host = func.overloadpacket._qualified_op_name == "aten::_to_copy" and _leaves_the_device(args, kwargs or {})
-        self.host_syncs += func.overloadpacket._qualified_op_name in HOST_SYNCS or to_host
+        self.host_syncs += name in HOST_SYNCS or _asks_the_device(name, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 
-def _leaves_the_device(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    target = kwargs.get("device")
-    return target is not None and torch.device(target).type == "cpu" and args[0].device.type != "cpu"
+def _asks_the_device(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a copy leaves the device, or an index is a mask whose true entries have to be counted first."""
+    if name == "aten::_to_copy":
+        target = kwargs.get("device")
+        return target is not None and torch.device(target).type == "cpu" and args[0].device.type != "cpu"
+    if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return False
 
 
 def synthetic_batch(config: RunConfig, phase: str) -> SequenceBatch:

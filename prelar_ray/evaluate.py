@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "checkpoint", type=Path, metavar="RUN", help="run folder (its last checkpoint), or a checkpoint"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change single settings by dotted key")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings to change")
     override_option(parser, "--episodes", "evaluation.episodes", help="episodes (default: as in the run)")
     parser.add_argument("--film", type=_film, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
     parser.add_argument("--film-episodes", type=positive, default=3, metavar="N", help="episodes in it (default 3)")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the configuration that would be used, and stop")
     args = parser.parse_intermixed_args(argv)
     checkpoint = load_checkpoint(args.checkpoint)
-    config = load_config(None, None, overrides(args), base=checkpoint.config)
+    config = load_config(None, args.config, overrides(args), base=checkpoint.config)
     if args.dry_run:
         print_dry_run(config)
         return 0

@@ -42,7 +42,8 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
             f"--init {init}: a pre-training of method {theirs}, this is {config.method}; add --method {theirs}"
         )
     settings = checkpoint.path.parent.parent / "config.yaml"
-    known = checkpoint.path.parent.name == "checkpoints" and settings.is_file()
+    # That file names its own method, and cannot stand beside another one.
+    known = checkpoint.path.parent.name == "checkpoints" and settings.is_file() and theirs == config.method
     advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
     _check_networks(f"--init {init}", checkpoint, config, TAKEN_OVER, advice)
     return checkpoint.path

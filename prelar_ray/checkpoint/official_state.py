@@ -80,9 +80,9 @@ class Imported:
 
     @property
     def counters(self) -> dict[str, Any]:
-        """What an export needs to write the same names again."""
+        """What an export needs to write the same names again; and that no videos are known to have been seen."""
         origin = {"layout": self.layout, "aliases": [*self.published.aliases], "files": [*self.published.files]}
-        return {ORIGIN: origin}
+        return {ORIGIN: origin, "shards": {}}
 
 
 @dataclass(frozen=True)

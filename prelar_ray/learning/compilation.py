@@ -1,18 +1,33 @@
-"""torch.compile, for what an update spends its time in. Results are the same without."""
+"""torch.compile, for what an update spends its time in. Results are the same without, but for rounding."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 
+from prelar_ray.errors import ResourceError
 from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
 
-__all__ = ["compile_networks", "compiled", "eagerly"]
+__all__ = ["check_compiler", "compile_networks", "compiled", "eagerly"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def check_compiler() -> None:
+    """Make sure that what torch.compile writes can be turned into machine code.
+
+    Raises:
+        ResourceError: there is no C++ compiler.
+    """
+    named = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++"])):
+        wanted = f"CXX={named} is not there" if named else "no g++ or clang++ found"
+        raise ResourceError(f"compile=true: {wanted}; install one (sudo apt-get install g++), or use compile=false")
 
 
 def compiled(function: Function) -> Function:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, ResourceError
 from prelar_ray.learning.behaviour import BehaviourLearner, unroll
-from prelar_ray.learning.compilation import compile_networks, compiled, eagerly
+from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
 from prelar_ray.learning.diagnostics import measure, summarise
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
@@ -50,6 +50,8 @@ class _Learner:
     def __init__(self, config: RunConfig, noise: Noise | None) -> None:
         self.config = config
         self.device = resolve_device(config.device)
+        if config.compile:
+            check_compiler()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters

@@ -92,6 +92,13 @@ def test_settings_that_differ_are_named_with_the_file_to_add(saved: Any, tmp_pat
         settings.touch()
 
 
+def test_a_file_that_names_another_method_is_not_advised(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", change(of_method("prelar_naive"), "world_model.rssm.deter=128"))
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(CheckpointError, match="give the settings it was made with$"):
+        pretrained_checkpoint(tmp_path / "run", PRELAR)
+
+
 def test_of_many_settings_that_differ_the_first_are_named(saved: Any, tmp_path: Path) -> None:
     widths = [f"world_model.rssm.{name}=9" for name in ("deter", "hidden", "stoch", "classes")]
     saved("pretrain", change(PRELAR, *widths))

@@ -56,6 +56,7 @@ def test_fine_tuning_starts_from_an_imported_pretraining(
     arguments = ["--init", str(out), "--config", str(out / "config.yaml"), "--out", str(tmp_path / "tuned")]
     assert finetune.main(arguments) == 0
     assert load_checkpoint(tmp_path / "tuned").phase == "finetune"
+    assert load_checkpoint(out).counters["shards"] == {}, "it is not known to have seen any videos"
 
 
 @pytest.mark.render

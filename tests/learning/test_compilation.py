@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from prelar_ray.errors import ResourceError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
 
@@ -39,6 +40,21 @@ def test_traced_learners_equal_eager_ones_to_the_bit(monkeypatch: pytest.MonkeyP
     clips = tiny_clips(9)
     assert traced[0].validate(clips) == eager[0].validate(clips)
     assert (traced[0].predict(clips[0], 2)[1] == eager[0].predict(clips[0], 2)[1]).all()
+
+
+def test_a_missing_compiler_is_named_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(ResourceError, match="compile=true: CXX=/nowhere/g.. is not there; install one"):
+        PretrainLearner(tiny_config("compile=true"))
+    PretrainLearner(tiny_config())
+
+
+@pytest.mark.parametrize("name", ["apv", "contextwm"])
+def test_other_methods_are_traced_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    widths = [f"world_model.{part}.depth=2" for part in ("encoder", "decoder")]
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    eager, traced = (learners(f"method={name}", *widths, f"compile={x}") for x in ("false", "true"))
+    assert_same(traced, eager, rtol=0, atol=0)
 
 
 @pytest.mark.slow
