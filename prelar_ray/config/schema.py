@@ -158,7 +158,7 @@ class LossConfig(Component):
     consistency_weight: NonNegativeFloat = 1.0
     """Weight beta_r of the action-state consistency loss (pre-training)."""
     consistency_gradient: Literal["straight_through", "soft", "published"] = "straight_through"
-    """Gradient of the consistency loss: that of a smooth sign behind a hard one, smooth both ways, or published: 0."""
+    """Gradient of the consistency loss: smooth behind the published value, smooth both ways, or the published zero."""
 
 
 class OptimizerConfig(Component):

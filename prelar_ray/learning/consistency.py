@@ -56,20 +56,21 @@ def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_th
         state, action: distances ``(N,)``.
         gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares smooth signs, tanh of the
             differences over the spread of the values, so it does not depend on the scale of either distance;
-            ``straight_through`` compares signs whose derivative is that of smooth ones, so pairs in the right order
-            add nothing to the gradient.
+            ``straight_through`` has the value of the former and the gradient of the latter. Hard signs with the
+            derivative of smooth ones, sign by sign, would teach by pairs in the wrong order alone: they only pull
+            distances together, and pre-training with them lost its latent action (docs/results/02-algorithm.md).
 
     Returns:
         Scalar.
     """
-    state, action = state.detach(), action.detach() if gradient == "published" else action
     if gradient == "soft":
-        return (_soft_sign(state) - _soft_sign(action)).square().mean()
-    sign = _differences(action).sign()
-    if gradient == "straight_through":
-        soft = _soft_sign(action)
-        sign = sign.detach() + (soft - soft.detach())
-    return (_differences(state).sign() - sign).square().mean()
+        return (_soft_sign(state.detach()) - _soft_sign(action)).square().mean()
+    with torch.no_grad():
+        hard = (_differences(state).sign() - _differences(action).sign()).square().mean()
+    if gradient == "published":
+        return hard
+    soft = consistency_loss(state, action, "soft")
+    return hard + (soft - soft.detach())
 
 
 def _differences(x: Tensor) -> Tensor:
