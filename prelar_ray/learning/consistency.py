@@ -57,8 +57,8 @@ def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_th
         gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares smooth signs, tanh of the
             differences over the spread of the values, so it does not depend on the scale of either distance;
             ``straight_through`` has the value of the former and the gradient of the latter. Hard signs with the
-            derivative of smooth ones, sign by sign, would teach by pairs in the wrong order alone: they only pull
-            distances together, and pre-training with them lost its latent action (docs/results/02-algorithm.md).
+            derivative of smooth ones, sign by sign, would teach by pairs in the wrong order alone, which only pulls
+            distances together (docs/results/02-algorithm.md).
 
     Returns:
         Scalar.
