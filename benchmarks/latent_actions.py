@@ -134,7 +134,8 @@ def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
             }
             diagnosis = study.folder(variant, seed, "pretrain") / "diagnostics.json"
             if diagnosis.exists():
-                entry["diagnostics"] = json.loads(diagnosis.read_bytes())
+                found = json.loads(diagnosis.read_bytes())
+                entry["diagnostics"] = {key: found[key] for key in found.keys() - {"checkpoint", "videos"}}  # paths
             result.setdefault(variant, {})[str(seed)] = entry
     return result
 
