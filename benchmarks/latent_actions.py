@@ -135,7 +135,7 @@ def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
             diagnosis = study.folder(variant, seed, "pretrain") / "diagnostics.json"
             if diagnosis.exists():
                 found = json.loads(diagnosis.read_bytes())
-                entry["diagnostics"] = {key: found[key] for key in found.keys() - {"checkpoint", "videos"}}  # paths
+                entry["diagnostics"] = {k: v for k, v in found.items() if k not in ("checkpoint", "videos")}  # paths
             result.setdefault(variant, {})[str(seed)] = entry
     return result
 
