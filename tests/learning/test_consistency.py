@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
+from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.learning.world_model_loss import pretrain_loss
 from prelar_ray.models.latent_action import GaussianAction
 from prelar_ray.models.noise import Deterministic
@@ -183,6 +184,28 @@ def test_gradient_reaches_the_inverse_dynamics_encoder_and_nothing_else(mode: st
 def test_published_gradient_reaches_nothing() -> None:
     gradients = [parameter.grad for parameter in consistency_alone("published").parameters()]
     assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("loss.consistency_gradient=published", "loss.consistency_weight=0"),
+        ("loss.consistency_gradient=straight_through", "loss.consistency_gradient=soft"),
+    ],
+)
+def test_settings_of_equal_gradient_train_alike_to_the_bit(one: str, other: str) -> None:
+    learners = [PretrainLearner(tiny_config(setting)) for setting in (one, other)]
+    for learner in learners:
+        for seed in range(3):
+            learner.update(tiny_clips(seed))
+    ours, theirs = (learner.state_dict() for learner in learners)
+    assert all(torch.equal(value, theirs["model"][key]) for key, value in ours["model"].items())
+    different = PretrainLearner(tiny_config("loss.consistency_gradient=soft", "loss.consistency_weight=0"))
+    soft = PretrainLearner(tiny_config("loss.consistency_gradient=soft"))
+    for learner in (different, soft):
+        learner.update(tiny_clips(0))
+    pairs = zip(different.model.parameters(), soft.model.parameters(), strict=True)
+    assert not all(torch.equal(x, y) for x, y in pairs), "the loss does teach where it has a gradient"
 
 
 def test_state_distance_is_zero_where_the_swapped_action_is_the_own_one_and_positive_elsewhere() -> None:
