@@ -26,11 +26,12 @@ from prelar_ray.files import atomic_file
 
 VARIANTS: dict[str, list[str]] = {
     "no consistency": ["method=prelar_no_consistency"],
-    "soft": ["loss.consistency_gradient=soft"],
     "straight-through": ["loss.consistency_gradient=straight_through"],
     "apv": ["method=apv"],
     "dreamerv2": ["method=dreamerv2"],
-    "published": ["loss.consistency_gradient=published"],  # after what it may turn out to equal
+    # After what they may turn out to equal:
+    "soft": ["loss.consistency_gradient=soft"],
+    "published": ["loss.consistency_gradient=published"],
 }
 DIAGNOSTICS = {"apv", "dreamerv2"} ^ VARIANTS.keys()  # those with latent actions
 
