@@ -10,6 +10,8 @@ NAMES = {
     "acting": "frames to actions, one and many (torch alone)",
     "collector": "a collector beside the bare environment",
     "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
+    "roofline": "a figure of what learner --parts measured",
+    "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
     "methods": "every method, both phases: losses, time per update, peak memory",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks import compare
-from benchmarks.learner import OperatorCount, make, parts, synthetic_batch
+from benchmarks.counting import OperatorCount, counted
 from benchmarks.measuring import Timing, peak_memory, print_table, reset_peak_memory
+from benchmarks.parts import make, parts, synthetic_batch
 from tests.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("name", ["learner", "acting", "compare"])
+@pytest.mark.parametrize("name", ["learner", "acting", "compare", "cost_model"])
 def test_benchmarks_of_the_networks_need_only_torch_numpy_and_pydantic(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", BARE, name, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -87,6 +88,14 @@ def test_reading_a_number_is_counted_as_waiting() -> None:
         with OperatorCount() as count:
             wait(torch.ones(2))
         assert count.host_syncs == 1
+
+
+def test_operations_and_bytes_are_those_of_the_arithmetic() -> None:
+    a, b = torch.ones(8, 16), torch.ones(16, 4)
+    row = counted(lambda: (a @ b).t().add_(1))
+    assert row["tflop"] == 2 * 8 * 16 * 4 / 1e12
+    product = 4 * (8 * 16 + 16 * 4 + 8 * 4)  # two matrices read, one written
+    assert row["gigabytes"] == (product + 2 * 4 * 8 * 4) / 1e9  # and that one read and written again; the view is free
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
