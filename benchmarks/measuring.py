@@ -31,6 +31,7 @@ __all__ = [
     "print_table",
     "report_options",
     "reset_peak_memory",
+    "result_file",
     "show",
     "synchronise",
     "timed",
@@ -132,7 +133,9 @@ class Result(NamedTuple):
 def report_options(parser: argparse.ArgumentParser) -> None:
     """Add what every benchmark offers: where to write the result and what to compare it with."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="print ratios to the times of an earlier result")
+    parser.add_argument(
+        "--compare", type=result_file, metavar="FILE", help="print ratios to the times of an earlier result"
+    )
 
 
 def show(result: Result, columns: Mapping[str, str], args: argparse.Namespace) -> None:
@@ -148,7 +151,22 @@ def show(result: Result, columns: Mapping[str, str], args: argparse.Namespace) -
         with atomic_file(args.json) as file:
             file.write(json.dumps(stored, indent=1).encode() + b"\n")
     if args.compare:
-        compare(json.loads(args.compare.read_bytes()), stored)
+        compare(args.compare, stored)
+
+
+def result_file(name: str) -> Row:
+    """Read an earlier result, as the type of a command's argument.
+
+    Raises:
+        argparse.ArgumentTypeError: the file cannot be read, or holds something else.
+    """
+    try:
+        stored: Row = json.loads(Path(name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error}") from None
+    if not isinstance(stored, dict) or not {"rows", "machine"} <= stored.keys():
+        raise argparse.ArgumentTypeError(f"{name}: not a result that a benchmark wrote with --json")
+    return stored
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ else: operators too small to fill the machine, or their launch.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.measuring import result_file
 from prelar_ray.errors import UsageError
 from prelar_ray.files import atomic_file
 
@@ -74,11 +74,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Draw one result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks roofline", description=__doc__)
-    parser.add_argument("result", type=Path, help="JSON of `python -m benchmarks learner --parts`")
+    parser.add_argument("result", type=result_file, help="JSON of `python -m benchmarks learner --parts`")
     parser.add_argument("figure", type=Path, help="PNG to write")
     args = parser.parse_args(argv)
     try:
-        draw(json.loads(args.result.read_bytes()), args.figure)
+        draw(args.result, args.figure)
     except UsageError as error:
-        parser.error(f"{args.result}: {error}")
+        parser.error(str(error))
     return 0

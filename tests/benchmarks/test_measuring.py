@@ -70,6 +70,16 @@ def test_two_results_compare_by_the_names_of_their_rows(tmp_path: Path, capsys: 
     assert last.split() == ["a", "4", "2", "2.00"]
 
 
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"rows": []}'])
+def test_a_file_that_is_no_result_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        compare.main([str(path), str(path)])
+    assert stopped.value.code == 2
+    assert str(path) in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
 def test_an_update_never_waits_for_the_device(phase: str) -> None:
     learner, update = make(tiny_config(), phase)
