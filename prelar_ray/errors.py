@@ -15,6 +15,7 @@ __all__ = [
     "NonFiniteError",
     "OfficialCheckpointError",
     "PrelarError",
+    "RanksDiverged",
     "RenderingError",
     "ResourceError",
     "RoleDied",
@@ -65,6 +66,10 @@ class OfficialCheckpointError(CheckpointError):
 
 class NonFiniteError(PrelarError):
     """A loss, gradient, reward or action became NaN or infinite."""
+
+
+class RanksDiverged(PrelarError):
+    """Learners that share every update no longer hold the same parameters."""
 
 
 class EnvironmentFailure(PrelarError):

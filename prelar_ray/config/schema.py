@@ -20,6 +20,7 @@ __all__ = [
     "EvaluationConfig",
     "FinetuneConfig",
     "HeadConfig",
+    "LearnerConfig",
     "LossConfig",
     "MLPConfig",
     "OptimizerConfig",
@@ -235,6 +236,15 @@ class FinetuneConfig(Component):
     """Intrinsic bonus."""
 
 
+class LearnerConfig(Component):
+    """Learners that share every update."""
+
+    ranks: PositiveInt = 1
+    """Learner processes, each with an equal share of every batch and, where there are GPUs, a GPU of its own."""
+    norm_statistics: Literal["local", "synchronised"] = "local"
+    """Batch norm over a rank's own rows, or over those of all ranks, as one learner would (an exchange per layer)."""
+
+
 class BehaviourConfig(Component):
     """Actor-critic learning in imagination, Eq. (1)-(4), (16), (17)."""
 
@@ -394,6 +404,8 @@ class RunConfig(Component):
     """Pre-training."""
     finetune: FinetuneConfig = FinetuneConfig()
     """Fine-tuning."""
+    learner: LearnerConfig = LearnerConfig()
+    """Learners that share updates."""
     env: EnvConfig = EnvConfig()
     """Environment."""
     record: RecordConfig = RecordConfig()

@@ -12,6 +12,7 @@ from prelar_ray.config.schema import BehaviourConfig
 from prelar_ray.learning.lambda_return import lambda_return
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import FULL, Precision
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import Actor, ActorCritic
 from prelar_ray.models.distributions import TruncatedNormal
@@ -83,16 +84,20 @@ class BehaviourLearner:
     """Updates actor and critic on imagined trajectories."""
 
     def __init__(
-        self, config: BehaviourConfig, actor_critic: ActorCritic, unroll: Callable[..., Imagination] = unroll
+        self,
+        config: BehaviourConfig,
+        actor_critic: ActorCritic,
+        unroll: Callable[..., Imagination] = unroll,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Learn with ``unroll``, the function of that name or a compiled version of it."""
         self.config = config
         self.parts = actor_critic
         self.unroll = unroll
-        self.actor_optimizer = Optimizer([actor_critic.actor], config.actor_optimizer)
-        self.critic_optimizer = Optimizer([actor_critic.critic], config.critic_optimizer)
+        self.actor_optimizer = Optimizer([actor_critic.actor], config.actor_optimizer, ranks=ranks)
+        self.critic_optimizer = Optimizer([actor_critic.critic], config.critic_optimizer, ranks=ranks)
         device = next(actor_critic.parameters()).device
-        self.reward_normaliser = RunningMagnitude(config.reward_momentum).to(device)
+        self.reward_normaliser = RunningMagnitude(config.reward_momentum, ranks=ranks).to(device)
         self.updates = 0
 
     def update(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import BonusConfig
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 
 __all__ = ["IntrinsicBonus"]
@@ -18,17 +19,19 @@ class IntrinsicBonus(nn.Module):
     queue: Tensor
     filled: Tensor
 
-    def __init__(self, embed: int, config: BonusConfig) -> None:
+    def __init__(self, embed: int, config: BonusConfig, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.register_buffer("projection", torch.randn(embed, config.projection) / config.projection)
         self.register_buffer("queue", torch.zeros(config.queue, config.projection))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self.normaliser = RunningMagnitude(config.momentum)
+        self.normaliser = RunningMagnitude(config.momentum, ranks=ranks)
 
     @torch.no_grad()
     def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bonus of the window that starts at each of the first steps, and put the windows into the queue.
+        """Return the bonus of the window that starts at each of the first steps.
+
+        The windows of all ranks go into the queue, in order of rank.
 
         Args:
             embed: ``(B, T, E)``.
@@ -40,8 +43,9 @@ class IntrinsicBonus(nn.Module):
         windows = embed.to(self.projection.dtype).unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
         with torch.autocast(embed.device.type, enabled=False):  # distances of near neighbours need all digits
             rows = (windows @ self.projection).flatten(0, 1)
-        self.queue.copy_(torch.cat([rows, self.queue])[: len(self.queue)])
-        self.filled.add_(len(rows)).clamp_(max=len(self.queue))
+        recent = self.ranks.gather(rows)
+        self.queue.copy_(torch.cat([recent, self.queue])[: len(self.queue)])
+        self.filled.add_(len(recent)).clamp_(max=len(self.queue))
         # The matrix-product form of the distance loses the digits that matter between near neighbours.
         distance = torch.cdist(rows, self.queue, compute_mode="donot_use_mm_for_euclid_dist")
         empty = torch.arange(len(self.queue), device=rows.device) >= self.filled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.distributions import categorical_kl
 from prelar_ray.models.latent_action import LatentAction
 
@@ -18,6 +19,7 @@ def balanced_kl(
     free_nats: float = 0.0,
     forward: bool = False,
     free_average: bool = True,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """KL[posterior || prior] with separate weights for the gradients of both sides.
 
@@ -27,6 +29,7 @@ def balanced_kl(
         free_nats: floor below which a term has no gradient, nats.
         forward: KL[prior || posterior] instead, with ``balance`` the share of the posterior's term.
         free_average: apply the floor to the mean over (b, t) instead of to each element.
+        ranks: learners whose rows the mean is over, where the floor applies to it.
 
     Returns:
         The loss, scalar, and the KL per step ``(B, T)``.
@@ -40,8 +43,8 @@ def balanced_kl(
     trains_lhs = categorical_kl(lhs, rhs.detach())
     trains_rhs = categorical_kl(lhs.detach(), rhs)
     if free_average:
-        loss_lhs = torch.maximum(trains_lhs.mean(), floor)
-        loss_rhs = torch.maximum(trains_rhs.mean(), floor)
+        loss_lhs = torch.maximum(ranks.mean(trains_lhs.mean()), floor)
+        loss_rhs = torch.maximum(ranks.mean(trains_rhs.mean()), floor)
     else:
         loss_lhs = torch.maximum(trains_lhs, floor).mean()
         loss_rhs = torch.maximum(trains_rhs, floor).mean()

@@ -18,7 +18,9 @@ from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import Precision
 from prelar_ray.learning.prediction import Prediction, context_frames, predict
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_mean import RunningMean
+from prelar_ray.learning.synchronised_norm import synchronise_norms
 from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
@@ -47,18 +49,65 @@ class _Learner:
 
     role: str
 
-    def __init__(self, config: RunConfig, noise: Noise | None) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, noise: Noise | None, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
         self.device = resolve_device(config.device)
         if config.compile:
             check_compiler()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters
-        self.noise = noise or Noise(derive_seed(config.seed, self.role, 1), self.device)
+        self.noise = noise or Noise(derive_seed(config.seed, self.role, 1, *self._index), self.device)
         self.precision = Precision(config.precision, self.device, self.noise.dtype)
         self.updates = 0
         self._metrics = RunningMean()
+
+    @property
+    def _index(self) -> tuple[int, ...]:
+        """What tells the seeds of ranks apart; nothing where there is one."""
+        return () if self.ranks.size == 1 else (self.ranks.rank,)
+
+    def _share(self, model: nn.Module) -> None:
+        """Prepare ``model``, whose initial parameters all ranks drew alike, for rows of its own."""
+        if self.config.learner.norm_statistics == "synchronised":
+            synchronise_norms(model, self.ranks)
+        self._shared = model
+        buffers = model.named_buffers()
+        self._running = [x for name, x in buffers if name.endswith(("running_mean", "running_var"))]
+        if self._index:
+            torch.manual_seed(derive_seed(self.config.seed, self.role, 3, *self._index))  # dropout
+
+    def _average_statistics(self) -> None:
+        """Give all ranks the mean of their running statistics, which acting and evaluation normalise with."""
+        if self.ranks.size > 1 and self._running and self.config.learner.norm_statistics == "local":
+            means = self.ranks.sum(torch.cat(self._running)).div_(self.ranks.size)
+            torch._foreach_copy_(self._running, means.split([len(x) for x in self._running]))
+
+    def check_ranks(self) -> None:
+        """Make sure that all ranks hold the same model; every rank has to call it.
+
+        Raises:
+            RanksDiverged: they do not.
+        """
+        self.ranks.check_equal(self._shared.state_dict())
+
+    def _noise_state(self) -> dict[str, Tensor]:
+        """States of this rank's generators, or ``(ranks, ...)`` those of all; then every rank has to call it."""
+        state = self.noise.state_dict()
+        if self.ranks.size == 1:
+            return state
+        return {key: self.ranks.gather(x.to(self.device).unsqueeze(0)).cpu() for key, x in state.items()}
+
+    def _load_noise(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the generators of this rank; where there were more or fewer ranks, with new ones."""
+        states = {key: x.unsqueeze(0) if x.dim() == 1 else x for key, x in state.items()}
+        if len(states["generator"]) == self.ranks.size:
+            # Copied: a generator reads from the beginning of the storage, wherever a row of it begins.
+            self.noise.load_state_dict({key: x[self.ranks.rank].clone() for key, x in states.items()})
+            return
+        seeds = [derive_seed(self.config.seed, self.role, kind, self.updates, *self._index) for kind in (4, 5)]
+        self.noise.generator.manual_seed(seeds[0])
+        torch.manual_seed(seeds[1])
 
     def metrics(self) -> dict[str, float]:
         """Means of all metrics since the last call.
@@ -89,21 +138,23 @@ class PretrainLearner(_Learner):
 
     role = "pretrain-learner"
 
-    def __init__(self, config: RunConfig, noise: Noise | None = None) -> None:
-        super().__init__(config, noise)
+    def __init__(self, config: RunConfig, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, noise, ranks)
         self.model = PretrainWorldModel(config.world_model).to(self.device, self.noise.dtype).eval()
         if config.compile:
             compile_networks(self.model)
-        self.optimizer = Optimizer([self.model], config.pretrain.optimizer)
+        self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
+        self._share(self.model)
 
     def update(self, clips: Frames) -> None:
-        """One update on ``(B, T, Hpx, Wpx, C)`` uint8 clips (lines 6-7)."""
+        """One update on this rank's rows ``(B, T, Hpx, Wpx, C)`` of the clips, uint8 (lines 6-7)."""
         self.model.train()
         with self.precision.autocast():
-            loss = self._loss(preprocess_image(self._tensor(clips), self.noise.dtype), self.noise)
+            loss = self._loss(preprocess_image(self._tensor(clips), self.noise.dtype), self.noise, self.ranks)
         self.precision.backward(loss.total)
         self.model.eval()
         norm = self.optimizer.step(self.precision)
+        self._average_statistics()
         self.updates += 1
         scale = self.precision.finish_update()
         self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm} | scale)
@@ -118,16 +169,16 @@ class PretrainLearner(_Learner):
         noise = Noise(derive_seed(self.config.seed, self.role, 2), self.device, self.noise.dtype)
         image = preprocess_image(self._tensor(clips), self.noise.dtype)
         with eagerly(self.config.compile):
-            loss = self._loss(image, noise).metrics
+            loss = self._loss(image, noise, ALONE).metrics
             context = context_frames(clips.shape[1])
             measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
         metrics = {f"validation/{name}": float(loss[f"loss/{name}"]) for name in ("total", "image", "dynamics_kl")}
         return metrics if measured is None else metrics | summarise([measured])
 
-    def _loss(self, image: Tensor, noise: Noise) -> WorldModelLoss:
+    def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])
         is_first[:, 0] = 1
-        return pretrain_loss(self.model, self.config.loss, image, is_first, noise)
+        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
@@ -138,11 +189,11 @@ class PretrainLearner(_Learner):
             return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """All that a resume needs; where there are ranks, each has to call it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "noise": self.noise.state_dict(),
+            "noise": self._noise_state(),
             "precision": self.precision.state_dict(),
             "updates": self.updates,
         }
@@ -155,9 +206,9 @@ class PretrainLearner(_Learner):
         """
         load_module(self.model, state["model"], "model")
         self.optimizer.load_state_dict(state["optimizer"])
-        self.noise.load_state_dict(state["noise"])
         self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
+        self._load_noise(state["noise"])
 
 
 class FinetuneLearner(_Learner):
@@ -165,8 +216,8 @@ class FinetuneLearner(_Learner):
 
     role = "finetune-learner"
 
-    def __init__(self, config: RunConfig, action: int, noise: Noise | None = None) -> None:
-        super().__init__(config, noise)
+    def __init__(self, config: RunConfig, action: int, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, noise, ranks)
         tune = config.finetune
         dtype = self.noise.dtype
         aux_reward = config.loss.aux_reward_weight > 0
@@ -177,13 +228,14 @@ class FinetuneLearner(_Learner):
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
             size = self.model.encoder.size if tune.bonus.input == "embedding" else self.model.rssm.feature
-            self.bonus = IntrinsicBonus(size, tune.bonus).to(self.device)
+            self.bonus = IntrinsicBonus(size, tune.bonus, ranks).to(self.device)
         perceiving, others = self.model.parameter_groups()
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
-        self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates)
-        self.optimizer = Optimizer(others, tune.optimizer)
+        self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates, ranks)
+        self.optimizer = Optimizer(others, tune.optimizer, ranks=ranks)
         imagination = compiled(unroll) if config.compile else unroll
-        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, imagination)
+        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, imagination, ranks)
+        self._share(self.model)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
         """Take over encoders, RSSM and decoder from a pre-training checkpoint (line 10).
@@ -199,7 +251,7 @@ class FinetuneLearner(_Learner):
             load_module(module, state, part)
 
     def update(self, batch: SequenceBatch) -> None:
-        """One update of world model, then behaviour (lines 20-24)."""
+        """One update of world model, then behaviour (lines 20-24), on this rank's rows of the batch."""
         self.model.train()
         with self.precision.autocast():
             loss = finetune_loss(
@@ -211,6 +263,7 @@ class FinetuneLearner(_Learner):
                 self._floats(batch.reward),
                 self._floats(batch.is_first),
                 self.noise,
+                self.ranks,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -218,6 +271,7 @@ class FinetuneLearner(_Learner):
             "grad_norm/dynamics": self.dynamics_optimizer.step(self.precision),
             "grad_norm/heads": self.optimizer.step(self.precision),
         }
+        self._average_statistics()
         # Imagination starts from the states seen before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
         behaviour = self.behaviour.update(self.model, start, self.noise, self.precision)
@@ -246,7 +300,7 @@ class FinetuneLearner(_Learner):
             return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """All that a resume needs; where there are ranks, each has to call it."""
         return {
             "model": self.model.state_dict(),
             "actor_critic": self.actor_critic.state_dict(),
@@ -254,7 +308,7 @@ class FinetuneLearner(_Learner):
             "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "behaviour": self.behaviour.state_dict(),
-            "noise": self.noise.state_dict(),
+            "noise": self._noise_state(),
             "precision": self.precision.state_dict(),
             "updates": self.updates,
         }
@@ -272,6 +326,6 @@ class FinetuneLearner(_Learner):
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.behaviour.load_state_dict(state["behaviour"])
-        self.noise.load_state_dict(state["noise"])
         self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
+        self._load_noise(state["noise"])

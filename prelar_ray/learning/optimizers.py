@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 from prelar_ray.config.schema import OptimizerConfig
 from prelar_ray.learning.precision import FULL, Precision
+from prelar_ray.learning.ranks import ALONE, Ranks
 
 __all__ = ["Optimizer"]
 
 
 class Optimizer:
-    """One optimiser: clip by the norm over all its parameters, add L2 to the gradient, step Adam."""
+    """One optimiser: average gradients over ranks, clip by the norm over all its parameters, add L2, step Adam."""
 
-    def __init__(self, modules: Iterable[nn.Module], config: OptimizerConfig, frozen_updates: int = 0) -> None:
-        self.config = config
+    def __init__(
+        self, modules: Iterable[nn.Module], config: OptimizerConfig, frozen_updates: int = 0, ranks: Ranks = ALONE
+    ) -> None:
+        self.config, self.ranks = config, ranks
         self.frozen_updates = frozen_updates
         self.updates = 0
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -36,6 +39,7 @@ class Optimizer:
         During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate. Where a loss
         scale made a gradient overflow, the step is left out and the norm returned is 0.
         """
+        self.ranks.average_gradients(self.parameters)
         precision.scaler.unscale_(self.adam)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm, foreach=True)
         rate = 0.0 if self.updates < self.frozen_updates else self.config.learning_rate

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from prelar_ray.learning.ranks import ALONE, Ranks
+
 __all__ = ["RunningMagnitude"]
 
 
@@ -13,13 +15,13 @@ class RunningMagnitude(nn.Module):
 
     magnitude: Tensor
 
-    def __init__(self, momentum: float, scale: float = 1.0, eps: float = 1e-8) -> None:
+    def __init__(self, momentum: float, scale: float = 1.0, eps: float = 1e-8, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.momentum, self.scale, self.eps = momentum, scale, eps
+        self.momentum, self.scale, self.eps, self.ranks = momentum, scale, eps, ranks
         self.register_buffer("magnitude", torch.ones((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Update the magnitude with ``mean|x|``, then return ``x / magnitude * scale``, any shape."""
-        mean = x.detach().abs().mean().double()
+        """Update the magnitude with ``mean|x|`` of all ranks, then return ``x / magnitude * scale``, any shape."""
+        mean = self.ranks.mean(x.detach().abs().mean()).double()
         self.magnitude.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
         return x / (self.magnitude + self.eps).to(x.dtype) * self.scale

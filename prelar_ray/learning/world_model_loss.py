@@ -11,6 +11,7 @@ from prelar_ray.config.schema import LossConfig
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.kl import action_kl, balanced_kl
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.distributions import categorical_entropy
 from prelar_ray.models.image_decoder import image_log_prob
 from prelar_ray.models.noise import Noise
@@ -34,12 +35,15 @@ def pretrain_loss(
     image: Tensor,
     is_first: Tensor,
     noise: Noise,
+    ranks: Ranks = ALONE,
 ) -> WorldModelLoss:
     """Eq. (14) on action-free clips.
 
     Args:
         image: preprocessed ``(B, T, C, Hpx, Wpx)``.
         is_first: ``(B, T)``.
+        ranks: learners with other rows of the batch. The consistency term compares all pairs of their distances; latent
+            actions are swapped within a rank.
     """
     rssm = model.rssm
     latent = model.infer_latent_actions(image)
@@ -48,14 +52,14 @@ def pretrain_loss(
     posterior, prior = rssm.observe(model.encoder(image), latent_action, is_first, gumbel=gumbel)
     decoded = model.decoder(posterior.feature, model.context(image, noise))
 
-    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
+    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
     weights = {"image": config.image_weight, "dynamics_kl": config.dynamics_kl_weight}
     metrics = _entropies(posterior.logits, prior)
     if latent is not None:
         permutation = noise.derangement(len(image))
-        state_distance = state_distances(rssm, posterior, prior, latent_action, permutation)
-        action_distance = action_distances(latent, permutation)
+        state_distance = ranks.gather(state_distances(rssm, posterior, prior, latent_action, permutation))
+        action_distance = ranks.gather(action_distances(latent, permutation))
         terms["action_kl"] = action_kl(latent, config.action_prior_std).mean()
         terms["consistency"] = consistency_loss(state_distance, action_distance, config.consistency_gradient)
         weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
@@ -72,6 +76,7 @@ def finetune_loss(
     reward: Tensor,
     is_first: Tensor,
     noise: Noise,
+    ranks: Ranks = ALONE,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience.
 
@@ -80,6 +85,7 @@ def finetune_loss(
         image: preprocessed ``(B, T, C, Hpx, Wpx)``.
         action: ``(B, T, A)``; index t led to step t.
         reward, is_first: ``(B, T)``.
+        ranks: learners with other rows of the batch.
     """
     rssm = model.rssm
     embed = model.encoder(image)
@@ -94,7 +100,7 @@ def finetune_loss(
         target = reward[:, : intrinsic.shape[1]] + intrinsic
         metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
 
-    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats)
+    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {
         "image": -image_log_prob(decoded, image).mean(),
         "dynamics_kl": dynamics_kl,

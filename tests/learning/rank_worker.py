@@ -1,0 +1,132 @@
+"""A learner of ``test_ranks.py`` in a process: ``python -m tests.learning.rank_worker ADDRESS RANK SIZE OUT``."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prelar_ray.errors import RanksDiverged
+from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
+from prelar_ray.learning.ranks import ALONE, Ranks
+from prelar_ray.models.noise import Deterministic
+from prelar_ray.types import SequenceBatch
+from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+
+ROWS = 4
+WITHOUT_NORMS = tuple(f"world_model.{part}.norm=none" for part in ("encoder", "decoder", "inverse_dynamics"))
+CASES: dict[str, tuple[str, ...]] = {
+    "without norms": WITHOUT_NORMS,
+    # Floors between the KLs of the two halves of the first batch, in either phase.
+    "free nats, pretrain": (*WITHOUT_NORMS, "loss.free_nats=0.00285"),
+    "free nats, finetune": (*WITHOUT_NORMS, "loss.free_nats=0.0175"),
+    "synchronised": ("learner.norm_statistics=synchronised",),
+    "soft consistency": ("loss.consistency_gradient=soft", "learner.norm_statistics=synchronised"),
+    "normalised reward": ("behaviour.reward_momentum=0.5", "learner.norm_statistics=synchronised"),
+    "contextwm": ("method=contextwm", "world_model.context.dropout=0", "learner.norm_statistics=synchronised"),
+    "apv": ("method=apv", "learner.norm_statistics=synchronised"),
+}
+Learner = PretrainLearner | FinetuneLearner
+
+
+def make(phase: str, overrides: tuple[str, ...], ranks: Ranks, deterministic: bool = True) -> Learner:
+    """A learner in float64; deterministic ones swap latent actions within pairs of rows."""
+    config = tiny_config(*overrides, f"learner.ranks={ranks.size}", "pretrain.batch_size=4", "finetune.batch_size=4")
+    noise = None
+    if deterministic:
+        noise = Deterministic(torch.tensor([1, 0, 3, 2][: ROWS // ranks.size]))
+        noise.dtype = torch.float64
+    if phase == "pretrain":
+        return PretrainLearner(config, noise, ranks)
+    learner = FinetuneLearner(config, ACTION, noise, ranks)
+    if learner.bonus and deterministic:
+        learner.bonus.double()
+    return learner
+
+
+def update(learner: Learner, seed: int) -> None:
+    """One update on this rank's rows of a batch."""
+    ranks = learner.ranks
+    rows = slice(ranks.rank * ROWS // ranks.size, (ranks.rank + 1) * ROWS // ranks.size)
+    if isinstance(learner, PretrainLearner):
+        learner.update(tiny_clips(seed, ROWS)[rows])
+    else:
+        batch = tiny_batch(seed, ROWS)
+        learner.update(SequenceBatch(*(np.ascontiguousarray(x[rows]) for x in vars(batch).values())))
+
+
+def gradients(learner: Learner) -> list[torch.Tensor]:
+    """Gradients of the first update, as Adam's first moments hold them (clipped, scaled), by optimiser."""
+    if isinstance(learner, PretrainLearner):
+        optimizers = [learner.optimizer]
+    else:
+        behaviour = learner.behaviour
+        optimizers = [learner.dynamics_optimizer, learner.optimizer]
+        optimizers += [behaviour.actor_optimizer, behaviour.critic_optimizer]
+    return [torch.cat([x["exp_avg"].flatten() for x in o.adam.state.values()]) for o in optimizers]
+
+
+def trajectory(phase: str, overrides: tuple[str, ...], ranks: Ranks) -> dict[str, Any]:
+    """Gradients of the first of ten updates, and the state after the last."""
+    learner = make(phase, overrides, ranks)
+    update(learner, 0)
+    found: dict[str, Any] = {"gradients": gradients(learner)}
+    for seed in range(1, 10):
+        update(learner, seed)
+    learner.check_ranks()
+    return found | {"model": learner.model.state_dict(), "metrics": learner.metrics()}
+
+
+def comparisons(ranks: Ranks) -> dict[str, Any]:
+    """Every case in every phase it has."""
+    return {
+        f"{phase}, {name}": trajectory(phase, overrides, ranks)
+        for name, overrides in CASES.items()
+        for phase in ("pretrain", "finetune")
+    }
+
+
+def with_noise(phase: str, ranks: Ranks) -> dict[str, Any]:
+    """Local statistics and noise: how far ranks agree, and whether they resume bit for bit."""
+    learner = make(phase, (), ranks, deterministic=False)
+    drawn = learner.noise.normal(3)
+    update(learner, 0)
+    state = deepcopy(learner.state_dict())
+    update(learner, 1)
+    learner.check_ranks()
+    ended = deepcopy(learner.state_dict())
+    resumed = make(phase, ("seed=1",), ranks, deterministic=False)
+    resumed.load_state_dict(deepcopy(state))
+    update(resumed, 1)
+    found = {"drawn": drawn, "state": ended, "resumed": resumed.state_dict(), "saved": state}
+    alone = make(phase, (), ALONE, deterministic=False)
+    alone.load_state_dict(state)  # one rank goes on where two were
+    update(alone, 1)
+    if ranks.rank == 1:
+        next(learner.model.parameters()).data.view(-1)[0] += 1e-6
+    try:
+        learner.check_ranks()
+    except RanksDiverged as error:
+        found["error"] = str(error)
+    return found
+
+
+def main() -> None:
+    """Everything, in one process, because starting one takes longer."""
+    address, rank, size, out = sys.argv[1:]
+    torch.set_num_threads(1)
+    ranks = Ranks.join(address, int(rank), int(size), torch.device("cpu"), timeout=60)
+    found = {
+        "cases": comparisons(ranks),
+        "noise": {phase: with_noise(phase, ranks) for phase in ("pretrain", "finetune")},
+    }
+    torch.save(found, Path(out) / f"{rank}.pt")
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
