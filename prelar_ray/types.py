@@ -135,3 +135,8 @@ class SequenceBatch:
     def shape(self) -> tuple[int, int]:
         """``(B, T)``."""
         return self.reward.shape[0], self.reward.shape[1]
+
+    def split(self, parts: int) -> tuple[SequenceBatch, ...]:
+        """Share the rows out, ``B / parts`` each in order; views."""
+        shares = zip(*(np.split(array, parts) for array in vars(self).values()), strict=True)
+        return tuple(SequenceBatch(*share) for share in shares)

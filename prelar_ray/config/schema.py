@@ -447,6 +447,21 @@ class RunConfig(Component):
                 f"replay.capacity_steps={self.replay.capacity_steps} is below "
                 f"finetune.random_steps={tune.random_steps}; the random phase would not fit"
             )
+        ranks = self.learner.ranks
+        for phase, rows in (("pretrain", self.pretrain.batch_size), ("finetune", tune.batch_size)):
+            if rows % ranks:
+                above = rows - rows % ranks + ranks
+                raise ValueError(
+                    f"{phase}.batch_size={rows} is not a multiple of learner.ranks={ranks}, and each rank takes an "
+                    f"equal share; use {max(above - ranks, ranks)} or {above}"
+                )
+        if self.pretrain.batch_size < 2 * ranks:
+            raise ValueError(
+                f"learner.ranks={ranks}: pretrain.batch_size={self.pretrain.batch_size} leaves a rank one segment, and "
+                "the consistency loss swaps latent actions between two; use fewer ranks or a larger batch"
+            )
+        if ranks > 1 and self.cluster == "none":
+            raise ValueError(f"learner.ranks={ranks}: ranks are processes of a Ray cluster; use cluster=auto")
         if tune.env_steps_per_update % self.env.action_repeat:
             raise ValueError(
                 f"finetune.env_steps_per_update={tune.env_steps_per_update} is not a multiple of "

@@ -47,7 +47,8 @@ class RayBackend:
             self.close()
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
-        self._threads = config.threads or max(1, (os.cpu_count() or 1) - config.collect.collectors)
+        free = (os.cpu_count() or 1) - config.collect.collectors
+        self._threads = config.threads or max(1, free // config.learner.ranks)
         plan = ", ".join(f"{role} {need.cpus:g} CPU {need.gpus:g} GPU" for role, need in self._plan.items())
         log.info("ray: %d node(s), %g CPU, %g GPU; %s", len(ray.nodes()), cpus, gpus, plan)
 

@@ -20,20 +20,27 @@ class RoleResources:
 
 
 def plan_resources(config: RunConfig, cluster_cpus: float, cluster_gpus: float) -> dict[str, RoleResources]:
-    """Return what the roles learner, collector, evaluator and replay ask for.
+    """Return what one learner rank, one collector, the evaluator and the replay ask for.
 
-    The learner, each collector and the evaluator get a CPU each, and the replay half of one; a smaller cluster gives
-    all of them the same share of that, for logical CPUs only count. The learner gets a GPU if there is one and
-    ``device`` allows it.
+    Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one; a smaller
+    cluster gives all of them the same share of that, for logical CPUs only count. Each rank gets a GPU if there are
+    any and ``device`` allows it.
 
     Raises:
-        ResourceError: ``device=cuda`` without a GPU in the cluster.
+        ResourceError: ``device=cuda`` without a GPU in the cluster, or GPUs for some of the ranks alone.
     """
+    ranks = config.learner.ranks
     if config.device == "cuda" and cluster_gpus < 1:
         raise ResourceError(
-            f"device=cuda: the learner needs 1 GPU, the cluster has {cluster_gpus:g}; add a GPU node or use device=cpu"
+            f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {cluster_gpus:g}; "
+            "add a GPU node or use device=cpu"
         )
-    wanted = 1 + config.collect.collectors + 1 + 0.5
+    if config.device != "cpu" and 1 <= cluster_gpus < ranks:
+        raise ResourceError(
+            f"learner.ranks={ranks}: each needs a GPU, the cluster has {cluster_gpus:g}; "
+            f"use learner.ranks={int(cluster_gpus)} or device=cpu"
+        )
+    wanted = ranks + config.collect.collectors + 1 + 0.5
     share = min(1.0, cluster_cpus / wanted)
     cpu = math.floor(share * 100) / 100  # Ray counts in ten-thousandths; rounding up could exceed the total
     gpus = 1.0 if config.device != "cpu" and cluster_gpus >= 1 else 0.0

@@ -74,6 +74,10 @@ class Replay:
         self.limiter.take()
         return self.buffer.sample(self.batch_size)
 
+    def sample_shares(self, ranks: int) -> tuple[SequenceBatch, ...]:
+        """As :meth:`sample`, in equal shares of its rows."""
+        return self.sample().split(ranks)
+
     def peek(self) -> SequenceBatch:
         """Sample one batch to look at; it counts as nothing and leaves the sequence of samples as it was."""
         state = self.buffer.state_dict()

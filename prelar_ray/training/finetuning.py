@@ -28,6 +28,7 @@ from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend, Role
+from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import LearnerRole
 from prelar_ray.training.pace import check_pace
 from prelar_ray.training.window import Window
@@ -103,9 +104,10 @@ class Finetuning:
         self.collectors = [self._start_collector(index) for index in range(config.collect.collectors)]
         check_pace(config, backend.get(self.collectors[0].call("episode_steps")))
         action = backend.get(self.collectors[0].call("action_size"))
-        self.learner = backend.start("learner", LearnerRole, config, action, run.checkpoints.absolute())
+        checkpoints = run.checkpoints.absolute()
+        self.learner = LearnerGroup(backend, config.learner.ranks, LearnerRole, config, action, checkpoints)
         self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
-        self._learning: list[Any] = []
+        self._learning: list[list[Any]] = []  # updates under way: a future for every rank
         self._deaths: dict[int, int] = {}  # of each collector since it last answered
         self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
         self._logged = self._saved = self.updates
@@ -118,14 +120,14 @@ class Finetuning:
 
     def _restore(self, checkpoint: Checkpoint | None, init: Path | None) -> ReplayStatus:
         if checkpoint:
-            self.backend.get(self.learner.call("restore", checkpoint.path.absolute()))
+            self.learner.restore(checkpoint.path.absolute())
             restored = self.replay.call("restore", checkpoint.counters["replay"], self.updates)
             status: ReplayStatus = self.backend.get(restored)
             self.run.go_on()
             self.run.forget_evaluations_after(self.updates)
             return status
         if init:
-            self.backend.get(self.learner.call("initialise", init.absolute()))
+            self.learner.initialise(init.absolute())
         status = self.backend.get(self.replay.call("status"))
         return status
 
@@ -188,13 +190,14 @@ class Finetuning:
         while self.status.updates_due and len(self._learning) <= self.config.replay.prefetch:
             self._submit_update()
         collecting = {index: request.waiting_for for index, request in self._requests.items()}
-        done = self.backend.wait([*collecting.values(), *self._learning], POLL_SECONDS)
+        learning = [future for update in self._learning for future in update]
+        done = self.backend.wait([*collecting.values(), *learning], POLL_SECONDS)
         for index in [index for index, future in collecting.items() if future in done]:
             if self._requests[index].insert is None:
                 self._receive(index)
             else:
                 self._inserted(index)
-        for update in [future for future in self._learning if future in done]:
+        for update in [update for update in self._learning if any(future in done for future in update)]:
             self._learnt(update)
             if self.updates % self.config.collect.publish_every_updates == 0:
                 self._publish()
@@ -266,25 +269,30 @@ class Finetuning:
     # Learning
 
     def _submit_update(self) -> None:
-        self._learning.append(self.learner.call("update", self.replay.call("sample")))
+        ranks = self.config.learner.ranks
+        if ranks == 1:
+            shares = [self.replay.call("sample")]
+        else:
+            shares = self.replay.call("sample_shares", ranks, returns=ranks)
+        self._learning.append(self.learner.call_with_rows("update", shares))
         self.status = self.status.after(self.status.updates + 1)
 
-    def _learnt(self, update: Any) -> None:
+    def _learnt(self, update: list[Any]) -> None:
         self._learning.remove(update)
-        self.updates = self.backend.get(update)
+        self.updates = self.learner.get(update)[0]
         self.window.learnt()
 
     def _publish(self) -> None:
         """Ask for new weights; collectors get them by reference, under the number of updates behind them."""
         self.version = self.updates + len(self._learning)
-        self.weights = self.learner.call("policy_weights")
+        self.weights = self.learner.call_first("policy_weights")
 
     # Telemetry, evaluation, checkpoints
 
     def _log(self) -> None:
         config = self.config.finetune
         rates = self.window.read()  # first: updates that the learner still does before it answers count in the next
-        values = self.backend.get(self.learner.call("metrics")) | rates
+        values = self.learner.metrics() | rates
         values |= {
             "replay/steps": self.status.steps,
             "replay/episodes": self.status.episodes,
@@ -344,12 +352,12 @@ class Finetuning:
             "numbers": self.numbers,
             "evaluations": self.evaluations,
         }
-        self._saved = self.backend.get(self.learner.call("save", counters))
+        self._saved = self.learner.save(counters)
         self._publish()
 
     def _conclude(self) -> None:
         """Write what the report shows: frames and final numbers."""
-        prediction = self.backend.get(self.learner.call("predict", self.replay.call("peek")))
+        prediction = self.backend.get(self.learner.call_first("predict", self.replay.call("peek")))
         self.run.save_frames("prediction", **prediction._asdict())
         summary = {
             "updates": self.updates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy.typing as npt
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.learning.learner import FinetuneLearner
+from prelar_ray.learning.learner import FinetuneLearner, resolve_device
 from prelar_ray.learning.prediction import Prediction, context_frames
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.actor_critic import check_action_size
 from prelar_ray.types import SequenceBatch
 
@@ -20,15 +22,32 @@ __all__ = ["LearnerRole"]
 
 
 class LearnerRole:
-    """Plain class; a Ray actor may own one."""
+    """Plain class; a Ray actor may own one. Where there are several ranks, each begins with :meth:`join`."""
 
-    def __init__(self, config: RunConfig, action: int, checkpoints: Path) -> None:
-        self.config, self.action = config, action
-        self.learner = FinetuneLearner(config, action)
+    learner: FinetuneLearner
+
+    def __init__(self, config: RunConfig, action: int, checkpoints: Path, rank: int = 0) -> None:
+        self.config, self.action, self.rank = config, action, rank
         self.checkpoints = CheckpointStore(checkpoints, config.checkpoint.keep_last)
         self._updating = self._waiting = 0.0
         self._count = 0
         self._idle_since: float | None = None
+        if config.learner.ranks == 1:
+            self._start(ALONE)
+
+    def _start(self, ranks: Ranks) -> None:
+        self.learner = FinetuneLearner(self.config, self.action, ranks=ranks)
+
+    def meeting_point(self) -> str:
+        """Where the other ranks find this one, ``host:port``."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"{_own_address()}:{probe.getsockname()[1]}"
+
+    def join(self, address: str) -> None:
+        """Wait for the other ranks at ``address``, then set the learner up."""
+        device = resolve_device(self.config.device)
+        self._start(Ranks.join(address, self.rank, self.config.learner.ranks, device))
 
     def initialise(self, path: Path) -> None:
         """Take over encoder, RSSM and decoder of a pre-training checkpoint.
@@ -85,17 +104,32 @@ class LearnerRole:
         return self.learner.policy_weights()
 
     def save(self, counters: dict[str, Any]) -> int:
-        """Write a checkpoint and return its update.
+        """Write a checkpoint, on the first rank; return its update.
 
         Raises:
             NonFiniteError: a metric was NaN or infinite; nothing is written.
+            RanksDiverged: ranks hold different parameters; nothing is written.
             CheckpointError: it cannot be written.
         """
         learner = self.learner
         learner.check_finite()
-        self.checkpoints.save("finetune", self.config, learner.updates, learner.state_dict(), counters)
+        learner.check_ranks()
+        state = learner.state_dict()  # of all ranks' generators: each has a part in it
+        if self.rank == 0:
+            self.checkpoints.save("finetune", self.config, learner.updates, state, counters)
         return learner.updates
 
     def predict(self, batch: SequenceBatch) -> Prediction:
         """Reconstruct and predict the first segment of a batch."""
         return self.learner.predict(batch, context_frames(batch.shape[1]))
+
+
+def _own_address() -> str:
+    """This machine's address as others in its network see it; that of the loopback where it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # sends nothing: only picks the interface
+        except OSError:
+            return "127.0.0.1"
+        address: str = probe.getsockname()[0]
+        return address

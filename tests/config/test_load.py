@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -133,6 +134,19 @@ def test_each_of_several_mistakes_has_its_line():
         "finetune.batch_sise=3: unknown key; nearest: finetune.batch_size",
         "pretrain.batch_size=1: must be >= 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learner.ranks=3"], "pretrain.batch_size=16 is not a multiple of learner.ranks=3, .* use 15 or 18"),
+        (["learner.ranks=4"], "finetune.batch_size=50 is not a multiple of learner.ranks=4, .* use 48 or 52"),
+        (["learner.ranks=16", "finetune.batch_size=48"], "learner.ranks=16: .* leaves a rank one segment"),
+        (["learner.ranks=2", "cluster=none"], "learner.ranks=2: .* use cluster=auto"),
+    ],
+)
+def test_ranks_that_cannot_share_a_batch_are_refused(overrides: list[str], message: str) -> None:
+    assert re.match(message, refusal(*overrides))
 
 
 def test_a_contradiction_is_told_in_plain_words():

@@ -154,6 +154,23 @@ def test_a_killed_learner_stops_the_run_with_its_name_and_resume_finishes_it(tmp
     assert_whole(command.out)
 
 
+def test_two_ranks_share_a_run_and_the_death_of_one_is_told_by_name(tmp_path: Path) -> None:
+    command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4")
+    command.wait_for(lambda: command.updates() >= 40)
+    family = command.family()
+    victims = [process for process in family if "ray::LearnerRole" in " ".join(process.cmdline())]
+    assert len(victims) == 2
+    victims[1].send_signal(signal.SIGKILL)
+    assert command.process.wait(timeout=120) == 1, command.log.read_text()
+    assert re.search(r"error: learner-\d died", command.log.read_text()), command.log.read_text()
+    assert gone(family)
+    Command(tmp_path, "--resume").finish()
+    assert_whole(command.out)
+    rows = [row for row in read_metrics(command.out / "metrics.jsonl") if "loss/total" in row]
+    assert all("grad_norm/actor" in row for row in rows)
+    Command(tmp_path, "--resume", "learner.ranks=1", "finetune.env_steps=2600").finish()  # one goes on where two were
+
+
 @pytest.mark.render
 def test_a_setting_that_only_a_role_can_check_is_refused_as_all_others_are(tmp_path: Path) -> None:
     command = Command(tmp_path, "env.task=metaworld/reach-v3", "env.camera=nowhere")

@@ -41,3 +41,14 @@ def test_the_learner_alone_gets_the_gpu_and_only_if_the_device_allows_it() -> No
 def test_a_gpu_that_does_not_exist_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(ResourceError, match="needs 1 GPU, the cluster has 0"):
         plan_resources(load_config("paper", None, ["device=cuda"]), 16, 0)
+
+
+def test_every_rank_gets_a_gpu_or_none_does() -> None:
+    config = load_config("small", None, ["learner.ranks=2"])
+    assert plan_resources(config, 16, 2)["learner"].gpus == 1
+    assert plan_resources(config, 16, 0)["learner"].gpus == 0
+    with pytest.raises(
+        ResourceError, match=r"learner\.ranks=2: each needs a GPU, the cluster has 1; use learner\.ranks=1"
+    ):
+        plan_resources(config, 16, 1)
+    assert 0 < plan_resources(config, 2, 2)["learner"].cpus < 0.5
