@@ -10,6 +10,7 @@ from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.dry_run import print_dry_run
 from prelar_ray.errors import ConfigError
 from prelar_ray.run_folder import RunFolder
+from prelar_ray.training.backend import Backend, LocalBackend
 from prelar_ray.training.pretraining import pretrain
 
 __all__ = ["main"]
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = _with_absolute_videos(config)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
     with saying_what_is_kept(run):
-        checkpoint = pretrain(config, run, args.resume)
+        checkpoint = pretrain(config, run, args.resume, lambda: _make_backend(config))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"
     print_next(
         f"pre-trained: {checkpoint}",
@@ -51,6 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         ["report", args.out],
     )
     return 0
+
+
+def _make_backend(config: RunConfig) -> Backend:
+    """This process for one learner, Ray for several ranks."""
+    if config.learner.ranks == 1:
+        return LocalBackend()
+    from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
+
+    return RayBackend(config, "pretrain")
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class RayBackend:
     """Starts and drives actors on the Ray that the configuration's ``cluster`` names."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, phase: str = "finetune") -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``.
 
         Raises:
@@ -42,14 +42,18 @@ class RayBackend:
         total = ray.cluster_resources()
         cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
         try:
-            self._plan = plan_resources(config, cpus, gpus)
+            self._plan = plan_resources(config, cpus, gpus, phase)
         except ResourceError:
             self.close()
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
-        free = (os.cpu_count() or 1) - config.collect.collectors
+        free = (os.cpu_count() or 1) - (config.collect.collectors if phase == "finetune" else 0)
         self._threads = config.threads or max(1, free // config.learner.ranks)
-        plan = ", ".join(f"{role} {need.cpus:g} CPU {need.gpus:g} GPU" for role, need in self._plan.items())
+        number = {"learner": config.learner.ranks, "collector": config.collect.collectors}
+        plan = ", ".join(
+            f"{number.get(role, 1)} {role} ({need.cpus:g} CPU {need.gpus:g} GPU each)"
+            for role, need in self._plan.items()
+        )
         log.info("ray: %d node(s), %g CPU, %g GPU; %s", len(ray.nodes()), cpus, gpus, plan)
 
     def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:

@@ -19,8 +19,10 @@ class RoleResources:
     gpus: float
 
 
-def plan_resources(config: RunConfig, cluster_cpus: float, cluster_gpus: float) -> dict[str, RoleResources]:
-    """Return what one learner rank, one collector, the evaluator and the replay ask for.
+def plan_resources(
+    config: RunConfig, cluster_cpus: float, cluster_gpus: float, phase: str = "finetune"
+) -> dict[str, RoleResources]:
+    """Return what one learner rank, one collector, the evaluator and the replay ask for; pre-training has ranks alone.
 
     Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one; a smaller
     cluster gives all of them the same share of that, for logical CPUs only count. Each rank gets a GPU if there are
@@ -40,10 +42,12 @@ def plan_resources(config: RunConfig, cluster_cpus: float, cluster_gpus: float) 
             f"learner.ranks={ranks}: each needs a GPU, the cluster has {cluster_gpus:g}; "
             f"use learner.ranks={int(cluster_gpus)} or device=cpu"
         )
-    wanted = ranks + config.collect.collectors + 1 + 0.5
+    wanted = ranks if phase == "pretrain" else ranks + config.collect.collectors + 1 + 0.5
     share = min(1.0, cluster_cpus / wanted)
     cpu = math.floor(share * 100) / 100  # Ray counts in ten-thousandths; rounding up could exceed the total
     gpus = 1.0 if config.device != "cpu" and cluster_gpus >= 1 else 0.0
+    if phase == "pretrain":
+        return {"learner": RoleResources(cpu, gpus)}
     return {
         "learner": RoleResources(cpu, gpus),
         "collector": RoleResources(cpu, 0.0),

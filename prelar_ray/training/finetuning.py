@@ -29,7 +29,7 @@ from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend, Role
 from prelar_ray.training.learner_group import LearnerGroup
-from prelar_ray.training.learner_role import LearnerRole
+from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.training.pace import check_pace
 from prelar_ray.training.window import Window
 
@@ -105,7 +105,7 @@ class Finetuning:
         check_pace(config, backend.get(self.collectors[0].call("episode_steps")))
         action = backend.get(self.collectors[0].call("action_size"))
         checkpoints = run.checkpoints.absolute()
-        self.learner = LearnerGroup(backend, config.learner.ranks, LearnerRole, config, action, checkpoints)
+        self.learner = LearnerGroup(backend, config.learner.ranks, FinetuneLearnerRole, config, action, checkpoints)
         self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
         self._learning: list[list[Any]] = []  # updates under way: a future for every rank
         self._deaths: dict[int, int] = {}  # of each collector since it last answered

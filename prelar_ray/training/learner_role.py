@@ -1,42 +1,45 @@
-"""The learner role of fine-tuning: a learner, and where its checkpoints go."""
+"""The learner role of either phase: one rank's learner, and where its checkpoints go."""
 
 from __future__ import annotations
 
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy.typing as npt
 
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
-from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.learning.learner import FinetuneLearner, resolve_device
+from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
 from prelar_ray.learning.prediction import Prediction, context_frames
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.actor_critic import check_action_size
-from prelar_ray.types import SequenceBatch
+from prelar_ray.types import Frames, SequenceBatch
 
-__all__ = ["LearnerRole"]
+__all__ = ["FinetuneLearnerRole", "LearnerRole", "PretrainLearnerRole"]
+
+Learner = TypeVar("Learner", PretrainLearner, FinetuneLearner)
 
 
-class LearnerRole:
+class LearnerRole(Generic[Learner]):
     """Plain class; a Ray actor may own one. Where there are several ranks, each begins with :meth:`join`."""
 
-    learner: FinetuneLearner
+    phase: str
+    learner: Learner
 
-    def __init__(self, config: RunConfig, action: int, checkpoints: Path, rank: int = 0) -> None:
-        self.config, self.action, self.rank = config, action, rank
+    def __init__(self, config: RunConfig, checkpoints: Path, rank: int = 0) -> None:
+        self.config, self.rank = config, rank
         self.checkpoints = CheckpointStore(checkpoints, config.checkpoint.keep_last)
         self._updating = self._waiting = 0.0
         self._count = 0
         self._idle_since: float | None = None
         if config.learner.ranks == 1:
-            self._start(ALONE)
+            self.learner = self._make(ALONE)
 
-    def _start(self, ranks: Ranks) -> None:
-        self.learner = FinetuneLearner(self.config, self.action, ranks=ranks)
+    def _make(self, ranks: Ranks) -> Learner:
+        raise NotImplementedError
 
     def meeting_point(self) -> str:
         """Where the other ranks find this one, ``host:port``."""
@@ -47,18 +50,7 @@ class LearnerRole:
     def join(self, address: str) -> None:
         """Wait for the other ranks at ``address``, then set the learner up."""
         device = resolve_device(self.config.device)
-        self._start(Ranks.join(address, self.rank, self.config.learner.ranks, device))
-
-    def initialise(self, path: Path) -> None:
-        """Take over encoder, RSSM and decoder of a pre-training checkpoint.
-
-        Raises:
-            CheckpointError: not a pre-training checkpoint, or of other sizes.
-        """
-        checkpoint = load_checkpoint(path)
-        require_pretraining(checkpoint)
-        with naming(checkpoint.path):
-            self.learner.load_pretrained(checkpoint.state["model"])
+        self.learner = self._make(Ranks.join(address, self.rank, self.config.learner.ranks, device))
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.
@@ -68,15 +60,18 @@ class LearnerRole:
         """
         checkpoint = load_checkpoint(path)
         with naming(checkpoint.path):
-            check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)
+            self._check(checkpoint)
             self.learner.load_state_dict(checkpoint.state)
 
-    def update(self, batch: SequenceBatch) -> int:
-        """One update; returns how many there were."""
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raise what could be said better than that tensors do not fit."""
+
+    def update(self, rows: Any) -> int:
+        """One update on this rank's rows of the batch; returns how many there were."""
         began = time.monotonic()
         if self._idle_since is not None:
             self._waiting += began - self._idle_since
-        self.learner.update(batch)
+        self.learner.update(rows)
         self._idle_since = time.monotonic()
         self._updating += self._idle_since - began
         self._count += 1
@@ -94,15 +89,6 @@ class LearnerRole:
         self._updating, self._waiting, self._count, self._idle_since = 0.0, 0.0, 0, None
         return values
 
-    def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
-        """See :meth:`FinetuneLearner.policy_weights`.
-
-        Raises:
-            NonFiniteError: a metric was NaN or infinite: such weights must not act.
-        """
-        self.learner.check_finite()
-        return self.learner.policy_weights()
-
     def save(self, counters: dict[str, Any]) -> int:
         """Write a checkpoint, on the first rank; return its update.
 
@@ -116,8 +102,61 @@ class LearnerRole:
         learner.check_ranks()
         state = learner.state_dict()  # of all ranks' generators: each has a part in it
         if self.rank == 0:
-            self.checkpoints.save("finetune", self.config, learner.updates, state, counters)
+            self.checkpoints.save(self.phase, self.config, learner.updates, state, counters)
         return learner.updates
+
+
+class PretrainLearnerRole(LearnerRole[PretrainLearner]):
+    """Learns from clips."""
+
+    phase = "pretrain"
+
+    def _make(self, ranks: Ranks) -> PretrainLearner:
+        return PretrainLearner(self.config, ranks=ranks)
+
+    def validate(self, clips: Frames) -> dict[str, float]:
+        """See :meth:`PretrainLearner.validate`."""
+        return self.learner.validate(clips)
+
+    def predict(self, clip: Frames) -> Prediction:
+        """Reconstruct and predict a clip."""
+        return self.learner.predict(clip, context_frames(len(clip)))
+
+
+class FinetuneLearnerRole(LearnerRole[FinetuneLearner]):
+    """Learns from replayed experience."""
+
+    phase = "finetune"
+
+    def __init__(self, config: RunConfig, action: int, checkpoints: Path, rank: int = 0) -> None:
+        self.action = action
+        super().__init__(config, checkpoints, rank)
+
+    def _make(self, ranks: Ranks) -> FinetuneLearner:
+        return FinetuneLearner(self.config, self.action, ranks=ranks)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)
+
+    def initialise(self, path: Path) -> None:
+        """Take over encoder, RSSM and decoder of a pre-training checkpoint.
+
+        Raises:
+            CheckpointError: not a pre-training checkpoint, or of other sizes.
+        """
+        checkpoint = load_checkpoint(path)
+        require_pretraining(checkpoint)
+        with naming(checkpoint.path):
+            self.learner.load_pretrained(checkpoint.state["model"])
+
+    def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
+        """See :meth:`FinetuneLearner.policy_weights`.
+
+        Raises:
+            NonFiniteError: a metric was NaN or infinite: such weights must not act.
+        """
+        self.learner.check_finite()
+        return self.learner.policy_weights()
 
     def predict(self, batch: SequenceBatch) -> Prediction:
         """Reconstruct and predict the first segment of a batch."""

@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
-from prelar_ray.checkpoint.compatibility import naming, resumable_checkpoint
+from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.interrupts import interrupts_deferred
-from prelar_ray.learning.learner import PretrainLearner
-from prelar_ray.learning.prediction import context_frames
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import MetricWriter
+from prelar_ray.training.backend import Backend, LocalBackend
+from prelar_ray.training.learner_group import LearnerGroup
+from prelar_ray.training.learner_role import PretrainLearnerRole
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.seen import SeenVideos
@@ -34,8 +38,14 @@ PHASE = "pretrain"
 log = logging.getLogger(__name__)
 
 
-def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
+def pretrain(
+    config: RunConfig, run: RunFolder, resume: bool, start_backend: Callable[[], Backend] = LocalBackend
+) -> Path:
     """Run pre-training to its end and return the last checkpoint.
+
+    Args:
+        start_backend: returns where the learner's ranks will live; it is closed in any case.
+        resume: go on from the last checkpoint of ``run``.
 
     On Ctrl-C a checkpoint is written before the interrupt goes on.
 
@@ -56,37 +66,38 @@ def pretrain(config: RunConfig, run: RunFolder, resume: bool) -> Path:
         shape = settings.batch_size, settings.segment_length
         sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
         validation = validation_clips(store, *shape, held_out)
-        learner = PretrainLearner(config)
-        if checkpoint is not None:
-            with naming(checkpoint.path):
-                learner.load_state_dict(checkpoint.state)
-            sampler.load_state_dict(checkpoint.counters["sampler"])
-        run.go_on()
-        loop = _Pretraining(config, learner, sampler, checkpoints, validation, counters)
-        writer = MetricWriter(run.metrics_path, run.tensorboard, learner.updates if resume else None)
-        with writer, Progress() as progress:
-            phase = progress.phase(PHASE, settings.updates, "updates", learner.updates)
-            with phase, ThreadPoolExecutor(1, "clips") as reader:
-                try:
-                    while learner.updates < settings.updates:
-                        loss = loop.advance(reader, writer)
-                        phase.advance(1, loss=loss)
-                except KeyboardInterrupt:
-                    log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
-                    loop.save()
-                    raise
-        path = loop.save()
-        clip = validation[0]
-        run.save_frames("prediction", **learner.predict(clip, context=context_frames(len(clip)))._asdict())
+        with closing(start_backend()) as backend:
+            folder = run.checkpoints.absolute()
+            learner = LearnerGroup(backend, config.learner.ranks, PretrainLearnerRole, config, folder)
+            if checkpoint is not None:
+                learner.restore(checkpoint.path.absolute())
+                sampler.load_state_dict(checkpoint.counters["sampler"])
+            run.go_on()
+            loop = _Pretraining(config, learner, checkpoint.update if checkpoint else 0, sampler, validation, counters)
+            writer = MetricWriter(run.metrics_path, run.tensorboard, loop.updates if resume else None)
+            with writer, Progress() as progress:
+                phase = progress.phase(PHASE, settings.updates, "updates", loop.updates)
+                with phase, ThreadPoolExecutor(1, "clips") as reader:
+                    try:
+                        while loop.updates < settings.updates:
+                            loss = loop.advance(reader, writer)
+                            phase.advance(1, loss=loss)
+                    except KeyboardInterrupt:
+                        log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
+                        loop.save()
+                        raise
+            loop.save()
+            prediction = backend.get(learner.call_first("predict", validation[0]))
+        run.save_frames("prediction", **prediction._asdict())
         summary = {
-            "updates": learner.updates,
+            "updates": loop.updates,
             "loss": loop.loss,
             "video_frames": store.total_frames,
             "video_episodes": len(store),
             "held_out_episodes": len(held_out),
         }
         run.update(summary=run.info["summary"] | {key: x for key, x in summary.items() if math.isfinite(x)})
-    return path
+    return checkpoints.paths()[-1]
 
 
 def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[int]:
@@ -110,14 +121,14 @@ class _Pretraining:
     def __init__(
         self,
         config: RunConfig,
-        learner: PretrainLearner,
+        learner: LearnerGroup,
+        updates: int,
         sampler: ClipSampler,
-        checkpoints: CheckpointStore,
         validation: Frames,
         counters: dict[str, Any],
     ) -> None:
         self.config, self.learner, self.sampler = config, learner, sampler
-        self.checkpoints = checkpoints
+        self.updates = updates  # done
         self.validation, self.counters = validation, counters
         self.loss = float("nan")
         self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
@@ -132,11 +143,12 @@ class _Pretraining:
         clips, position = self._next.result()
         self._waited += time.monotonic() - asked
         self._next = reader.submit(self._read)
+        shares = np.split(clips, self.config.learner.ranks)
         with interrupts_deferred():
-            self.learner.update(clips)
+            self.updates = self.learner.get(self.learner.call_with_rows("update", shares))[0]
             self._position = position
         self._count += 1
-        updates, settings = self.learner.updates, self.config.pretrain
+        updates, settings = self.updates, self.config.pretrain
         last = updates == settings.updates
         validate = last or updates % settings.validation_every_updates == 0
         if validate or updates % self.config.telemetry.every_updates == 0:
@@ -145,20 +157,13 @@ class _Pretraining:
             self.save()
         return self.loss
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Write a checkpoint of the present update.
 
         Raises:
             NonFiniteError: a loss was NaN or infinite; nothing is written.
         """
-        self.learner.check_finite()
-        return self.checkpoints.save(
-            PHASE,
-            self.config,
-            self.learner.updates,
-            self.learner.state_dict(),
-            self.counters | {"sampler": self._position},
-        )
+        self.learner.save(self.counters | {"sampler": self._position})
 
     def _read(self) -> tuple[Frames, dict[str, Any]]:
         return self.sampler.sample(), self.sampler.state_dict()
@@ -176,6 +181,6 @@ class _Pretraining:
             "memory/process": psutil.Process().memory_info().rss / 2**30,
         }
         if validate:
-            values |= self.learner.validate(self.validation)
-        writer.write(self.learner.updates, 0, values)
+            values |= self.learner.get([self.learner.call_first("validate", self.validation)])[0]
+        writer.write(self.updates, 0, values)
         self._began, self._waited, self._count = time.monotonic(), 0.0, 0

@@ -144,7 +144,7 @@ def test_a_killed_learner_stops_the_run_with_its_name_and_resume_finishes_it(tmp
     command = Command(tmp_path)
     command.wait_for(lambda: command.updates() >= 40)
     family = command.family()
-    victims = [process for process in family if "ray::LearnerRole" in " ".join(process.cmdline())]
+    victims = [process for process in family if "LearnerRole" in " ".join(process.cmdline())]
     assert len(victims) == 1
     victims[0].send_signal(signal.SIGKILL)
     assert command.process.wait(timeout=120) == 1, command.log.read_text()
@@ -158,7 +158,7 @@ def test_two_ranks_share_a_run_and_the_death_of_one_is_told_by_name(tmp_path: Pa
     command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4")
     command.wait_for(lambda: command.updates() >= 40)
     family = command.family()
-    victims = [process for process in family if "ray::LearnerRole" in " ".join(process.cmdline())]
+    victims = [process for process in family if "LearnerRole" in " ".join(process.cmdline())]
     assert len(victims) == 2
     victims[1].send_signal(signal.SIGKILL)
     assert command.process.wait(timeout=120) == 1, command.log.read_text()

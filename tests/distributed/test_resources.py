@@ -52,3 +52,9 @@ def test_every_rank_gets_a_gpu_or_none_does() -> None:
     ):
         plan_resources(config, 16, 1)
     assert 0 < plan_resources(config, 2, 2)["learner"].cpus < 0.5
+
+
+def test_pretraining_asks_for_its_ranks_alone() -> None:
+    config = load_config("small", None, ["learner.ranks=2"])
+    assert plan_resources(config, 2, 0, "pretrain").keys() == {"learner"}
+    assert plan_resources(config, 2, 0, "pretrain")["learner"].cpus == 1

@@ -11,7 +11,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError, NonFiniteError
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.telemetry.metrics import METRICS
-from prelar_ray.training.learner_role import LearnerRole
+from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.types import SequenceBatch
 
 
@@ -39,7 +39,7 @@ def pretrained(minute_config: RunConfig, tmp_path: Path) -> Path:
 
 
 def test_updates_are_counted_timed_and_measured(minute_config: RunConfig, tmp_path: Path) -> None:
-    role = LearnerRole(minute_config, 2, tmp_path)
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
     assert [role.update(batch(seed)) for seed in range(3)] == [1, 2, 3]
     values = role.metrics()
     assert {"loss/total", "behaviour/critic_loss", "grad_norm/actor", "time/update"} <= values.keys() <= METRICS.keys()
@@ -53,7 +53,7 @@ def test_updates_are_counted_timed_and_measured(minute_config: RunConfig, tmp_pa
 def test_pretrained_parts_are_taken_over_and_others_are_not(
     minute_config: RunConfig, tmp_path: Path, pretrained: Path
 ) -> None:
-    role, fresh = (LearnerRole(minute_config, 2, tmp_path) for _ in range(2))
+    role, fresh = (FinetuneLearnerRole(minute_config, 2, tmp_path) for _ in range(2))
     role.initialise(pretrained)
     source = load_checkpoint(pretrained).state["model"]
     own, before = role.learner.model.state_dict(), fresh.learner.model.state_dict()
@@ -68,13 +68,13 @@ def test_a_run_folder_stands_for_its_last_checkpoint(
 ) -> None:
     (tmp_path / "run").mkdir()
     pretrained.parent.rename(tmp_path / "run" / "checkpoints")
-    LearnerRole(minute_config, 2, tmp_path / "own").initialise(tmp_path / "run")
+    FinetuneLearnerRole(minute_config, 2, tmp_path / "own").initialise(tmp_path / "run")
 
 
 def test_a_pretraining_checkpoint_of_other_sizes_is_refused_by_key_and_both_shapes(
     minute_config: RunConfig, tmp_path: Path, pretrained: Path
 ) -> None:
-    role = LearnerRole(wider(minute_config), 2, tmp_path)
+    role = FinetuneLearnerRole(wider(minute_config), 2, tmp_path)
     with pytest.raises(
         CheckpointError,
         match=r"000000003: rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\) in this configuration; use",
@@ -83,20 +83,20 @@ def test_a_pretraining_checkpoint_of_other_sizes_is_refused_by_key_and_both_shap
 
 
 def test_a_finetuning_checkpoint_is_nothing_to_begin_with(minute_config: RunConfig, tmp_path: Path) -> None:
-    role = LearnerRole(minute_config, 2, tmp_path)
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
     role.save({})
     with pytest.raises(CheckpointError, match=r"000000000: a finetune checkpoint; --init takes a pretrain one"):
         role.initialise(tmp_path / "000000000")
 
 
 def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: RunConfig, tmp_path: Path) -> None:
-    whole = LearnerRole(minute_config, 2, tmp_path / "whole")
-    role = LearnerRole(minute_config, 2, tmp_path / "cut")
+    whole = FinetuneLearnerRole(minute_config, 2, tmp_path / "whole")
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path / "cut")
     for seed in range(3):
         whole.update(batch(seed))
         role.update(batch(seed))
     assert role.save({"a": 1}) == 3
-    resumed = LearnerRole(minute_config.model_copy(update={"seed": 5}), 2, tmp_path / "cut")
+    resumed = FinetuneLearnerRole(minute_config.model_copy(update={"seed": 5}), 2, tmp_path / "cut")
     resumed.restore(tmp_path / "cut" / "000000003")
     for seed in (3, 4):
         assert whole.update(batch(seed)) == resumed.update(batch(seed))
@@ -113,24 +113,24 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: Ru
 def test_a_checkpoint_of_another_configuration_is_refused_by_key_and_both_shapes(
     minute_config: RunConfig, tmp_path: Path
 ) -> None:
-    LearnerRole(minute_config, 2, tmp_path).save({})
+    FinetuneLearnerRole(minute_config, 2, tmp_path).save({})
     with pytest.raises(
         CheckpointError, match=r"/000000000: model\.rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\)"
     ):
-        LearnerRole(wider(minute_config), 2, tmp_path).restore(tmp_path / "000000000")
+        FinetuneLearnerRole(wider(minute_config), 2, tmp_path).restore(tmp_path / "000000000")
 
 
 def test_a_checkpoint_of_a_task_with_other_actions_is_refused_by_their_sizes(
     minute_config: RunConfig, tmp_path: Path
 ) -> None:
-    LearnerRole(minute_config, 2, tmp_path).save({})
+    FinetuneLearnerRole(minute_config, 2, tmp_path).save({})
     expected = r"/000000000: its policy has actions of size 2, env\.task=prelar/point-reach takes 4; choose the task"
     with pytest.raises(CheckpointError, match=expected):
-        LearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")
+        FinetuneLearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_published(minute_config: RunConfig, tmp_path: Path) -> None:
-    role = LearnerRole(minute_config, 2, tmp_path)
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
     role.update(batch(0))
     role.save({})
     broken = batch(1)
@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_published(minute_conf
 
 def test_a_prediction_shows_the_first_segment(minute_config: RunConfig, tmp_path: Path) -> None:
     example = batch(3)
-    prediction = LearnerRole(minute_config, 2, tmp_path).predict(example)
+    prediction = FinetuneLearnerRole(minute_config, 2, tmp_path).predict(example)
     np.testing.assert_array_equal(prediction.true, example.image[0])
     assert prediction.open_loop.shape == prediction.reconstructed.shape == (5, 64, 64, 3)
     assert prediction.context == 1
