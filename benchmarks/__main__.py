@@ -11,6 +11,7 @@ NAMES = {
     "collector": "a collector beside the bare environment",
     "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
     "roofline": "a figure of what learner --parts measured",
+    "scaling": "an update shared by several ranks (torch alone)",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
     "methods": "every method, both phases: losses, time per update, peak memory",

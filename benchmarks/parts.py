@@ -12,6 +12,7 @@ from torch import Tensor
 from prelar_ray.config import RunConfig
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
+from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.image_decoder import image_log_prob
 from prelar_ray.models.layers import frozen
 from prelar_ray.models.preprocess import preprocess_image
@@ -39,13 +40,13 @@ def synthetic_batch(config: RunConfig, phase: str) -> SequenceBatch:
     )
 
 
-def make(config: RunConfig, phase: str) -> tuple[Learner, Callable[[], None]]:
-    """Return a learner and a function that updates it once on the same batch."""
-    batch = synthetic_batch(config, phase)
+def make(config: RunConfig, phase: str, ranks: Ranks = ALONE) -> tuple[Learner, Callable[[], None]]:
+    """Return a learner and a function that updates it once on its rank's rows of the same batch."""
+    batch = synthetic_batch(config, phase).split(ranks.size)[ranks.rank]
     if phase == "pretrain":
-        pretrain = PretrainLearner(config)
+        pretrain = PretrainLearner(config, ranks=ranks)
         return pretrain, lambda: pretrain.update(batch.image)
-    finetune = FinetuneLearner(config, ACTION)
+    finetune = FinetuneLearner(config, ACTION, ranks=ranks)
     return finetune, lambda: finetune.update(batch)
 
 

@@ -35,7 +35,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("name", ["learner", "acting", "compare", "cost_model"])
+@pytest.mark.parametrize("name", ["learner", "acting", "compare", "cost_model", "scaling"])
 def test_benchmarks_of_the_networks_need_only_torch_numpy_and_pydantic(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", BARE, name, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
