@@ -69,7 +69,7 @@ class _Learner:
 
     def _share(self, model: nn.Module) -> None:
         """Prepare ``model``, whose initial parameters all ranks drew alike, for rows of its own."""
-        if self.config.learner.norm_statistics == "synchronised":
+        if self.ranks.size > 1 and self.config.learner.norm_statistics == "synchronised":
             synchronise_norms(model, self.ranks)
         self._shared = model
         buffers = model.named_buffers()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy.typing as npt
+import torch.distributed as dist
 
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import ResourceError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
 from prelar_ray.learning.prediction import Prediction, context_frames
 from prelar_ray.learning.ranks import ALONE, Ranks
@@ -48,9 +50,21 @@ class LearnerRole(Generic[Learner]):
             return f"{_own_address()}:{probe.getsockname()[1]}"
 
     def join(self, address: str) -> None:
-        """Wait for the other ranks at ``address``, then set the learner up."""
-        device = resolve_device(self.config.device)
-        self.learner = self._make(Ranks.join(address, self.rank, self.config.learner.ranks, device))
+        """Wait for the other ranks at ``address``, then set the learner up.
+
+        Raises:
+            ResourceError: they did not all come.
+        """
+        device, size = resolve_device(self.config.device), self.config.learner.ranks
+        try:
+            ranks = Ranks.join(address, self.rank, size, device)
+        except dist.DistError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ResourceError(
+                f"learner.ranks={size}: rank {self.rank} did not meet the others at {address} ({reason}); "
+                "see that the nodes can reach each other on any port"
+            ) from error
+        self.learner = self._make(ranks)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of this run.

@@ -8,8 +8,10 @@ import torch
 
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import CheckpointError, NonFiniteError
+from prelar_ray.config.schema import LearnerConfig
+from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
 from prelar_ray.learning.learner import PretrainLearner
+from prelar_ray.learning.ranks import Ranks
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.types import SequenceBatch
@@ -151,3 +153,13 @@ def test_a_prediction_shows_the_first_segment(minute_config: RunConfig, tmp_path
     assert prediction.open_loop.shape == prediction.reconstructed.shape == (5, 64, 64, 3)
     assert prediction.context == 1
     np.testing.assert_array_equal(prediction.open_loop[:1], prediction.reconstructed[:1])
+
+
+def test_ranks_that_do_not_meet_say_where_they_waited(minute_config: RunConfig, tmp_path: Path) -> None:
+    pair = minute_config.model_copy(update={"learner": LearnerConfig(ranks=2)})
+    role = FinetuneLearnerRole(pair, 2, tmp_path, rank=1)
+    join = Ranks.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "join", lambda *args: join(*args, timeout=1.0))
+        with pytest.raises(ResourceError, match=r"learner\.ranks=2: rank 1 did not meet the others at 127\.0\.0\.1:9 "):
+            role.join("127.0.0.1:9")
