@@ -18,6 +18,9 @@ from prelar_ray.types import Episode
 
 __all__ = ["Collected", "Collector"]
 
+FAILURES_IN_A_ROW = 3
+"""How often an environment may raise between two whole episodes before the run gives up."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -29,6 +32,7 @@ class Collected:
     successes: tuple[bool, ...]
     lengths: tuple[int, ...]  # agent steps
     numbers: dict[int, int]  # number of the next episode by environment index
+    failures: tuple[str, ...]  # of environments that were made anew, each with its episode left out
 
 
 class Collector:
@@ -38,7 +42,7 @@ class Collector:
         k = config.collect.envs_per_collector
         self.config = config
         indices = list(range(index * k, (index + 1) * k))
-        self.rollout = Rollout(make_env, config.env, indices, first_numbers, self._seeds)
+        self.rollout = Rollout(make_env, config.env, indices, first_numbers, self._seeds, FAILURES_IN_A_ROW)
         self.policy = Policy(config, self.rollout.action_size)
 
     def action_size(self) -> int:
@@ -60,7 +64,7 @@ class Collector:
             version, weights: taken over if newer than what this collector has.
 
         Raises:
-            EnvironmentFailure: an environment raised.
+            EnvironmentFailure: an environment raised again and again.
         """
         if weights is not None and version > self.policy.version:
             self.policy.load_weights(weights, version)
@@ -69,6 +73,7 @@ class Collector:
             finished = self.rollout.step(self.policy, random, sample=True, expl_noise=self.config.collect.expl_noise)
             episodes += [episode for _, episode in finished]
         rollout = self.rollout
+        failures, rollout.failures = tuple(rollout.failures), []
         summary = Collected(
             env_steps=steps * len(rollout.indices) * self.config.env.action_repeat,
             version=self.policy.version,
@@ -76,6 +81,7 @@ class Collector:
             successes=tuple(episode.succeeded for episode in episodes),
             lengths=tuple(episode.steps for episode in episodes),
             numbers=dict(zip(rollout.indices, rollout.numbers, strict=True)),
+            failures=failures,
         )
         return summary, episodes
 

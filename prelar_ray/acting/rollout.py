@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +22,10 @@ EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 
 
 class Rollout:
-    """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours."""
+    """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours.
+
+    An environment that raises may be made anew: its episode is left out and the next number begins.
+    """
 
     def __init__(
         self,
@@ -30,9 +34,21 @@ class Rollout:
         indices: list[int],
         first_numbers: list[int],
         seeds: EpisodeSeeds,
+        failures_allowed: int = 0,
     ) -> None:
+        """Make the environments.
+
+        Args:
+            make_env: from configuration and seed.
+            indices: of the environments in the run, ``n``.
+            first_numbers: number of the first episode of each.
+            seeds: of every episode.
+            failures_allowed: how often an environment may raise between two whole episodes.
+        """
         self.indices, self.numbers = indices, list(first_numbers)
-        self._seeds = seeds
+        self._make_env, self._config, self._seeds = make_env, config, seeds
+        self._failures_allowed, self._in_a_row = failures_allowed, [0] * len(indices)
+        self.failures: list[str] = []  # survived, since they were last taken; whoever reads them clears them
         self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
         space = self._envs[0].action_space
         assert space.shape is not None
@@ -70,10 +86,10 @@ class Rollout:
             Episodes that ended, with the position of their environment.
 
         Raises:
-            EnvironmentFailure: an environment raised; names it and the step.
+            EnvironmentFailure: an environment raised once more than allowed; names it and the step.
         """
         for i in self._active:
-            if not self._rows[i]:
+            while not self._rows[i]:
                 self._reset(i, random)
         actions = self._actions(policy, sample, expl_noise)
         finished = []
@@ -128,21 +144,30 @@ class Rollout:
             zeros = np.zeros(self.action_size, dtype=np.float32)
             self._rows[i] = [(observation["image"], zeros, 0.0, False, bool(info["success"]))]
         except Exception as error:
-            raise self._failure(i, "reset", error) from error
+            self._fail(i, "reset", error)
 
     def _advance(self, i: int, action: npt.NDArray[np.float32]) -> bool:
         try:
             observation, reward, terminated, truncated, info = self._envs[i].step(action)
             row = (observation["image"], action, float(reward), bool(terminated), bool(info["success"]))
         except Exception as error:  # the simulator's own, or an observation without image or success
-            raise self._failure(i, f"step {len(self._rows[i])}", error) from error
+            self._fail(i, f"step {len(self._rows[i])}", error)
+            return False
         self._rows[i].append(row)
         return bool(terminated or truncated)
 
-    def _failure(self, i: int, where: str, error: Exception) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"environment {self.indices[i]}, episode {self.numbers[i]}, {where}: {type(error).__name__}: {error}"
-        )
+    def _fail(self, i: int, where: str, error: Exception) -> None:
+        """Leave the episode out and make the environment anew, or give up."""
+        what = f"environment {self.indices[i]}, episode {self.numbers[i]}, {where}: {type(error).__name__}: {error}"
+        self._in_a_row[i] += 1
+        if self._in_a_row[i] > self._failures_allowed:
+            raise EnvironmentFailure(what) from error
+        self.failures.append(what)
+        self._rows[i] = []
+        self.numbers[i] += 1
+        with suppress(Exception):  # it is broken already
+            self._envs[i].close()
+        self._envs[i] = self._make_env(self._config, self._seeds(self.indices[i], self.numbers[i])[0])
 
     def _finish(self, i: int, version: int) -> Episode:
         images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
@@ -161,4 +186,5 @@ class Rollout:
         )
         self._rows[i] = []
         self.numbers[i] += 1
+        self._in_a_row[i] = 0
         return episode

@@ -342,6 +342,8 @@ class CollectConfig(Component):
     """Take turns: collect, then learn, with the replay ratio kept exactly."""
     request_steps: PositiveInt = 50
     """Agent steps per environment in one request to a collector (synchronous mode takes as many as one update owes)."""
+    timeout: PositiveFloat = 300.0
+    """Seconds after which a collector that does not answer (its environment hangs) is replaced by another, on Ray."""
     expl_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise added to training actions."""
     publish_every_updates: PositiveInt = 10

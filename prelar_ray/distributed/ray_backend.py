@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 class RayBackend:
     """Starts and drives actors on the Ray that the configuration's ``cluster`` names."""
 
+    parallel = True
+
     def __init__(self, config: RunConfig, phase: str = "finetune") -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``.
 

@@ -97,6 +97,7 @@ METRICS: dict[str, Metric] = {
     "train/episode_return": Metric("", "Sum of rewards of a training episode; mean over those that ended since."),
     "train/episode_success": Metric("fraction", "Share of training episodes with success at any step."),
     "train/episode_steps": Metric("agent steps", "Length of a training episode."),
+    "train/env_failures": Metric("episodes", "Left out since the last line because their environment raised."),
     "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
     "evaluation/success_rate": Metric("fraction", "Share of evaluation episodes with success at any step."),
     "replay/steps": Metric("agent steps", "Steps held by the replay buffer."),

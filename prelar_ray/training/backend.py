@@ -27,6 +27,9 @@ class Role(Protocol):
 class Backend(Protocol):
     """Starts roles and waits for them."""
 
+    parallel: bool
+    """Whether roles work while nobody waits for them."""
+
     def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
         """Start ``factory(*args)`` as a role."""
 
@@ -49,6 +52,8 @@ class Backend(Protocol):
 
 class LocalBackend:
     """All roles in this process; calls run one after another when somebody waits for them."""
+
+    parallel = False
 
     def __init__(self) -> None:
         self._queue: deque[_LocalCall] = deque()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def finetune(
 
     Raises:
         NonFiniteError: a reward, action or loss became NaN or infinite.
-        EnvironmentFailure: an environment raised.
+        EnvironmentFailure: an environment raised again and again, or during an evaluation.
         RoleDied: replay or learner died, or a collector again and again (else it is replaced, as the evaluator is).
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
@@ -78,6 +79,8 @@ class _Request:
     """What a collector was asked for, and how far it came."""
 
     env_steps: int
+    version: int  # of the weights it goes with
+    began: float | None  # seconds, monotonic; None while those weights are still being learnt
     summary: Any  # future
     episodes: Any  # future
     insert: Any = None  # future, once the episodes are on their way to the replay
@@ -175,7 +178,7 @@ class Finetuning:
         for index in range(len(self.collectors)):
             self._request(index)
         for index in range(len(self.collectors)):
-            if self._receive(index):
+            if self._answered(index) and self._receive(index):
                 self._inserted(index)
         while self.status.updates_due:
             self._submit_update()
@@ -197,6 +200,8 @@ class Finetuning:
                 self._receive(index)
             else:
                 self._inserted(index)
+        for index in [index for index, future in collecting.items() if future not in done]:
+            self._replace_if_overdue(index)
         for update in [update for update in self._learning if any(future in done for future in update)]:
             self._learnt(update)
             if self.updates % self.config.collect.publish_every_updates == 0:
@@ -237,7 +242,15 @@ class Finetuning:
         if steps > 0:
             call = self.collectors[index].call
             summary, episodes = call("collect", steps, random, self.version, self.weights, returns=2)
-            self._requests[index] = _Request(steps * per_step, summary, episodes)
+            began = time.monotonic() if self.version <= self.updates else None
+            self._requests[index] = _Request(steps * per_step, self.version, began, summary, episodes)
+
+    def _answered(self, index: int) -> bool:
+        """Wait for a collector's answer; False if it hangs, and another took its place."""
+        while not self.backend.wait([self._requests[index].summary], POLL_SECONDS):
+            if self._replace_if_overdue(index):
+                return False
+        return True
 
     def _receive(self, index: int) -> bool:
         """Pass a collector's episodes on to the replay; False if it died and another took its place."""
@@ -247,18 +260,33 @@ class Finetuning:
         except RoleDied as error:
             if error.role != self.collectors[index].name:  # the learner, whose weights it was to get
                 raise
-            self._deaths[index] = self._deaths.get(index, 0) + 1
-            if self._deaths[index] > DEATHS_IN_A_ROW:
-                raise
-            log.warning("%s; another takes its place, its open episodes are lost", error)
-            self.backend.stop(self.collectors[index])
-            self.collectors[index] = self._start_collector(index)
-            del self._requests[index]
+            self._replace(index, error)
             return False
         self._deaths[index] = 0
+        for failure in summary.failures:
+            log.warning("%s; its episode is left out and the environment made anew", failure)
         self.numbers |= summary.numbers
         self.window.collected(summary, self.updates - summary.version)
         request.insert = self.replay.call("insert", request.episodes, summary.env_steps)
+        return True
+
+    def _replace(self, index: int, death: RoleDied) -> None:
+        self._deaths[index] = self._deaths.get(index, 0) + 1
+        if self._deaths[index] > DEATHS_IN_A_ROW:
+            raise death
+        log.warning("%s; another takes its place, its open episodes are lost", death)
+        self.backend.stop(self.collectors[index])
+        self.collectors[index] = self._start_collector(index)
+        del self._requests[index]
+
+    def _replace_if_overdue(self, index: int) -> bool:
+        """Replace a collector that has had its weights for too long without an answer."""
+        request, limit = self._requests[index], self.config.collect.timeout
+        if request.insert is not None or request.began is None or not self.backend.parallel:
+            return False
+        if time.monotonic() - request.began <= limit:
+            return False
+        self._replace(index, RoleDied(self.collectors[index].name, f"no answer for collect.timeout={limit:g} s"))
         return True
 
     def _inserted(self, index: int) -> None:
@@ -280,6 +308,9 @@ class Finetuning:
     def _learnt(self, update: list[Any]) -> None:
         self._learning.remove(update)
         self.updates = self.learner.get(update)[0]
+        for request in self._requests.values():
+            if request.began is None and request.version <= self.updates:
+                request.began = time.monotonic()
         self.window.learnt()
 
     def _publish(self) -> None:

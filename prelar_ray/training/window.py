@@ -21,6 +21,7 @@ class Window:
         self._env_steps = self._updates = 0
         self._ages: list[int] = []
         self._episodes: list[tuple[float, bool, int]] = []
+        self._env_failures = 0
 
     def collected(self, summary: Collected, age: int) -> None:
         """Count one collector's answer; ``age`` is how many updates old its policy was."""
@@ -28,6 +29,7 @@ class Window:
         if summary.version >= 0:
             self._ages.append(age)
         self._episodes += zip(summary.returns, summary.successes, summary.lengths, strict=True)
+        self._env_failures += len(summary.failures)
         if summary.returns:
             self.last_return = summary.returns[-1]
 
@@ -42,6 +44,8 @@ class Window:
             "rate/updates_per_second": self._updates / seconds,
             "rate/env_steps_per_second": self._env_steps / seconds,
         }
+        if self._env_failures:
+            values["train/env_failures"] = self._env_failures
         if self._ages:
             values["weights/age_updates"] = sum(self._ages) / len(self._ages)
         if self._episodes:

@@ -88,6 +88,7 @@ def test_the_summary_counts_what_happened(minute_config: RunConfig) -> None:
         successes=(True,) * len(episodes),
         lengths=tuple(len(episode) - 1 for episode in episodes),
         numbers={2: 4 + len(by_env[2]), 3: 6 + len(by_env[3])},
+        failures=(),
     )
     assert [episode.number for episode in by_env[2]] == list(range(4, summary.numbers[2]))
 
@@ -140,13 +141,49 @@ def test_training_and_evaluation_never_share_a_seed(minute_config: RunConfig, en
     assert not training & set(evaluation)
 
 
-def test_an_environment_that_raises_is_named(minute_config: RunConfig, envs: list[Any]) -> None:
+def test_an_environment_that_raises_is_made_anew_and_its_episode_left_out(
+    minute_config: RunConfig, envs: list[Any]
+) -> None:
+    undisturbed = Collector(minute_config, 3, [0, 9]).collect(30, True, -1, None)[1]
+    envs.clear()
     collector = Collector(minute_config, 3, [0, 8])
     envs[1].fails_at = 2
-    with pytest.raises(EnvironmentFailure, match="^environment 7, episode 8, step 2: RuntimeError: it exploded$"):
-        collector.collect(5, True, -1, None)
+    summary, episodes = collector.collect(32, True, -1, None)
+    assert summary.failures == ("environment 7, episode 8, step 2: RuntimeError: it exploded",)
+    assert envs[1].closed
+    assert len(envs) == 3
+    keys = {episode.key for episode in undisturbed}
+    again = {episode.key: episode for episode in episodes}
+    assert keys <= again.keys(), "the others go on, and the next episode of the broken one is what it would have been"
+    for episode in undisturbed:
+        np.testing.assert_array_equal(episode.image, again[episode.key].image)
+        np.testing.assert_array_equal(episode.action, again[episode.key].action)
+    assert collector.collect(1, True, -1, None)[0].failures == ()
     collector.close()
     assert all(env.closed for env in envs)
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "where"), [(0, "reset: RuntimeError: no sim"), (1, "step 1: RuntimeError: it exp")]
+)
+def test_an_environment_that_raises_again_and_again_ends_the_run_by_name(
+    minute_config: RunConfig, envs: list[Any], monkeypatch: pytest.MonkeyPatch, fails_at: int, where: str
+) -> None:
+    collector = Collector(minute_config, 3, [0, 8])
+    envs[1].fails_at = fails_at  # this one and all to come
+    monkeypatch.setattr(type(envs[0]), "__init__", _healthy_but_for(type(envs[0]), fails_at))
+    with pytest.raises(EnvironmentFailure, match=f"^environment 7, episode 11, {where}"):
+        collector.collect(9, True, -1, None)
+
+
+def _healthy_but_for(kind: Any, fails_at: int) -> Any:
+    made = kind.__init__
+
+    def init(self: Any, *args: Any) -> None:
+        made(self, *args)
+        self.fails_at = fails_at
+
+    return init
 
 
 @pytest.mark.usefixtures("envs")

@@ -110,6 +110,18 @@ def test_a_killed_collector_is_replaced_and_the_run_completes(tmp_path: Path) ->
     assert gone(family)
 
 
+def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path) -> None:
+    command = Command(tmp_path, "collect.timeout=5")
+    command.wait_for(lambda: command.updates() >= 20)
+    family = command.family()
+    victims = [process for process in family if "ray::Collector" in " ".join(process.cmdline())]
+    victims[0].send_signal(signal.SIGSTOP)
+    command.finish()
+    assert re.search(r"collector-\d died: no answer for collect\.timeout=5 s; another", command.log.read_text())
+    assert_whole(command.out)
+    assert gone(family)
+
+
 def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     command = Command(tmp_path)
     command.wait_for(lambda: command.updates() >= 60)

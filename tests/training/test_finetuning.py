@@ -650,7 +650,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_chec
         assert all(value.isfinite().all() for value in reached.state[part].values())
 
 
-def test_an_environment_that_raises_fails_the_run_and_all_are_closed(
+def test_environments_that_raise_again_and_again_fail_the_run_and_all_are_closed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
@@ -660,9 +660,9 @@ def test_an_environment_that_raises_fails_the_run_and_all_are_closed(
         raise ZeroDivisionError("simulation unstable")
 
     monkeypatch.setattr(PointReach, "_advance", fail)
-    with pytest.raises(EnvironmentFailure, match="environment 0, episode 0, step 1: ZeroDivisionError: simulation uns"):
+    with pytest.raises(EnvironmentFailure, match="environment 0, episode 3, step 1: ZeroDivisionError: simulation uns"):
         run("run")
-    assert len(closed) == 2
+    assert len(set(map(id, closed))) == len(closed) == 2 + 2 * 3
     assert RunFolder.open(tmp_path / "run").info["status"] == "failed"
 
 

@@ -26,6 +26,7 @@ def collected(env_steps: int = 10, version: int = 3, **episodes: tuple[float, ..
         successes=tuple(map(bool, episodes.get("successes", ()))),
         lengths=tuple(map(int, episodes.get("lengths", ()))),
         numbers={},
+        failures=tuple(map(str, episodes.get("failures", ()))),
     )
 
 
@@ -49,6 +50,15 @@ def test_rates_and_means_over_the_window(clock: list[float]) -> None:
     )
     assert values.keys() <= METRICS.keys()
     assert window.last_return == 6
+
+
+def test_failures_of_environments_are_counted_anew_in_every_window() -> None:
+    window = Window()
+    for _ in range(2):
+        window.collected(collected(failures=(0, 1)), age=0)
+    assert window.read()["train/env_failures"] == 4
+    assert "train/env_failures" not in window.read()
+    assert "train/env_failures" in METRICS
 
 
 def test_what_did_not_happen_is_left_out(clock: list[float]) -> None:
