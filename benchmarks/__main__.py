@@ -8,6 +8,7 @@ import sys
 NAMES = {
     "learner": "updates of both phases: time, FLOP/s, memory, by number format and by part (torch alone)",
     "acting": "frames to actions, one and many (torch alone)",
+    "weights": "from the learner to collectors that act with it, on Ray",
     "replay": "inserting and sampling beside a plain copy, in one process and on Ray",
     "collector": "a collector beside the bare environment",
     "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",

@@ -79,7 +79,8 @@ def _bytes_per_step(replay: Replay, steps: int, first: int) -> float:
     before, held = process.memory_info().rss, replay.buffer.steps
     for number in range(first, first + EPISODES_WEIGHED):
         replay.insert([episode(number, steps)], steps)
-    return (process.memory_info().rss - before) / (replay.buffer.steps - held)
+    grown: int = process.memory_info().rss - before
+    return grown / (replay.buffer.steps - held)
 
 
 def _copy(repeats: int) -> Row:
