@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
@@ -28,7 +25,8 @@ from prelar_ray.replay.replay import Replay, ReplayStatus
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
-from prelar_ray.training.backend import Backend, Role
+from prelar_ray.training.backend import Backend
+from prelar_ray.training.collector_pool import CollectorPool
 from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.training.pace import check_pace
@@ -38,8 +36,6 @@ __all__ = ["Finetuning", "finetune"]
 
 PHASE = "finetune"
 POLL_SECONDS = 1.0
-DEATHS_IN_A_ROW = 3
-"""Deaths of one collector without an answer in between after which the run gives up."""
 
 log = logging.getLogger(__name__)
 
@@ -74,22 +70,6 @@ def finetune(
                 return loop.run_to_end(phase)
 
 
-@dataclass
-class _Request:
-    """What a collector was asked for, and how far it came."""
-
-    env_steps: int
-    version: int  # of the weights it goes with
-    began: float | None  # seconds, monotonic; None while those weights are still being learnt
-    summary: Any  # future
-    episodes: Any  # future
-    insert: Any = None  # future, once the episodes are on their way to the replay
-
-    @property
-    def waiting_for(self) -> Any:
-        return self.summary if self.insert is None else self.insert
-
-
 class Finetuning:
     """State of the loop: who is busy with what, and what is due next."""
 
@@ -99,19 +79,17 @@ class Finetuning:
         self.config, self.run, self.backend = config, run, backend
         self.checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
-        self.numbers = {int(index): number for index, number in counters["numbers"].items()}  # next episode, by env
+        numbers = {int(index): number for index, number in counters["numbers"].items()}
         self.updates = checkpoint.update if checkpoint else 0  # done by the learner
         self.evaluations: int = counters["evaluations"]  # begun
         self.replay = backend.start("replay", Replay, config, run.replay.absolute())
         self.evaluator = backend.start("evaluator", Evaluator, config)
-        self.collectors = [self._start_collector(index) for index in range(config.collect.collectors)]
-        check_pace(config, backend.get(self.collectors[0].call("episode_steps")))
-        action = backend.get(self.collectors[0].call("action_size"))
+        self.collectors = CollectorPool(backend, config, numbers)
+        check_pace(config, self.collectors.ask("episode_steps"))
+        action = self.collectors.ask("action_size")
         checkpoints = run.checkpoints.absolute()
         self.learner = LearnerGroup(backend, config.learner.ranks, FinetuneLearnerRole, config, action, checkpoints)
-        self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
         self._learning: list[list[Any]] = []  # updates under way: a future for every rank
-        self._deaths: dict[int, int] = {}  # of each collector since it last answered
         self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
         self._logged = self._saved = self.updates
         self.status = self._restore(checkpoint, init)
@@ -170,7 +148,7 @@ class Finetuning:
         return max(0, self.status.env_steps - owed)
 
     def _finished(self) -> bool:
-        busy = self._requests or self._learning
+        busy = self.collectors.waiting_for or self._learning
         return self.status.env_steps >= self.config.finetune.env_steps and not self.status.updates_due and not busy
 
     def _take_turns(self) -> None:
@@ -178,7 +156,7 @@ class Finetuning:
         for index in range(len(self.collectors)):
             self._request(index)
         for index in range(len(self.collectors)):
-            if self._answered(index) and self._receive(index):
+            if self.collectors.wait(index) and self._receive(index):
                 self._inserted(index)
         while self.status.updates_due:
             self._submit_update()
@@ -187,21 +165,21 @@ class Finetuning:
 
     def _overlap(self) -> None:
         """Asynchronous: keep everyone busy, wait for anyone, then take care of all that is done."""
-        for index in range(len(self.collectors)):
-            if index not in self._requests and self.status.may_insert:
+        for index in self.collectors.idle:
+            if self.status.may_insert:
                 self._request(index)
         while self.status.updates_due and len(self._learning) <= self.config.replay.prefetch:
             self._submit_update()
-        collecting = {index: request.waiting_for for index, request in self._requests.items()}
+        collecting = self.collectors.waiting_for
         learning = [future for update in self._learning for future in update]
         done = self.backend.wait([*collecting.values(), *learning], POLL_SECONDS)
         for index in [index for index, future in collecting.items() if future in done]:
-            if self._requests[index].insert is None:
-                self._receive(index)
-            else:
+            if self.collectors.has_answered(index):
                 self._inserted(index)
+            else:
+                self._receive(index)
         for index in [index for index, future in collecting.items() if future not in done]:
-            self._replace_if_overdue(index)
+            self.collectors.replace_if_overdue(index)
         for update in [update for update in self._learning if any(future in done for future in update)]:
             self._learnt(update)
             if self.updates % self.config.collect.publish_every_updates == 0:
@@ -223,11 +201,6 @@ class Finetuning:
 
     # Collecting
 
-    def _start_collector(self, index: int) -> Role:
-        k = self.config.collect.envs_per_collector
-        first_numbers = [self.numbers.get(env, 0) for env in range(index * k, (index + 1) * k)]
-        return self.backend.start(f"collector-{index}", Collector, self.config, index, first_numbers)
-
     def _request(self, index: int) -> None:
         collect = self.config.collect
         tune = self.config.finetune
@@ -237,60 +210,24 @@ class Finetuning:
         if collect.synchronous and not random:
             steps = max(1, tune.env_steps_per_update // (collect.collectors * per_step))
         if not collect.synchronous:
-            left = tune.env_steps - self.status.env_steps - sum(r.env_steps for r in self._requests.values())
+            left = tune.env_steps - self.status.env_steps - self.collectors.env_steps_under_way
             steps = min(steps, math.ceil(left / per_step))
         if steps > 0:
-            call = self.collectors[index].call
-            summary, episodes = call("collect", steps, random, self.version, self.weights, returns=2)
-            began = time.monotonic() if self.version <= self.updates else None
-            self._requests[index] = _Request(steps * per_step, self.version, began, summary, episodes)
-
-    def _answered(self, index: int) -> bool:
-        """Wait for a collector's answer; False if it hangs, and another took its place."""
-        while not self.backend.wait([self._requests[index].summary], POLL_SECONDS):
-            if self._replace_if_overdue(index):
-                return False
-        return True
+            ready = self.version <= self.updates
+            self.collectors.request(index, steps, random, self.version, self.weights, ready)
 
     def _receive(self, index: int) -> bool:
         """Pass a collector's episodes on to the replay; False if it died and another took its place."""
-        request = self._requests[index]
-        try:
-            summary: Collected = self.backend.get(request.summary)
-        except RoleDied as error:
-            if error.role != self.collectors[index].name:  # the learner, whose weights it was to get
-                raise
-            self._replace(index, error)
+        answer = self.collectors.receive(index)
+        if answer is None:
             return False
-        self._deaths[index] = 0
-        for failure in summary.failures:
-            log.warning("%s; its episode is left out and the environment made anew", failure)
-        self.numbers |= summary.numbers
+        summary, episodes = answer
         self.window.collected(summary, self.updates - summary.version)
-        request.insert = self.replay.call("insert", request.episodes, summary.env_steps)
-        return True
-
-    def _replace(self, index: int, death: RoleDied) -> None:
-        self._deaths[index] = self._deaths.get(index, 0) + 1
-        if self._deaths[index] > DEATHS_IN_A_ROW:
-            raise death
-        log.warning("%s; another takes its place, its open episodes are lost", death)
-        self.backend.stop(self.collectors[index])
-        self.collectors[index] = self._start_collector(index)
-        del self._requests[index]
-
-    def _replace_if_overdue(self, index: int) -> bool:
-        """Replace a collector that has had its weights for too long without an answer."""
-        request, limit = self._requests[index], self.config.collect.timeout
-        if request.insert is not None or request.began is None or not self.backend.parallel:
-            return False
-        if time.monotonic() - request.began <= limit:
-            return False
-        self._replace(index, RoleDied(self.collectors[index].name, f"no answer for collect.timeout={limit:g} s"))
+        self.collectors.inserting(index, self.replay.call("insert", episodes, summary.env_steps))
         return True
 
     def _inserted(self, index: int) -> None:
-        status: ReplayStatus = self.backend.get(self._requests.pop(index).insert)
+        status: ReplayStatus = self.backend.get(self.collectors.inserted(index))
         # Samples asked for since the replay answered are already on their way.
         self.status = status.after(max(self.status.updates, status.updates))
 
@@ -308,9 +245,7 @@ class Finetuning:
     def _learnt(self, update: list[Any]) -> None:
         self._learning.remove(update)
         self.updates = self.learner.get(update)[0]
-        for request in self._requests.values():
-            if request.began is None and request.version <= self.updates:
-                request.began = time.monotonic()
+        self.collectors.learnt(self.updates)
         self.window.learnt()
 
     def _publish(self) -> None:
@@ -380,7 +315,7 @@ class Finetuning:
             return
         counters = {
             "replay": self.backend.get(self.replay.call("state_dict")),
-            "numbers": self.numbers,
+            "numbers": self.collectors.numbers,
             "evaluations": self.evaluations,
         }
         self._saved = self.learner.save(counters)
@@ -393,7 +328,7 @@ class Finetuning:
         summary = {
             "updates": self.updates,
             "env_steps": self.status.env_steps,
-            "episodes": sum(self.numbers.values()),
+            "episodes": sum(self.collectors.numbers.values()),
         }
         if evaluations := self.run.evaluations():  # none if the evaluator died each time
             last = evaluations[-1]
