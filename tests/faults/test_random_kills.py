@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.
 
 KILLS = 20
 SETTLED_SECONDS = 10.0
-ENV_STEPS = 60_000
+ENV_STEPS = 24_000
 UPDATES = 4 + (ENV_STEPS - 800) // 10
 
 
@@ -40,7 +40,7 @@ def victims(command: Command) -> list[psutil.Process]:
 
 def test_a_run_survives_twenty_kills_and_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     rng = random.Random(0)
-    lengths = (f"finetune.env_steps={ENV_STEPS}", "checkpoint.every_updates=200", "evaluation.every_env_steps=4000")
+    lengths = (f"finetune.env_steps={ENV_STEPS}", "replay.capacity_steps=50000", "evaluation.every_env_steps=4000")
     command = Command(tmp_path, *lengths)
     family = {}
     for _ in range(KILLS):
