@@ -67,12 +67,12 @@ class _Learner:
         """What tells the seeds of ranks apart; nothing where there is one."""
         return () if self.ranks.size == 1 else (self.ranks.rank,)
 
-    def _share(self, model: nn.Module) -> None:
-        """Prepare ``model``, whose initial parameters all ranks drew alike, for rows of its own."""
+    def _share(self, **modules: nn.Module) -> None:
+        """Prepare modules, whose initial parameters all ranks drew alike, for rows of their own."""
+        self._shared = nn.ModuleDict(modules)
         if self.ranks.size > 1 and self.config.learner.norm_statistics == "synchronised":
-            synchronise_norms(model, self.ranks)
-        self._shared = model
-        buffers = model.named_buffers()
+            synchronise_norms(self._shared, self.ranks)
+        buffers = self._shared.named_buffers()
         self._running = [x for name, x in buffers if name.endswith(("running_mean", "running_var"))]
         if self._index:
             torch.manual_seed(derive_seed(self.config.seed, self.role, 3, *self._index))  # dropout
@@ -84,7 +84,7 @@ class _Learner:
             torch._foreach_copy_(self._running, means.split([len(x) for x in self._running]))
 
     def check_ranks(self) -> None:
-        """Make sure that all ranks hold the same model; every rank has to call it.
+        """Make sure that all ranks hold the same networks; every rank has to call it.
 
         Raises:
             RanksDiverged: they do not.
@@ -144,7 +144,7 @@ class PretrainLearner(_Learner):
         if config.compile:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
-        self._share(self.model)
+        self._share(model=self.model)
 
     def update(self, clips: Frames) -> None:
         """One update on this rank's rows ``(B, T, Hpx, Wpx, C)`` of the clips, uint8 (lines 6-7)."""
@@ -235,7 +235,7 @@ class FinetuneLearner(_Learner):
         self.optimizer = Optimizer(others, tune.optimizer, ranks=ranks)
         imagination = compiled(unroll) if config.compile else unroll
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, imagination, ranks)
-        self._share(self.model)
+        self._share(model=self.model, actor_critic=self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
         """Take over encoders, RSSM and decoder from a pre-training checkpoint (line 10).
