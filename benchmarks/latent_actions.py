@@ -176,13 +176,17 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw mean return over environment steps, one line per variant, the band from lowest to highest seed."""
+    """Draw mean return over environment steps, the band from lowest to highest seed; equal variants share a line."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for variant, seeds in result.items():
+    for variant, entries in result.items():
+        seeds = {seed: entry for seed, entry in entries.items() if "same_bits_as" not in entry}
+        if not seeds:
+            continue
+        equal = [name for name, e in result.items() if any(x.get("same_bits_as") == variant for x in e.values())]
         curves = [{int(k): float(np.mean(v)) for k, v in entry["returns"].items()} for entry in seeds.values()]
         steps = sorted(set.intersection(*(set(curve) for curve in curves)))
         values = np.array([[curve[step] for step in steps] for curve in curves])
-        (line,) = axes.plot(steps, values.mean(0), label=f"{variant} ({len(curves)})")
+        (line,) = axes.plot(steps, values.mean(0), label=f"{' = '.join([variant, *equal])} ({len(curves)})")
         axes.fill_between(steps, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
     axes.set(xlabel="environment steps", ylabel="return", title="evaluation return, mean and range of seeds")
     axes.legend(fontsize="small")
