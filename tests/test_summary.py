@@ -84,5 +84,6 @@ def test_every_preset_is_summarised_without_allocating_it(preset: str) -> None:
     summary = summarise(load_config(preset))
     assert all(value > 0 for part in summary.parameters.values() for value in part.values())
     assert all(value > 0 for value in summary.memory.values())
-    assert max(summary.memory.values()) > 2**28
-    assert largest_so_far() - before < 2**27
+    largest = max(summary.memory.values())
+    assert largest > 2**27
+    assert largest_so_far() - before < largest / 2

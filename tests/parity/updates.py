@@ -52,8 +52,8 @@ def pretraining(folder: ParityFolder, dtype: torch.dtype, updates: int) -> Array
     is_first = torch.from_numpy(given.is_first).to(dtype)
     original = pretrain_loss
 
-    def with_resets(model: Any, config: Any, image: Any, is_first_of_clips: Any, noise: Any) -> Any:
-        return original(model, config, image, is_first, noise)
+    def with_resets(model: Any, config: Any, image: Any, is_first_of_clips: Any, *others: Any) -> Any:
+        return original(model, config, image, is_first, *others)
 
     after: Arrays = {}
     with mock.patch.object(learner, "pretrain_loss", with_resets), recording(*_LOSS_FUNCTIONS) as seen:

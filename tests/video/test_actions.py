@@ -53,14 +53,14 @@ def episode(seed: int, length: int = 4, size: int = 3) -> tuple[npt.NDArray[np.f
 
 
 def effector(frames: Frames) -> npt.NDArray[np.float64]:
-    """Position ``(T, 2)`` of the red spot, from the picture alone; NaN where the two spots overlap too much."""
-    red, blue = frames[..., 0].astype(float), frames[..., 2].astype(float)
-    weight = (red - blue).clip(0) ** 8  # the power keeps the border out of it
+    """Position ``(T, 2)`` of the red spot, from the pictures alone; NaN if the first does not show the target apart."""
+    red, green, blue = (frames[..., i].astype(float) for i in range(3))
+    target = (green - blue)[0]  # it stays; where both spots are bright blue is cut off, but red and green never are
+    weight = (red - green + target).clip(0) ** 8  # the power keeps the border out of it
     pixels = (np.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2) / PIXELS_PER_UNIT
     x, y = weight.sum(axis=1) @ pixels, -(weight.sum(axis=2) @ pixels)
     position = np.stack([x, y], axis=1) / weight.sum(axis=(1, 2))[:, None]
-    position[blue.min(axis=(1, 2)) == 0] = np.nan
-    return position
+    return position if blue[0].min() > 0 else np.full_like(position, np.nan)
 
 
 @pytest.mark.parametrize("policy", ["random", "expert"])
