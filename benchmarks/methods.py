@@ -30,6 +30,8 @@ from prelar_ray.provenance import provenance
 from prelar_ray.types import SequenceBatch
 
 EPISODES = 20
+AVERAGED = 20
+"""Last updates whose mean losses are shown; all of them in a shorter run."""
 
 
 def episodes(config: RunConfig) -> list[SequenceBatch]:
@@ -89,8 +91,8 @@ def measure(config: RunConfig, phase: str, updates: int) -> dict[str, Any]:
             finetune.update(batch)
         learner.check_finite()
         times.append(time.perf_counter() - start)
-        if i == updates - min(20, updates):
-            learner.metrics()
+        if i + 1 == updates - AVERAGED:
+            learner.metrics()  # losses are those of the updates after this one
     metrics = learner.metrics()
     return {
         "losses": {name: value for name, value in metrics.items() if name.startswith(("loss/", "behaviour/"))},
