@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.files import atomic_file
@@ -148,14 +150,21 @@ def at_share(entry: dict[str, Any], share: float) -> float:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Print returns at 25, 50 and 100 % of the budget, and the diagnostics."""
-    table = Table("variant", "seeds", "25 %", "50 %", "100 %", title="mean return [lowest, highest seed]")
+    """Print returns at 25, 50 and 100 % of the budget, differences between variants, and the diagnostics."""
+    table = Table("variant", "seeds", "25 %", "50 %", "100 %", title="mean return ± 95 % t-interval (each seed)")
     for variant, seeds in result.items():
         cells = []
         for share in (0.25, 0.5, 1.0):
             values = [at_share(entry, share) for entry in seeds.values()]
-            cells.append(f"{np.mean(values):.0f} [{min(values):.0f}, {max(values):.0f}]")
+            cells.append(_interval(values))
         table.add_row(variant, str(len(seeds)), *cells)
+    console.print(table)
+    table = Table("difference within a seed", "return, mean over the four quarters ± 95 % t-interval (each seed)")
+    for one, other in combinations(result, 2):
+        shared = sorted(result[one].keys() & result[other].keys())
+        gaps = [_over_run(result[one][seed]) - _over_run(result[other][seed]) for seed in shared]
+        if len(gaps) > 1:
+            table.add_row(f"{one} over {other}", _interval(gaps))
     console.print(table)
     diagnosed = {v: s for v, s in result.items() if all("diagnostics" in entry for entry in s.values())}
     if not diagnosed:
@@ -168,6 +177,17 @@ def show(result: dict[str, Any], console: Console) -> None:
     probes = [[(e["diagnostics"]["probe"] or {}).get("r2") for e in s.values()] for s in diagnosed.values()]
     table.add_row("probe R2", *map(_cell, probes))
     console.print(table)
+
+
+def _over_run(entry: dict[str, Any]) -> float:
+    return float(np.mean([at_share(entry, share) for share in (0.25, 0.5, 0.75, 1.0)]))
+
+
+def _interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.0f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{np.mean(values):.0f} ± {half:.0f} ({', '.join(f'{value:.0f}' for value in values)})"
 
 
 def _cell(values: Sequence[float | None]) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +154,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _config(preset: str, size: int, args: argparse.Namespace) -> RunConfig:
-    changes: Mapping[str, Any] = {
+    changes: dict[str, Any] = {
         "device": args.device,
         "learner.ranks": size,
         "learner.norm_statistics": args.norm_statistics,
     }
-    return load_config(None if preset == "paper" else preset, measured=dict(changes))
+    return load_config(None if preset == "paper" else preset, measured=changes)
