@@ -63,7 +63,7 @@ def measure(name: str, config: RunConfig, phase: str, repeats: int, ceiling: flo
     update()
     synchronise(device)
     first = time.perf_counter() - began
-    timing = timed(update, device, repeats)
+    timing = timed(update, device, repeats, warmup=1)
     peak = peak_memory(device)
     del learner, update
     _, update = make(config.model_copy(update={"compile": False}), phase)
@@ -80,6 +80,7 @@ def _rates(row: Row, ceiling: float) -> Row:
 def main(argv: Sequence[str]) -> int:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks learner", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings; named before options")
     parser.add_argument("--presets", nargs="+", default=["paper"], help="widths and batches (default paper)")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES[:2]))
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", action="store_true", help="also time every part of an update")
     report_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     device = resolve_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         for phase in args.phases:
             for batch_size in args.batch_sizes:
                 for mode in args.modes:
-                    config = _config(preset, phase, batch_size, mode, args.device, device)
+                    config = _config(preset, args.overrides, phase, batch_size, mode, args.device, device)
                     name = f"{preset} {phase} {mode}" + (f" batch {batch_size}" if batch_size else "")
                     rows.append(measure(name, config, phase, args.repeats, ceilings[formats[mode]]))
                     if args.parts and mode != "compiled":
@@ -129,7 +130,9 @@ def _half(mode: str, device: torch.device) -> bool:
     return mode == "bfloat16" or (mode == "compiled" and has_bfloat16(device))
 
 
-def _config(preset: str, phase: str, batch_size: int, mode: str, name: str, device: torch.device) -> RunConfig:
+def _config(
+    preset: str, overrides: Sequence[str], phase: str, batch_size: int, mode: str, name: str, device: torch.device
+) -> RunConfig:
     changes: dict[str, Any] = {
         "device": name,
         "precision": "bfloat16" if _half(mode, device) else "float32",
@@ -138,4 +141,4 @@ def _config(preset: str, phase: str, batch_size: int, mode: str, name: str, devi
     if batch_size:
         changes[f"{phase}.batch_size"] = batch_size
     # The defaults are the preset "paper"; taking them needs no YAML.
-    return load_config(None if preset == "paper" else preset, measured=changes)
+    return load_config(None if preset == "paper" else preset, None, overrides, measured=changes)

@@ -44,15 +44,16 @@ class Policy(nn.Module):
         super().__init__()
         model = config.world_model
         self.action_size, self.task = action, config.env.task
-        self.encoder = ImageEncoder(model.encoder)
+        # Norms are in the convolutions' weights already; see `acting_weights`.
+        self.encoder = ImageEncoder(model.encoder.model_copy(update={"norm": "none"}))
         self.action_encoder = action_input(model, action)
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
         self.version = -1
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
-        """Take over what :meth:`prelar_ray.learning.learner.FinetuneLearner.policy_weights` returned.
+        """Take over what :func:`prelar_ray.models.acting_weights.acting_weights` returned.
 
         Raises:
             CheckpointError: an array is missing or has another shape, for example that of another task's actions.
@@ -86,7 +87,7 @@ class Policy(nn.Module):
         latent_action = self.action_encoder(state.action).unsqueeze(1)
         gumbel = None if noise.gumbel is None else torch.from_numpy(noise.gumbel).to(device, dtype).unsqueeze(1)
         first = torch.from_numpy(is_first).to(device).unsqueeze(1)
-        posterior, _ = self.rssm.observe(embed, latent_action, first, state.latent, gumbel)
+        posterior = self.rssm.filter(embed, latent_action, first, state.latent, gumbel)
         latent = posterior.at((slice(None), 0))
         uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
         action = self.actor(latent.feature).sample(uniform)

@@ -12,31 +12,25 @@ from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, UsageError
 from prelar_ray.learning.learner import resolve_device
+from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.world_model import PretrainWorldModel
 
 __all__ = ["Pretrained", "load_pretrained", "policy_weights"]
-
-_MODEL_PARTS = ("encoder.", "rssm.", "action_encoder.")
 
 
 def policy_weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays that :class:`prelar_ray.acting.policy.Policy` loads.
 
     Raises:
-        CheckpointError: a pre-training checkpoint, which has no policy.
+        CheckpointError: a pre-training checkpoint, which has no policy; a norm layer is not all there.
     """
     if checkpoint.phase != "finetune":
         raise CheckpointError(
             f"{checkpoint.path}: a {checkpoint.phase} checkpoint has no policy; "
             f"fine-tune it first (prelar-ray finetune --init {checkpoint.path})"
         )
-    model, actor_critic = checkpoint.state["model"], checkpoint.state["actor_critic"]
-    weights = {key: value for key, value in model.items() if key.startswith(_MODEL_PARTS)}
-    weights |= {key: value for key, value in actor_critic.items() if key.startswith("actor.")}
-    return {
-        key: value.float().numpy() if value.is_floating_point() else value.numpy() for key, value in weights.items()
-    }
+    return acting_weights(checkpoint.state["model"], checkpoint.state["actor_critic"])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -22,15 +22,18 @@ from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_mean import RunningMean
 from prelar_ray.learning.synchronised_norm import synchronise_norms
 from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
+from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
-from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
+from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel, WorldModel
 from prelar_ray.seeding import derive_seed
 from prelar_ray.types import Frames, SequenceBatch
 
 __all__ = ["FinetuneLearner", "PretrainLearner", "resolve_device"]
+
+Model = TypeVar("Model", bound=WorldModel)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -66,6 +69,12 @@ class _Learner:
     def _index(self) -> tuple[int, ...]:
         """What tells the seeds of ranks apart; nothing where there is one."""
         return () if self.ranks.size == 1 else (self.ranks.rank,)
+
+    def _place(self, model: Model) -> Model:
+        """Move to the device and into evaluation mode; convolutions as their inputs come, channels last."""
+        model.to(self.device, self.noise.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.eval()
+        return model
 
     def _share(self, **modules: nn.Module) -> None:
         """Prepare modules, whose initial parameters all ranks drew alike, for rows of their own."""
@@ -140,7 +149,7 @@ class PretrainLearner(_Learner):
 
     def __init__(self, config: RunConfig, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
         super().__init__(config, noise, ranks)
-        self.model = PretrainWorldModel(config.world_model).to(self.device, self.noise.dtype).eval()
+        self.model = self._place(PretrainWorldModel(config.world_model))
         if config.compile:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
@@ -221,7 +230,7 @@ class FinetuneLearner(_Learner):
         tune = config.finetune
         dtype = self.noise.dtype
         aux_reward = config.loss.aux_reward_weight > 0
-        self.model = FinetuneWorldModel(config.world_model, action, aux_reward).to(self.device, dtype).eval()
+        self.model = self._place(FinetuneWorldModel(config.world_model, action, aux_reward))
         if config.compile:
             compile_networks(self.model)
         self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
@@ -280,17 +289,7 @@ class FinetuneLearner(_Learner):
 
     def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
         """Parameters that acting needs, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
-        modules: dict[str, nn.Module] = {
-            "encoder": self.model.encoder,
-            "rssm": self.model.rssm,
-            "action_encoder": self.model.action_encoder,
-            "actor": self.actor_critic.actor,
-        }
-        return {
-            f"{name}.{key}": value.detach().cpu().numpy().copy()
-            for name, module in modules.items()
-            for key, value in module.state_dict().items()
-        }
+        return acting_weights(self.model.state_dict(), self.actor_critic.state_dict())
 
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
         """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""

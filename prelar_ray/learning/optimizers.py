@@ -57,4 +57,8 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.adam.load_state_dict(state["adam"])
+        # The fused step pairs elements by their place in memory: moments must lie as their parameters do.
+        for parameter, moments in self.adam.state.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                moments[key] = torch.empty_like(parameter).copy_(moments[key])
         self.updates = int(state["updates"])

@@ -36,7 +36,7 @@ def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: in
     """
     is_first = torch.zeros_like(image[:, :, 0, 0, 0])
     is_first[:, 0] = 1
-    posterior, _ = model.rssm.observe(model.encoder(image), latent_action, is_first)
+    posterior = model.rssm.filter(model.encoder(image), latent_action, is_first)
     last = posterior.at((slice(None), context - 1))
     prior = model.rssm.imagine(last, latent_action[:, context:])
     feature = torch.cat([posterior.feature, prior.feature], dim=1)
@@ -63,7 +63,7 @@ def roll_out(model: WorldModel, seen: Tensor, latent_action: Tensor) -> Tensor:
     length = seen.shape[1]
     is_first = torch.zeros_like(seen[:, :, 0, 0, 0])
     is_first[:, 0] = 1
-    posterior, _ = model.rssm.observe(model.encoder(seen), latent_action[:, :length], is_first)
+    posterior = model.rssm.filter(model.encoder(seen), latent_action[:, :length], is_first)
     prior = model.rssm.imagine(posterior.at((slice(None), -1)), latent_action[:, length:])
     # A context encoder takes as many frames as are decoded and looks at the first of them.
     scene = model.context(seen[:, :1].expand(-1, latent_action.shape[1] - length, -1, -1, -1), Deterministic())

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prelar_ray.config.schema import ConvConfig
+from prelar_ray.errors import CheckpointError
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["ResidualEncoder", "ResidualLayer", "residual_encoder_size"]
+__all__ = ["ResidualEncoder", "ResidualLayer", "fold_norms", "residual_encoder_size"]
+
+_EPS = 1e-5
 
 
 def _norm(channels: int, kind: str) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.Identity()
+    return nn.BatchNorm2d(channels, eps=_EPS) if kind == "batch" else nn.Identity()
 
 
 class ResidualLayer(nn.Module):
@@ -39,6 +45,29 @@ class ResidualLayer(nn.Module):
         h = F.relu_(self.norm1(self.conv1(x)))
         h = self.norm2(self.conv2(h)).add_(self.skip(x if around is None else around))
         return F.relu_(h)
+
+
+def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold the batch norms of a state with residual layers, as evaluation applies them, into its convolutions.
+
+    Returns:
+        The state of the same layers with ``norm="none"``, which compute the same but for rounding.
+
+    Raises:
+        CheckpointError: a norm layer is not all there.
+    """
+    norms = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
+    convolutions = {norm: re.sub(r"norm(\d)\.$", r"conv\1.", norm.replace("skip.1.", "skip.0.")) for norm in norms}
+    folded = {key: value for key, value in state.items() if not key.startswith(tuple(convolutions))}
+    for norm, conv in convolutions.items():
+        wanted = [conv + "weight", *(norm + part for part in ("running_mean", "running_var", "weight", "bias"))]
+        if missing := [key for key in wanted if key not in state]:
+            raise CheckpointError(f"checkpoint lacks {missing[0]}, which belongs to {norm}running_mean")
+        weight, mean, variance, scale, shift = (state[key].detach() for key in wanted)
+        folded[conv + "weight"], folded[conv + "bias"] = fuse_conv_bn_weights(
+            weight, None, mean, variance, _EPS, scale, shift
+        )
+    return folded
 
 
 def residual_encoder_size(config: ConvConfig) -> int:

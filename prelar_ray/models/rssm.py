@@ -93,10 +93,25 @@ class RSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> tuple[State, Tensor]:
+        """Roll forward over observed steps, and predict each from the one before.
+
+        Args and posterior states are those of :meth:`filter`; prior logits ``(B, T, S, K)`` come with them.
+        """
+        posterior = self.filter(embed, latent_action, is_first, state, gumbel)
+        return posterior, self.prior_logits(posterior.deter)
+
+    def filter(
+        self,
+        embed: Tensor,
+        latent_action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+        gumbel: Tensor | None = None,
+    ) -> State:
         """Roll forward over observed steps.
 
-        Only what depends on the recurrent state is inside the loop: the embedding's half of the posterior layer, the
-        action's half of the input layer and all prior logits are computed for all T at once.
+        Only what depends on the recurrent state is inside the loop: the embedding's half of the posterior layer and
+        the action's half of the input layer are computed for all T at once.
 
         Args:
             embed: ``(B, T, E)``.
@@ -106,7 +121,7 @@ class RSSM(nn.Module):
             gumbel: noise ``(B, T, S, K)`` of the posterior samples; None takes the most likely classes.
 
         Returns:
-            Posterior states ``(B, T, ...)`` and prior logits ``(B, T, S, K)``.
+            Posterior states ``(B, T, ...)``.
         """
         batch, length = is_first.shape
         keep = (1 - is_first.to(embed.dtype)).unsqueeze(-1)  # (B, T, 1)
@@ -127,8 +142,7 @@ class RSSM(nn.Module):
             logits = full_precision(self.posterior_logits(hidden)).unflatten(-1, (self.stoch, self.classes))
             stoch = sample_one_hot(logits, noise[t])
             steps.append((stoch, deter, logits))
-        posterior = _stack(steps)
-        return posterior, self.prior_logits(posterior.deter)
+        return _stack(steps)
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""

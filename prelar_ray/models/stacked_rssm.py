@@ -38,20 +38,31 @@ class StackedRSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> tuple[State, Tensor]:
-        """Roll both forward over observed steps; see :meth:`prelar_ray.models.rssm.RSSM.observe`.
+        """Roll both forward over observed steps; returns those of :meth:`filter` and the upper one's prior logits."""
+        posterior = self.filter(embed, latent_action, is_first, state, gumbel)
+        return posterior, self.above.prior_logits(posterior.deter)
+
+    def filter(
+        self,
+        embed: Tensor,
+        latent_action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+        gumbel: Tensor | None = None,
+    ) -> State:
+        """Roll both forward over observed steps; see :meth:`prelar_ray.models.rssm.RSSM.filter`.
 
         Args:
             gumbel: noise ``(B, T, 2*S, K)``, the lower one's groups first.
 
         Returns:
-            Posterior states of the upper RSSM, which carry those of the lower one in ``below``, and its prior logits.
+            Posterior states of the upper RSSM, which carry those of the lower one in ``below``.
         """
         state = state or self.initial(len(is_first))
         lower, upper = (None, None) if gumbel is None else gumbel.split(self.stoch, dim=-2)
         zeros = embed.new_zeros(*embed.shape[:2], self.below_latent_action)
-        below, _ = self.below.observe(embed, zeros, is_first, state.below, lower)
-        posterior, prior = self.above.observe(below.feature, latent_action, is_first, state, upper)
-        return posterior._replace(below=below), prior
+        below = self.below.filter(embed, zeros, is_first, state.below, lower)
+        return self.above.filter(below.feature, latent_action, is_first, state, upper)._replace(below=below)
 
     def prior_step(self, state: State, latent_action: Tensor, gumbel: Tensor | None = None) -> State:
         """One step of the upper RSSM without an observation: ``(N, ...), (N, L) -> (N, ...)``."""

@@ -107,7 +107,7 @@ def with_noise(phase: str, ranks: Ranks) -> dict[str, Any]:
     alone.load_state_dict(state)  # one rank goes on where two were
     update(alone, 1)
     if ranks.rank == 1:
-        next(learner.model.parameters()).data.view(-1)[0] += 1e-6
+        next(learner.model.parameters()).data[0] += 1e-6
     try:
         learner.check_ranks()
     except RanksDiverged as error:

@@ -15,6 +15,7 @@ from torch import nn
 from prelar_ray.acting.policy import Policy
 from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
+from prelar_ray.models.resnet import fold_norms
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.types import SequenceBatch
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
@@ -209,8 +210,11 @@ def test_published_weights_are_what_a_policy_loads_and_no_view_of_the_learner() 
     policy = Policy(tiny_config(), ACTION)
     policy.load_weights(weights, 7)
     assert policy.version == 7
-    for name in ("encoder", "rssm", "action_encoder"):
+    for name in ("rssm", "action_encoder"):
         assert same(tensors(getattr(policy, name).state_dict()), tensors(getattr(learner.model, name).state_dict()))
+    folded = fold_norms(learner.model.encoder.state_dict())
+    assert folded.keys() == policy.encoder.state_dict().keys()
+    assert all(torch.equal(value, folded[key]) for key, value in policy.encoder.state_dict().items())
     assert same(tensors(policy.actor.state_dict()), tensors(learner.actor_critic.actor.state_dict()))
     kept = {key: value.copy() for key, value in weights.items()}
     learner.update(tiny_batch(1))

@@ -82,6 +82,26 @@ def test_restored_optimizer_continues_with_its_moments_and_its_frozen_count() ->
     assert not np.array_equal(first, flat(list(layer().parameters())))
 
 
+def test_moments_saved_in_another_memory_format_continue_as_they_were() -> None:
+    def convolution(memory_format: torch.memory_format) -> nn.Conv2d:
+        torch.manual_seed(0)
+        return nn.Conv2d(3, 2, 3).double().to(memory_format=memory_format)  # type: ignore[call-overload]
+
+    modules = [convolution(torch.contiguous_format), convolution(torch.channels_last)]
+    optimizers = [Optimizer([module], OptimizerConfig(learning_rate=0.1)) for module in modules]
+    for step in range(3):
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            image = torch.arange(75.0).view(1, 3, 5, 5).double()
+            module(image).square().sum().backward()
+            optimizer.step()
+        if step == 0:
+            modules[1].load_state_dict(modules[0].state_dict())
+            optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+            weight = modules[1].weight
+            assert optimizers[1].adam.state[weight]["exp_avg"].stride() == weight.stride()
+    torch.testing.assert_close(modules[1].weight, modules[0].weight)
+
+
 def test_parameters_without_gradient_are_left_out() -> None:
     module = layer()
     module.bias.requires_grad_(False)

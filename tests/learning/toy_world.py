@@ -21,9 +21,11 @@ class ToyRSSM:
         self.listens = listens
 
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, gumbel: Any = None) -> tuple[State, Tensor]:
-        posterior = self._state(embed)
         before = torch.cat([embed[:, :1], embed[:, :-1]], dim=1)
-        return posterior, self._state(before + self._change(action)).logits
+        return self.filter(embed, action, is_first), self._state(before + self._change(action)).logits
+
+    def filter(self, embed: Tensor, action: Tensor, is_first: Tensor) -> State:
+        return self._state(embed)
 
     def prior_step(self, state: State, action: Tensor) -> State:
         return self._state(state.deter + self._change(action))

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from prelar_ray.config.schema import ConvConfig, HeadConfig, WorldModelConfig
+from prelar_ray.errors import CheckpointError
 from prelar_ray.models.image_decoder import ImageDecoder, image_log_prob
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
 from prelar_ray.models.latent_action import GaussianAction
 from prelar_ray.models.noise import Deterministic, Noise
+from prelar_ray.models.resnet import fold_norms
 
 SIZES = [
     (depth, stacks, layers, norm)
@@ -67,6 +69,31 @@ def test_without_norm_training_and_evaluation_agree() -> None:
     encoder = ImageEncoder(conv(norm="none"))
     image = frames(2, 2)
     assert torch.equal(encoder.train()(image), encoder.eval()(image))
+
+
+def test_folded_norms_compute_what_evaluation_does() -> None:
+    torch.manual_seed(0)
+    config = conv(stacks=2, layers=2)
+    encoder = ImageEncoder(config).double()
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.weight)
+            torch.nn.init.normal_(part.bias)
+    image = frames(3, 2).double()
+    encoder.train()(image)  # statistics that are not those of initialisation
+    folded = ImageEncoder(config.model_copy(update={"norm": "none"})).double()
+    folded.load_state_dict(fold_norms(encoder.state_dict()))
+    expected = encoder.eval()(image)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(folded(image), expected)
+
+
+def test_a_norm_that_is_not_all_there_is_named() -> None:
+    state = ImageEncoder(conv()).state_dict()
+    del state["trunk.stacks.1.0.skip.1.running_var"]
+    wanted = r"lacks trunk\.stacks\.1\.0\.skip\.1\.running_var, which belongs to trunk\.stacks\.1\.0\.skip\.1\."
+    with pytest.raises(CheckpointError, match=wanted):
+        fold_norms(state)
 
 
 def test_latent_action_depends_on_its_two_frames_only_and_on_their_order() -> None:

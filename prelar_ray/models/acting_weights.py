@@ -1,0 +1,33 @@
+"""What of a fine-tuned model acts: the weights that a learner publishes and a checkpoint is evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+from torch import Tensor
+
+from prelar_ray.models.resnet import fold_norms
+
+__all__ = ["acting_weights"]
+
+_MODEL_PARTS = ("rssm.", "action_encoder.")
+
+
+def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """Return copies of what :class:`prelar_ray.acting.policy.Policy` loads, as arrays by name.
+
+    Args:
+        model: state of a :class:`~prelar_ray.models.world_model.FinetuneWorldModel`. Acting normalises with running
+            statistics, so the norms of its encoder are folded into the convolutions before them.
+        actor_critic: state of an :class:`~prelar_ray.models.actor_critic.ActorCritic`.
+
+    Raises:
+        CheckpointError: a norm layer is not all there.
+    """
+    encoder = {key: value for key, value in model.items() if key.startswith("encoder.")}
+    weights = fold_norms(encoder)
+    weights |= {key: value for key, value in model.items() if key.startswith(_MODEL_PARTS)}
+    weights |= {key: value for key, value in actor_critic.items() if key.startswith("actor.")}
+    return {key: value.detach().cpu().numpy().copy() for key, value in weights.items()}
