@@ -65,8 +65,10 @@ def measure(name: str, config: RunConfig, phase: str, repeats: int, ceiling: flo
     first = time.perf_counter() - began
     timing = timed(update, device, repeats, warmup=1)
     peak = peak_memory(device)
-    del learner, update
-    _, update = make(config.model_copy(update={"compile": False}), phase)
+    if config.compile:
+        del learner, update
+        _, update = make(config.model_copy(update={"compile": False}), phase)
+        update()  # creates the optimisers' moments
     row = {"name": name, **timing.as_row(), **counted(update)}
     # Compilation is in the first call.
     return _rates(row, ceiling) | {"first_seconds": first, "peak_gib": peak}
