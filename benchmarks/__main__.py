@@ -14,6 +14,7 @@ NAMES = {
     "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
     "roofline": "a figure of what learner --parts measured",
     "scaling": "an update shared by several ranks (torch alone)",
+    "control_plane": "the loop and Ray alone, with many collectors and ranks that only sleep",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
     "methods": "every method, both phases: losses, time per update, peak memory",

@@ -1,6 +1,7 @@
-"""A whole fine-tuning run: environment steps/s, updates/s, and who waits for whom, beside the learner alone.
+"""A whole fine-tuning run: environment steps/s, updates/s, who waits for whom, memory, and the learner alone beside it.
 
-Runs ``prelar-ray finetune`` in a process of its own and reads its ``metrics.jsonl``.
+Runs ``prelar-ray finetune`` in a process of its own and reads its ``metrics.jsonl``. ``alone`` is an update of the same
+configuration with nothing beside it, ``overhead`` what an update of the run takes on top, waiting included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import Result, Row, report_options, show
+from benchmarks.measuring import Result, Row, report_options, show, timed
+from benchmarks.parts import make
+from prelar_ray.config import load_config
 
 COLUMNS = {
     "seconds": ".4g",
@@ -23,10 +26,23 @@ COLUMNS = {
     "updates_per_s": ".2f",
     "update_seconds": ".4g",
     "learner_waits": ".1%",
+    "collectors_paused": ".1%",
+    "alone": ".4g",
+    "overhead": ".1%",
+    "learner_gib": ".2f",
+    "replay_gib": ".2f",
+    "collectors_gib": ".2f",
 }
 
 
-def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path) -> Row:
+def alone(preset: str, overrides: Sequence[str], repeats: int = 10) -> float:
+    """Seconds of an update with nothing beside it."""
+    config = load_config(preset, None, overrides)
+    learner, update = make(config, "finetune")
+    return timed(update, learner.device, repeats).median
+
+
+def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path, update_alone: float) -> Row:
     """Run once.
 
     Raises:
@@ -49,6 +65,7 @@ def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path) -
         return float(np.mean(values)) if values else None
 
     update, wait = mean("time/update"), mean("time/wait_for_data")
+    memory = {f"{role}_gib": mean(f"memory/{role}") for role in ("learner", "replay", "collectors")}
     return {
         "name": f"{preset}, cluster={cluster}",
         "seconds": seconds,
@@ -56,6 +73,10 @@ def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path) -
         "updates_per_s": (ended["update"] - began["update"]) / seconds,
         "update_seconds": update,
         "learner_waits": None if update is None or wait is None else wait / (update + wait),
+        "collectors_paused": mean("time/collectors_paused"),
+        "alone": update_alone,
+        "overhead": None if update is None or wait is None else (update + wait) / update_alone - 1,
+        **memory,
     }
 
 
@@ -67,8 +88,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--clusters", nargs="+", default=["none", "auto"])
     report_options(parser)
     args = parser.parse_intermixed_args(argv)
+    by_itself = alone(args.preset, args.overrides)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(cluster, args.preset, args.overrides, Path(folder)) for cluster in args.clusters]
+        rows = [measure(cluster, args.preset, args.overrides, Path(folder), by_itself) for cluster in args.clusters]
     settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
     show(Result("end_to_end", settings, {}, rows), COLUMNS, args)
     return 0

@@ -56,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         init = pretrained_checkpoint(args.init, config)
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
     with saying_what_is_kept(run):
-        finetune(config, run, lambda: make_backend(config), init, args.resume)
+        finetune(config, run, lambda: make_backend(config, args.out.name), init, args.resume)
     print_next(f"fine-tuned: {args.out}", ["evaluate", args.out, "--film", "film.mp4"], ["report", args.out])
     return 0
 
 
-def make_backend(config: RunConfig) -> Backend:
-    """Return where the roles will live, as ``config.cluster`` says.
+def make_backend(config: RunConfig, run: str = "") -> Backend:
+    """Return where the roles of ``run`` will live, as ``config.cluster`` says.
 
     Raises:
         ResourceError: see :class:`prelar_ray.distributed.ray_backend.RayBackend`.
@@ -71,7 +71,7 @@ def make_backend(config: RunConfig) -> Backend:
         return LocalBackend()
     from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
 
-    return RayBackend(config)
+    return RayBackend(config, "finetune", run)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Rollout
@@ -19,7 +20,7 @@ from prelar_ray.types import Episode
 __all__ = ["Collected", "Collector"]
 
 FAILURES_IN_A_ROW = 3
-"""How often an environment may raise between two whole episodes before the run gives up."""
+"""How often an environment may fail between two whole episodes before the run gives up."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,18 @@ class Collector:
         k = config.collect.envs_per_collector
         self.config = config
         indices = list(range(index * k, (index + 1) * k))
-        self.rollout = Rollout(make_env, config.env, indices, first_numbers, self._seeds, FAILURES_IN_A_ROW)
-        self.policy = Policy(config, self.rollout.action_size)
+        self.rollout = Rollout(
+            make_env,
+            config.env,
+            indices,
+            first_numbers,
+            self._seeds,
+            failures_allowed=FAILURES_IN_A_ROW,
+            timeout=config.env.timeout,
+            one_by_one=config.collect.synchronous,
+        )
+        on_gpu = config.collect.gpus > 0 and torch.cuda.is_available()
+        self.policy = Policy(config, self.rollout.action_size).to("cuda" if on_gpu else "cpu")
 
     def action_size(self) -> int:
         """Number of action dimensions A."""
@@ -64,7 +75,7 @@ class Collector:
             version, weights: taken over if newer than what this collector has.
 
         Raises:
-            EnvironmentFailure: an environment raised again and again.
+            EnvironmentFailure: an environment failed again and again.
         """
         if weights is not None and version > self.policy.version:
             self.policy.load_weights(weights, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prelar_ray.acting.collector import FAILURES_IN_A_ROW
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Rollout
 from prelar_ray.config.schema import RunConfig
@@ -17,6 +19,8 @@ from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode, Frames
 
 __all__ = ["Evaluation", "Evaluator"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Evaluator:
             keep_frames: episodes whose frames are returned.
 
         Raises:
-            EnvironmentFailure: an environment raised.
+            EnvironmentFailure: an environment failed again and again; a failed episode is replaced by another.
         """
         parallel = min(self.config.evaluation.envs, episodes)
 
@@ -59,7 +63,15 @@ class Evaluator:
             key = (round_, number * parallel + env_index)
             return derive_seed(self.config.seed, "evaluation", *key), generator(self.config.seed, "evaluating", *key)
 
-        rollout = Rollout(make_env, self.config.env, list(range(parallel)), [0] * parallel, seeds)
+        rollout = Rollout(
+            make_env,
+            self.config.env,
+            list(range(parallel)),
+            [0] * parallel,
+            seeds,
+            failures_allowed=FAILURES_IN_A_ROW,
+            timeout=self.config.env.timeout,
+        )
         try:
             policy = Policy(self.config, rollout.action_size)
             if weights is not None:
@@ -70,8 +82,11 @@ class Evaluator:
             while len(done) < episodes:
                 for position, episode in rollout.step(policy, random=weights is None, sample=False):
                     done.append(episode)
-                    if rollout.numbers[position] == shares[position]:
+                    shares[position] -= 1
+                    if not shares[position]:
                         rollout.stop(position)
+            for failure in rollout.failures:
+                log.warning("evaluation: %s; another episode takes its place", failure)
         finally:
             rollout.close()
         done.sort(key=lambda episode: (episode.number, episode.env_index))

@@ -29,12 +29,20 @@ class PolicyState(NamedTuple):
     latent: State  # (n, ...)
     action: Tensor  # (n, A) previous action
 
+    def at(self, rows: list[int]) -> PolicyState:
+        """The memory of some of the environments."""
+        return PolicyState(self.latent.at(rows), self.action[rows])
+
 
 class ActingNoise(NamedTuple):
     """Randomness of one step, drawn by the caller from generators of its own so that it can be repeated."""
 
     gumbel: npt.NDArray[np.float32] | None  # (n, groups, K) of the latent state; None takes its mode
     uniform: npt.NDArray[np.float32] | None  # (n, A) of the action; None takes its mode
+
+    def at(self, rows: list[int]) -> ActingNoise:
+        """The randomness of some of the environments."""
+        return ActingNoise(*(None if part is None else part[rows] for part in self))
 
 
 class Policy(nn.Module):
@@ -92,3 +100,12 @@ class Policy(nn.Module):
         uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
         action = self.actor(latent.feature).sample(uniform)
         return action.cpu().numpy().astype(np.float32), PolicyState(latent, action)
+
+    def act_one_by_one(
+        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+    ) -> tuple[npt.NDArray[np.float32], PolicyState]:
+        """As :meth:`act`, each row computed by itself: the same bits whatever rows are beside it."""
+        rows = [[i] for i in range(len(image))]
+        actions, states = zip(*(self.act(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True)
+        latent = State.concatenate([row.latent for row in states])
+        return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.policy import ActingNoise, Policy
+from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.config.schema import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
-from prelar_ray.types import Episode, Frames
+from prelar_ray.types import Episode, Frames, check_frames
 
 __all__ = ["EpisodeSeeds", "Rollout"]
 
@@ -24,7 +26,8 @@ EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 class Rollout:
     """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours.
 
-    An environment that raises may be made anew: its episode is left out and the next number begins.
+    An environment that raises, shows something that is no frame, or does not answer may be made anew: its episode is
+    left out and the next number begins.
     """
 
     def __init__(
@@ -34,7 +37,9 @@ class Rollout:
         indices: list[int],
         first_numbers: list[int],
         seeds: EpisodeSeeds,
-        failures_allowed: int = 0,
+        failures_allowed: int,
+        timeout: float,
+        one_by_one: bool = False,
     ) -> None:
         """Make the environments.
 
@@ -43,11 +48,15 @@ class Rollout:
             indices: of the environments in the run, ``n``.
             first_numbers: number of the first episode of each.
             seeds: of every episode.
-            failures_allowed: how often an environment may raise between two whole episodes.
+            failures_allowed: how often an environment may fail between two whole episodes.
+            timeout: seconds after which an environment that does not answer has failed.
+            one_by_one: let the policy act for each environment by itself. Slower, and the same bit for bit however
+                environments are spread over rollouts; a batch of another size rounds otherwise.
         """
         self.indices, self.numbers = indices, list(first_numbers)
         self._make_env, self._config, self._seeds = make_env, config, seeds
         self._failures_allowed, self._in_a_row = failures_allowed, [0] * len(indices)
+        self._timeout, self._one_by_one = timeout, one_by_one
         self.failures: list[str] = []  # survived, since they were last taken; whoever reads them clears them
         self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
         space = self._envs[0].action_space
@@ -86,7 +95,7 @@ class Rollout:
             Episodes that ended, with the position of their environment.
 
         Raises:
-            EnvironmentFailure: an environment raised once more than allowed; names it and the step.
+            EnvironmentFailure: an environment failed once more than allowed; names it and the step.
         """
         for i in self._active:
             while not self._rows[i]:
@@ -120,7 +129,8 @@ class Rollout:
             image = np.stack([self._rows[i][-1][0] for i in self._active])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
             noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
-            chosen, state = policy.act(image, first, self._policy_state(policy), noise)
+            act = policy.act_one_by_one if self._one_by_one else policy.act
+            chosen, state = act(image, first, self._policy_state(policy), noise)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
             self._state = (tuple(self._active), state._replace(action=state.action.new_tensor(chosen)))
@@ -134,22 +144,26 @@ class Rollout:
         if active == tuple(self._active):
             return state
         rows = [active.index(i) for i in self._active]  # environments only ever leave
-        return state._replace(latent=state.latent.at(rows), action=state.action[rows])
+        return state.at(rows)
 
     def _reset(self, i: int, random: bool) -> None:
         seed, self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
         self._random[i] = random
         try:
-            observation, info = self._envs[i].reset(seed=seed)
+            with time_limit(self._timeout):
+                observation, info = self._envs[i].reset(seed=seed)
             zeros = np.zeros(self.action_size, dtype=np.float32)
-            self._rows[i] = [(observation["image"], zeros, 0.0, False, bool(info["success"]))]
+            self._rows[i] = [(_frame(observation), zeros, 0.0, False, bool(info["success"]))]
         except Exception as error:
             self._fail(i, "reset", error)
 
     def _advance(self, i: int, action: npt.NDArray[np.float32]) -> bool:
         try:
-            observation, reward, terminated, truncated, info = self._envs[i].step(action)
-            row = (observation["image"], action, float(reward), bool(terminated), bool(info["success"]))
+            with time_limit(self._timeout):
+                observation, reward, terminated, truncated, info = self._envs[i].step(action)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward is {reward}")
+            row = (_frame(observation), action, float(reward), bool(terminated), bool(info["success"]))
         except Exception as error:  # the simulator's own, or an observation without image or success
             self._fail(i, f"step {len(self._rows[i])}", error)
             return False
@@ -165,7 +179,7 @@ class Rollout:
         self.failures.append(what)
         self._rows[i] = []
         self.numbers[i] += 1
-        with suppress(Exception):  # it is broken already
+        with suppress(Exception), time_limit(self._timeout):  # it is broken already
             self._envs[i].close()
         self._envs[i] = self._make_env(self._config, self._seeds(self.indices[i], self.numbers[i])[0])
 
@@ -188,3 +202,14 @@ class Rollout:
         self.numbers[i] += 1
         self._in_a_row[i] = 0
         return episode
+
+
+def _frame(observation: Any) -> Frames:
+    """The image of an observation, if it is one.
+
+    Raises:
+        DataError: another shape or type.
+    """
+    image: Frames = observation["image"]
+    check_frames(image[np.newaxis], "image")
+    return image

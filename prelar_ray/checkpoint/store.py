@@ -23,7 +23,7 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.files import atomic_file, cannot_write
 
-__all__ = ["Checkpoint", "CheckpointStore", "load_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointStore", "load_checkpoint", "snapshot"]
 
 FORMAT = 1
 _STATE, _META = "state.pt", "meta.json"
@@ -120,6 +120,17 @@ class CheckpointStore:
         for path in self.paths():
             if path not in keep:
                 shutil.rmtree(path)
+
+
+def snapshot(state: Any) -> Any:
+    """Copy a state to host memory, so that what it was taken from may go on while it is written."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(snapshot(value) for value in state)
+    return state
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -239,6 +239,10 @@ class FinetuneConfig(Component):
 class LearnerConfig(Component):
     """Learners that share every update."""
 
+    cpus: NonNegativeFloat = 0.0
+    """Logical CPUs of a rank on Ray; 0 takes one, or its share of a smaller cluster."""
+    gpus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """GPUs of a rank on Ray, a fraction where runs share one; 0 takes a whole one where there are any."""
     ranks: PositiveInt = 1
     """Learner processes, each with an equal share of every batch and, where there are GPUs, a GPU of its own."""
     norm_statistics: Literal["local", "synchronised"] = "local"
@@ -285,6 +289,8 @@ class EnvConfig(Component):
     """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
     render_quality: Literal["full", "reduced", "fast"] = "full"
     """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
+    timeout: PositiveFloat = 60.0
+    """Seconds after which a step or reset that does not return counts as a failure and the environment is made anew."""
 
 
 class RecordConfig(Component):
@@ -338,16 +344,22 @@ class CollectConfig(Component):
     """Collector processes."""
     envs_per_collector: PositiveInt = 1
     """Environments per collector; policy inference is batched over them."""
+    cpus: NonNegativeFloat = 0.0
+    """Logical CPUs of a collector on Ray; 0 takes one, or its share of a smaller cluster."""
+    gpus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Share of a GPU that a collector's policy acts on, on Ray; 0 acts on the CPU."""
     synchronous: bool = False
     """Take turns: collect, then learn, with the replay ratio kept exactly."""
     request_steps: PositiveInt = 50
     """Agent steps per environment in one request to a collector (synchronous mode takes as many as one update owes)."""
     timeout: PositiveFloat = 300.0
-    """Seconds after which a collector that does not answer (its environment hangs) is replaced by another, on Ray."""
+    """Seconds after which a collector that does not answer at all is replaced by another, on Ray."""
     expl_noise: NonNegativeFloat = 0.0
     """Standard deviation of Gaussian noise added to training actions."""
     publish_every_updates: PositiveInt = 10
     """Asynchronous mode: updates between publications of new weights (synchronous mode publishes every turn)."""
+    max_age_updates: PositiveInt = 200
+    """Asynchronous mode: the learner waits for a collector that acts with weights older than this, updates."""
 
 
 class EvaluationConfig(Component):
@@ -359,6 +371,8 @@ class EvaluationConfig(Component):
     """Environment steps between evaluations."""
     envs: PositiveInt = 1
     """Environments stepped together during evaluation."""
+    timeout: PositiveFloat = 3_600.0
+    """Seconds after which an evaluation is left out and the evaluator replaced by another, on Ray."""
 
 
 class CheckpointConfig(Component):
@@ -464,6 +478,12 @@ class RunConfig(Component):
             )
         if ranks > 1 and self.cluster == "none":
             raise ValueError(f"learner.ranks={ranks}: ranks are processes of a Ray cluster; use cluster=auto")
+        if self.collect.max_age_updates < self.collect.publish_every_updates:
+            raise ValueError(
+                f"collect.max_age_updates={self.collect.max_age_updates} is below "
+                f"collect.publish_every_updates={self.collect.publish_every_updates}; weights would be too old before "
+                "the next are published"
+            )
         if tune.env_steps_per_update % self.env.action_repeat:
             raise ValueError(
                 f"finetune.env_steps_per_update={tune.env_steps_per_update} is not a multiple of "

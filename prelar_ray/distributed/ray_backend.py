@@ -6,18 +6,29 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import psutil
 import ray
 from ray import exceptions
+from ray.util import get_current_placement_group, placement_group, remove_placement_group
+from ray.util.metrics import Gauge
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.distributed.resources import plan_resources
+from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
+from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training.backend import Role
 
-__all__ = ["RayBackend"]
+__all__ = ["RayBackend", "bundles", "cluster_nodes"]
+
+WAIT_SECONDS = 30
+"""Between two lines about waiting for resources that other runs use."""
 
 REFUSALS: dict[str, type[PrelarError]] = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError)}
 """What a role's constructor may raise because of what the user gave; it stays that on its way through Ray."""
@@ -32,43 +43,58 @@ class RayBackend:
 
     parallel = True
 
-    def __init__(self, config: RunConfig, phase: str = "finetune") -> None:
-        """Connect to a cluster, or start one on this machine for ``cluster=auto``.
+    def __init__(
+        self, config: RunConfig, phase: str = "finetune", run: str = "", plan: dict[str, Resources] | None = None
+    ) -> None:
+        """Connect to a cluster, or start one on this machine for ``cluster=auto``, and reserve a place for every role.
+
+        Args:
+            phase: pretrain or finetune.
+            run: what tells this run's metrics from those of others on the cluster.
+            plan: what a Tune trial has reserved; then this process is the trial's, and Ray is not its to end.
 
         Raises:
-            ResourceError: no cluster at that address, or it lacks what the configuration asks for.
+            ResourceError: no cluster at that address, or it can never hold what the configuration asks for.
         """
         self._roles: dict[str, _RayRole] = {}  # by actor id
-        self._owned = config.cluster == "auto"
-        _connect(config)
-        total = ray.cluster_resources()
-        cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+        self._group: PlacementGroup | None = None
+        self._gauges: dict[str, Gauge] = {}
+        self._run = run
+        self._in_trial = plan is not None
+        if not self._in_trial:
+            _connect(config)
+        nodes = cluster_nodes()
         try:
-            self._plan = plan_resources(config, cpus, gpus, phase)
+            self._plan = plan or plan_resources(config, nodes, phase)
+            self._group = _own_group() if self._in_trial else _reserve(self._plan)
         except ResourceError:
             self.close()
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
         free = (os.cpu_count() or 1) - (config.collect.collectors if phase == "finetune" else 0)
         self._threads = config.threads or max(1, free // config.learner.ranks)
-        number = {"learner": config.learner.ranks, "collector": config.collect.collectors}
-        plan = ", ".join(
-            f"{number.get(role, 1)} {role} ({need.cpus:g} CPU {need.gpus:g} GPU each)"
-            for role, need in self._plan.items()
-        )
-        log.info("ray: %d node(s), %g CPU, %g GPU; %s", len(ray.nodes()), cpus, gpus, plan)
+        kinds = Counter(name.split("-")[0] for name in self._plan)
+        asked = {name.split("-")[0]: need for name, need in self._plan.items()}
+        placed = ", ".join(f"{count} {kind} ({asked[kind]} each)" for kind, count in kinds.items())
+        log.info("ray: %d node(s), %s; %s", len(nodes), _total(nodes), placed)
 
     def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
-        """Start ``factory(*args)`` as an actor; errors of its construction come with its first call."""
-        kind = name.split("-")[0]
-        need = self._plan[kind]
+        """Start ``factory(*args)`` as an actor in its place; errors of its construction come with its first call."""
+        assert self._group is not None
+        need = self._plan[name]
         # Ray sets OMP_NUM_THREADS to the logical CPUs; only the learner profits from more than one thread.
-        threads = str(self._threads) if kind == "learner" else "1"
+        threads = str(self._threads) if name.startswith("learner") else "1"
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,
             "max_restarts": 0,  # a restarted actor would have lost its state; the loop starts a new one knowingly
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._group,
+                # A trial's own process is in the first bundle.
+                placement_group_bundle_index=list(self._plan).index(name) + self._in_trial,
+                placement_group_capture_child_tasks=True,
+            ),
         }
         actor = ray.remote(factory).options(**options).remote(*args)
         role = _RayRole(name, actor)
@@ -119,21 +145,97 @@ class RayBackend:
         ray.kill(role.actor)
         self._roles.pop(role.actor._actor_id.hex(), None)
 
-    def close(self) -> None:
-        """Kill all actors, and end Ray if it was started here."""
-        if not ray.is_initialized():
-            return
+    def memory(self) -> dict[str, float]:
+        """Metrics of the group ``memory``, as the roles last answered: a busy one is not waited for."""
+        found: dict[str, float] = {}
+        for role in self._roles.values():
+            kind = role.name.split("-")[0]
+            name = f"memory/{'collectors' if kind == 'collector' else kind}"
+            found[name] = found.get(name, 0.0) + role.memory()
+        return {name: size for name, size in found.items() if size}
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Show metrics as gauges, ``ray_prelar_GROUP_NAME``, to whoever scrapes this node's Ray."""
+        for name, value in values.items():
+            if name not in self._gauges:
+                meaning = METRICS[name].meaning if name in METRICS else "Progress of the run."
+                plain = meaning.encode("ascii", "ignore").decode()  # Ray takes nothing else
+                self._gauges[name] = Gauge(f"prelar_{name.replace('/', '_')}", plain, tag_keys=("run",))
+            self._gauges[name].set(value, {"run": self._run})
+
+    def stop_all(self) -> None:
+        """Kill all actors; their places are kept."""
         for role in list(self._roles.values()):
             self.stop(role)
+
+    def close(self) -> None:
+        """Kill all actors, give their places back, and end Ray or the connection to it."""
+        if not ray.is_initialized():
+            return
+        self.stop_all()
+        if self._in_trial:
+            return
+        if self._group is not None:
+            remove_placement_group(self._group)
         ray.shutdown()
+
+
+def cluster_nodes() -> list[Resources]:
+    """What every living node of the cluster has in all."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+
+
+def bundles(plan: Mapping[str, Resources]) -> list[dict[str, float]]:
+    """A plan as a placement group wants it, in the order of the plan."""
+    return [{"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {}) for need in plan.values()]
+
+
+def _reserve(plan: Mapping[str, Resources]) -> PlacementGroup:
+    """Wait until all roles have their places: together or not at all, so that two runs never block each other."""
+    group: PlacementGroup = placement_group(bundles(plan), strategy="PACK")
+    while not group.wait(WAIT_SECONDS):
+        free = ray.available_resources()
+        log.warning(
+            "ray: waiting for %s, free are %g CPU %g GPU: others use the rest",
+            *(_total(plan.values()), free.get("CPU", 0.0), free.get("GPU", 0.0)),
+        )
+    return group
+
+
+def _own_group() -> PlacementGroup:
+    group = get_current_placement_group()
+    assert group is not None, "a trial has one"
+    return group
+
+
+def _total(parts: Iterable[Resources]) -> Resources:
+    found = list(parts)
+    return Resources(round(sum(x.cpus for x in found), 2), round(sum(x.gpus for x in found), 2))
 
 
 class _RayRole:
     def __init__(self, name: str, actor: Any) -> None:
         self.name, self.actor = name, actor
+        self._asked: Any = None
+        self._memory = 0.0
+
+    def memory(self) -> float:
+        """GiB, as last known; asks anew once the last question is answered."""
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            with suppress(*DEATHS):
+                self._memory = ray.get(self._asked)
+            self._asked = None
+        if self._asked is None:
+            self._asked = self.actor.__ray_call__.remote(_resident)
+        return self._memory
 
     def call(self, method: str, *args: Any, returns: int = 1) -> Any:
         return getattr(self.actor, method).options(num_returns=returns).remote(*args)
+
+
+def _resident(role: Any) -> float:
+    return float(psutil.Process().memory_info().rss) / 2**30
 
 
 def _connect(config: RunConfig) -> None:

@@ -3,54 +3,105 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
 
-__all__ = ["RoleResources", "plan_resources"]
+__all__ = ["Resources", "plan_resources"]
+
+_SMALLEST_SHARE = 0.02  # of the CPUs wanted: what two decimals can still tell from nothing
 
 
 @dataclass(frozen=True)
-class RoleResources:
-    """Logical resources of one actor."""
+class Resources:
+    """Logical resources of one actor, or of one node."""
 
     cpus: float
     gpus: float
 
+    def hold(self, other: Resources) -> bool:
+        """Whether ``other`` fits."""
+        return other.cpus <= self.cpus and other.gpus <= self.gpus
 
-def plan_resources(
-    config: RunConfig, cluster_cpus: float, cluster_gpus: float, phase: str = "finetune"
-) -> dict[str, RoleResources]:
-    """Return what one learner rank, one collector, the evaluator and the replay ask for; pre-training has ranks alone.
+    def without(self, other: Resources) -> Resources:
+        """What is left; Ray counts in ten-thousandths."""
+        return Resources(round(self.cpus - other.cpus, 4), round(self.gpus - other.gpus, 4))
 
-    Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one; a smaller
-    cluster gives all of them the same share of that, for logical CPUs only count. Each rank gets a GPU if there are
-    any and ``device`` allows it.
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU {self.gpus:g} GPU"
+
+
+def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[str, Resources]:
+    """Return what every role asks for, by name; pre-training has learner ranks alone.
+
+    Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one, unless the
+    configuration says otherwise; a smaller cluster gives all of them the same share of that, for logical CPUs only
+    count. Each rank gets a GPU if there are any and ``device`` allows it.
+
+    Args:
+        nodes: what each node of the cluster has in all.
 
     Raises:
-        ResourceError: ``device=cuda`` without a GPU in the cluster, or GPUs for some of the ranks alone.
+        ResourceError: the cluster can never hold all roles at once; says what is missing.
     """
-    ranks = config.learner.ranks
-    if config.device == "cuda" and cluster_gpus < 1:
+    gpus = sum(node.gpus for node in nodes)
+    ranks, collect = config.learner.ranks, config.collect
+    if config.device == "cuda" and gpus < 1:
         raise ResourceError(
-            f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {cluster_gpus:g}; "
+            f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
-    if config.device != "cpu" and 1 <= cluster_gpus < ranks:
+    on_gpu = config.device != "cpu" and gpus >= 1
+    per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
+    needed = ranks * per_rank + (collect.collectors * collect.gpus if phase == "finetune" else 0.0)
+    if needed > gpus:
+        fewer = int(gpus / per_rank) if per_rank else ranks
         raise ResourceError(
-            f"learner.ranks={ranks}: each needs a GPU, the cluster has {cluster_gpus:g}; "
-            f"use learner.ranks={int(cluster_gpus)} or device=cpu"
+            f"learner.ranks={ranks} with {per_rank:g} GPU each and collect.collectors={collect.collectors} with "
+            f"{collect.gpus:g} each need {needed:g} GPUs, the cluster has {gpus:g}; use "
+            + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else "collect.gpus=0, or ")
+            + "device=cpu"
         )
-    wanted = ranks if phase == "pretrain" else ranks + config.collect.collectors + 1 + 0.5
-    share = min(1.0, cluster_cpus / wanted)
-    cpu = math.floor(share * 100) / 100  # Ray counts in ten-thousandths; rounding up could exceed the total
-    gpus = 1.0 if config.device != "cpu" and cluster_gpus >= 1 else 0.0
-    if phase == "pretrain":
-        return {"learner": RoleResources(cpu, gpus)}
-    return {
-        "learner": RoleResources(cpu, gpus),
-        "collector": RoleResources(cpu, 0.0),
-        "evaluator": RoleResources(cpu, 0.0),
-        "replay": RoleResources(math.floor(share * 50) / 100, 0.0),
-    }
+    share = 1.0
+    while True:
+        plan = _plan(config, phase, per_rank, share)
+        unplaced = _first_without_place(plan, nodes)
+        if unplaced is None:
+            return plan
+        cpus, wanted = sum(node.cpus for node in nodes), sum(need.cpus for need in plan.values())
+        share = min(share * 0.9, share * cpus / wanted) if wanted else 0.0
+        if share < _SMALLEST_SHARE:
+            listing = ", ".join(str(node) for node in nodes)
+            raise ResourceError(
+                f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
+                f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
+                "learner.gpus, collect.cpus, collect.gpus or fewer ranks and collectors, or add nodes"
+            )
+
+
+def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> dict[str, Resources]:
+    def cpus(asked: float, usual: float = 1.0) -> float:
+        return asked or math.floor(share * usual * 100) / 100  # rounding up could exceed the total
+
+    ranks = config.learner.ranks
+    names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
+    plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
+    if phase == "finetune":
+        plan["replay"] = Resources(cpus(0, 0.5), 0.0)
+        plan["evaluator"] = Resources(cpus(0), 0.0)
+        collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
+        plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}
+    return plan
+
+
+def _first_without_place(plan: dict[str, Resources], nodes: Sequence[Resources]) -> str | None:
+    """Name of a role that has no place once the larger ones have theirs; None if all have one."""
+    left = list(nodes)
+    for name, need in sorted(plan.items(), key=lambda item: (-item[1].gpus, -item[1].cpus)):
+        places = [i for i, node in enumerate(left) if node.hold(need)]
+        if not places:
+            return name
+        left[places[0]] = left[places[0]].without(need)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,13 @@ class State(NamedTuple):
     def at(self, index: Any) -> State:
         """Index the leading dimensions."""
         return self._map(lambda part: part[index])
+
+    @staticmethod
+    def concatenate(states: Sequence[State]) -> State:
+        """Rows of several states in order, ``(N_i, ...) -> (sum N_i, ...)``."""
+        stoch, deter, logits = (torch.cat(part) for part in zip(*(state[:3] for state in states), strict=True))
+        lower = [state.below for state in states if state.below is not None]
+        return State(stoch, deter, logits, State.concatenate(lower) if lower else None)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> State:
         below = None if self.below is None else self.below._map(change)

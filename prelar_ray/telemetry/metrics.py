@@ -97,19 +97,31 @@ METRICS: dict[str, Metric] = {
     "train/episode_return": Metric("", "Sum of rewards of a training episode; mean over those that ended since."),
     "train/episode_success": Metric("fraction", "Share of training episodes with success at any step."),
     "train/episode_steps": Metric("agent steps", "Length of a training episode."),
-    "train/env_failures": Metric("episodes", "Left out since the last line because their environment raised."),
+    "train/env_failures": Metric("episodes", "Left out since the last line because their environment failed."),
     "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
     "evaluation/success_rate": Metric("fraction", "Share of evaluation episodes with success at any step."),
     "replay/steps": Metric("agent steps", "Steps held by the replay buffer."),
     "replay/episodes": Metric("episodes", "Episodes held by the replay buffer."),
+    "replay/fill": Metric("fraction", "Steps held over replay.capacity_steps."),
     "replay/updates_per_env_step": Metric("updates/env step", "Replay ratio so far, the random phase left out."),
     "rate/updates_per_second": Metric("updates/s", "Updates of the learner per second since the last line."),
     "rate/env_steps_per_second": Metric("env steps/s", "Environment steps of all collectors per second."),
     "rate/frames_per_second": Metric("frames/s", "Frames per second: trained on, or recorded."),
     "time/update": Metric("s", "Mean time of one update without waiting for data."),
     "time/wait_for_data": Metric("s", "Mean time per update that the learner waited for a batch."),
-    "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner."),
+    "time/collectors_paused": Metric(
+        "fraction", "Share of the time in which collecting paused because learning was too far behind."
+    ),
+    "queue/updates_due": Metric("updates", "Paid for by collected steps and not yet sampled for."),
+    "queue/updates_in_flight": Metric("updates", "Sampled for, on their way to the learner or in it."),
+    "queue/requests_in_flight": Metric("requests", "Of collectors, answered or not, that the replay has not taken in."),
+    "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner, mean."),
+    "weights/age_largest": Metric("updates", "The same, largest; collect.max_age_updates and one request bound it."),
     "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
+    "memory/learner": Metric("GiB", "Resident memory of the learner, of all ranks together."),
+    "memory/replay": Metric("GiB", "Resident memory of the replay."),
+    "memory/collectors": Metric("GiB", "Resident memory of all collectors together."),
+    "memory/evaluator": Metric("GiB", "Resident memory of the evaluator."),
 }
 """Every name a :class:`~prelar_ray.telemetry.writers.MetricWriter` accepts."""
 

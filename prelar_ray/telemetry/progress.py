@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
@@ -33,7 +34,7 @@ class Progress:
     """
 
     def __init__(self, console: Console = console) -> None:
-        self._rich = RichProgress(
+        self._rich = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
@@ -60,7 +61,7 @@ class Progress:
 class Phase:
     """One phase; as a context manager it says at its end how far it came and how long that took."""
 
-    def __init__(self, rich: RichProgress, name: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, rich: _Bars, name: str, total: int, unit: str, done: int) -> None:
         self._rich = rich
         self._id = rich.add_task(name, total=total, completed=done, unit=unit, shown="")
         self._done_before = done
@@ -77,6 +78,14 @@ class Phase:
             task = self._task
             left = "" if task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
             self._say(f"{task.percentage:.0f} %", _rate(task.speed, task.fields["unit"]), left, task.fields["shown"])
+
+    def reach(self, done: float, **shown: float) -> None:
+        """Count up to ``done`` units in all; a run that went back to a checkpoint waits until it is there again."""
+        self.advance(max(0.0, done - self._task.completed), **shown)
+
+    def look_at(self, view: RenderableType) -> None:
+        """Show ``view`` under the bars of a terminal until another is given."""
+        self._rich.view = view
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +110,17 @@ class Phase:
             task = self._task
             text = ", ".join([f"{task.description}: {_count(task)}", *filter(None, parts)])
             self._rich.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class _Bars(RichProgress):
+    """Bars with something else below them."""
+
+    view: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.view is not None:
+            yield self.view
 
 
 class _CountColumn(ProgressColumn):

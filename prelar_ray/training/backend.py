@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prelar_ray.interrupts import interrupts_deferred
@@ -43,11 +43,20 @@ class Backend(Protocol):
             RoleDied: the role's process ended; names it.
         """
 
+    def memory(self) -> dict[str, float]:
+        """Metrics of the group ``memory``: of every kind of role, in processes of their own, as far as known."""
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Show metrics to those who watch the cluster."""
+
     def stop(self, role: Role) -> None:
         """End a role."""
 
+    def stop_all(self) -> None:
+        """End all roles; others may be started then."""
+
     def close(self) -> None:
-        """End all roles."""
+        """End all roles, and what they live in."""
 
 
 class LocalBackend:
@@ -77,17 +86,26 @@ class LocalBackend:
             self._run_next()
         return future.value()
 
+    def memory(self) -> dict[str, float]:
+        """Empty: roles have no processes of their own."""
+        return {}
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Nobody watches."""
+
     def stop(self, role: Role) -> None:
         """Close the role's object."""
         assert isinstance(role, _LocalRole)
         self._roles.remove(role)
         role.close()
 
-    def close(self) -> None:
+    def stop_all(self) -> None:
         """Close all roles' objects; calls that nobody waited for are dropped."""
         self._queue.clear()
         while self._roles:
             self._roles.pop().close()
+
+    close = stop_all
 
     def _run_next(self) -> None:
         with interrupts_deferred():

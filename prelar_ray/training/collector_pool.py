@@ -67,6 +67,11 @@ class CollectorPool:
         """Environment steps asked for that the replay does not know yet."""
         return sum(request.env_steps for request in self._requests.values())
 
+    @property
+    def oldest_version(self) -> int | None:
+        """Version of the oldest weights that a collector still acts with; None while none acts."""
+        return min((r.version for r in self._requests.values() if r.insert is None), default=None)
+
     def request(self, index: int, steps: int, random: bool, version: int, weights: Any, ready: bool) -> None:
         """Ask for ``steps`` agent steps in each environment.
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.acting.collector import Collected
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
@@ -24,15 +25,18 @@ from prelar_ray.errors import RoleDied
 from prelar_ray.replay.replay import Replay, ReplayStatus
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
+from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.collector_pool import CollectorPool
+from prelar_ray.training.evaluations import Evaluations
 from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import FinetuneLearnerRole
+from prelar_ray.training.lives import Lives
 from prelar_ray.training.pace import check_pace
 from prelar_ray.training.window import Window
 
-__all__ = ["Finetuning", "finetune"]
+__all__ = ["Finetuning", "finetune", "finetune_by_lines"]
 
 PHASE = "finetune"
 POLL_SECONDS = 1.0
@@ -43,19 +47,29 @@ log = logging.getLogger(__name__)
 def finetune(
     config: RunConfig, run: RunFolder, start_backend: Callable[[], Backend], init: Path | None, resume: bool
 ) -> Path:
-    """Fine-tune to the end and return the last checkpoint.
+    """Fine-tune to the end and return the last checkpoint; see :func:`finetune_by_lines`."""
+    for _ in finetune_by_lines(config, run, start_backend, init, resume):
+        pass
+    return CheckpointStore(run.checkpoints, config.checkpoint.keep_last).paths()[-1]
+
+
+def finetune_by_lines(
+    config: RunConfig, run: RunFolder, start_backend: Callable[[], Backend], init: Path | None, resume: bool
+) -> Generator[Mapping[str, float]]:
+    """Fine-tune to the end; yields every line of metrics when it is written.
 
     Args:
         start_backend: returns where the roles will live; it is closed in any case.
         init: pre-training checkpoint whose encoder, RSSM and decoder are taken over; None starts from scratch.
         resume: go on from the last checkpoint of ``run``.
 
-    On Ctrl-C a checkpoint is written before the interrupt goes on.
+    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt goes on.
 
     Raises:
         NonFiniteError: a reward, action or loss became NaN or infinite.
-        EnvironmentFailure: an environment raised again and again, or during an evaluation.
-        RoleDied: replay or learner died, or a collector again and again (else it is replaced, as the evaluator is).
+        EnvironmentFailure: an environment failed again and again.
+        RoleDied: replay or learner died again and again without a checkpoint in between (else all roles start again
+            from the last one), or a collector did (else it is replaced, as the evaluator is).
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: no episode could end in time, or be learnt from.
@@ -64,10 +78,16 @@ def finetune(
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
         with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
-            loop = Finetuning(config, run, backend, init, checkpoint)
-            total = config.finetune.env_steps
-            with loop.writer, progress.phase(PHASE, total, "env steps", min(loop.settled_steps, total)) as phase:
-                return loop.run_to_end(phase)
+            lives = Lives(backend, checkpoints, config, checkpoint)
+            with progress.phase(PHASE, config.finetune.env_steps, "env steps") as phase:
+                while True:
+                    try:
+                        loop = Finetuning(config, run, backend, init, lives.checkpoint)
+                        with loop.writer:
+                            yield from loop.run_to_end(phase)
+                        return
+                    except RoleDied as death:
+                        lives.lose(death)
 
 
 class Finetuning:
@@ -81,16 +101,15 @@ class Finetuning:
         counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
         numbers = {int(index): number for index, number in counters["numbers"].items()}
         self.updates = checkpoint.update if checkpoint else 0  # done by the learner
-        self.evaluations: int = counters["evaluations"]  # begun
         self.replay = backend.start("replay", Replay, config, run.replay.absolute())
-        self.evaluator = backend.start("evaluator", Evaluator, config)
+        self.evaluations = Evaluations(backend, config, counters["evaluations"])
         self.collectors = CollectorPool(backend, config, numbers)
         check_pace(config, self.collectors.ask("episode_steps"))
         action = self.collectors.ask("action_size")
         checkpoints = run.checkpoints.absolute()
         self.learner = LearnerGroup(backend, config.learner.ranks, FinetuneLearnerRole, config, action, checkpoints)
         self._learning: list[list[Any]] = []  # updates under way: a future for every rank
-        self._evaluation: tuple[Any, int, int] | None = None  # future, update, env steps
+        self._lines: list[Mapping[str, float]] = []  # of metrics, written since they were last asked for
         self._logged = self._saved = self.updates
         self.status = self._restore(checkpoint, init)
         self._publish()
@@ -114,18 +133,21 @@ class Finetuning:
 
     # The loop
 
-    def run_to_end(self, phase: Phase) -> Path:
+    def run_to_end(self, phase: Phase) -> Iterator[Mapping[str, float]]:
         """Collect and learn until all environment steps and their updates are done; then evaluate and save."""
         advance = self._take_turns if self.config.collect.synchronous else self._overlap
+        latest: dict[str, float] = {}
         try:
-            settled = self.settled_steps
             while not self._finished():
                 before = self.status.env_steps
                 advance()
                 self._do_what_is_due(before)
                 shown = {"updates": self.updates, "return": self.window.last_return}
-                phase.advance(max(0, self.settled_steps - settled), **shown)
-                settled = max(settled, self.settled_steps)
+                phase.reach(min(self.settled_steps, self.config.finetune.env_steps), **shown)
+                for line in self._new_lines():
+                    latest |= line
+                    phase.look_at(status_table(latest))
+                    yield line
             if self.updates > self._logged:
                 self._log()
             self._settle_evaluation()
@@ -136,10 +158,21 @@ class Finetuning:
         except KeyboardInterrupt:
             log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
             self._save()
+            self.learner.saved()
             raise
         self._save()
+        self.learner.saved()
         self._conclude()
-        return self.checkpoints.paths()[-1]
+        yield from self._new_lines()
+
+    def _write(self, update: int, env_steps: int, values: Mapping[str, float]) -> None:
+        self.writer.write(update, env_steps, values)
+        self._lines.append({"update": update, "env_steps": env_steps, **values})
+        self.backend.report(self._lines[-1])
+
+    def _new_lines(self) -> list[Mapping[str, float]]:
+        lines, self._lines = self._lines, []
+        return lines
 
     @property
     def settled_steps(self) -> int:
@@ -152,11 +185,16 @@ class Finetuning:
         return self.status.env_steps >= self.config.finetune.env_steps and not self.status.updates_due and not busy
 
     def _take_turns(self) -> None:
-        """Synchronous: every collector once, inserted in order of index; then all updates that are due."""
+        """Synchronous: every collector once, inserted together; then all updates that are due."""
         for index in range(len(self.collectors)):
             self._request(index)
-        for index in range(len(self.collectors)):
-            if self.collectors.wait(index) and self._receive(index):
+        asked = [index for index in range(len(self.collectors)) if self.collectors.wait(index)]
+        answers = {index: answer for index in asked if (answer := self._receive(index))}
+        if answers:
+            env_steps = sum(summary.env_steps for summary, _ in answers.values())
+            insert = self.replay.call("insert_turn", env_steps, *(episodes for _, episodes in answers.values()))
+            for index in answers:
+                self.collectors.inserting(index, insert)
                 self._inserted(index)
         while self.status.updates_due:
             self._submit_update()
@@ -168,16 +206,22 @@ class Finetuning:
         for index in self.collectors.idle:
             if self.status.may_insert:
                 self._request(index)
-        while self.status.updates_due and len(self._learning) <= self.config.replay.prefetch:
+        while (
+            self.status.updates_due and len(self._learning) <= self.config.replay.prefetch and self._weights_are_young
+        ):
             self._submit_update()
         collecting = self.collectors.waiting_for
         learning = [future for update in self._learning for future in update]
+        began, paused = time.monotonic(), bool(self.collectors.idle) and not self.status.may_insert
         done = self.backend.wait([*collecting.values(), *learning], POLL_SECONDS)
+        if paused:
+            self.window.paused(time.monotonic() - began)
         for index in [index for index, future in collecting.items() if future in done]:
             if self.collectors.has_answered(index):
                 self._inserted(index)
-            else:
-                self._receive(index)
+            elif answer := self._receive(index):
+                summary, episodes = answer
+                self.collectors.inserting(index, self.replay.call("insert", episodes, summary.env_steps))
         for index in [index for index, future in collecting.items() if future not in done]:
             self.collectors.replace_if_overdue(index)
         for update in [update for update in self._learning if any(future in done for future in update)]:
@@ -194,7 +238,7 @@ class Finetuning:
         if self.status.env_steps // every > env_steps_before // every and self.updates:
             self._settle_evaluation()
             self._begin_evaluation()
-        if self._evaluation and self.backend.wait([self._evaluation[0]], 0.0):
+        if self.evaluations.is_settled:
             self._settle_evaluation()
         if self.updates - self._saved >= config.checkpoint.every_updates:
             self._save()
@@ -216,15 +260,12 @@ class Finetuning:
             ready = self.version <= self.updates
             self.collectors.request(index, steps, random, self.version, self.weights, ready)
 
-    def _receive(self, index: int) -> bool:
-        """Pass a collector's episodes on to the replay; False if it died and another took its place."""
+    def _receive(self, index: int) -> tuple[Collected, Any] | None:
+        """Return a collector's answer and the future of its episodes; None if it died and another took its place."""
         answer = self.collectors.receive(index)
-        if answer is None:
-            return False
-        summary, episodes = answer
-        self.window.collected(summary, self.updates - summary.version)
-        self.collectors.inserting(index, self.replay.call("insert", episodes, summary.env_steps))
-        return True
+        if answer:
+            self.window.collected(answer[0], self.updates - answer[0].version)
+        return answer
 
     def _inserted(self, index: int) -> None:
         status: ReplayStatus = self.backend.get(self.collectors.inserted(index))
@@ -232,6 +273,13 @@ class Finetuning:
         self.status = status.after(max(self.status.updates, status.updates))
 
     # Learning
+
+    @property
+    def _weights_are_young(self) -> bool:
+        """Whether one more update leaves no collector's weights older than allowed."""
+        oldest = self.collectors.oldest_version
+        submitted = self.updates + len(self._learning)
+        return oldest is None or submitted - oldest < self.config.collect.max_age_updates
 
     def _submit_update(self) -> None:
         ranks = self.config.learner.ranks
@@ -258,38 +306,34 @@ class Finetuning:
     def _log(self) -> None:
         config = self.config.finetune
         rates = self.window.read()  # first: updates that the learner still does before it answers count in the next
-        values = self.learner.metrics() | rates
+        values = self.learner.metrics() | rates | self.backend.memory()
         values |= {
             "replay/steps": self.status.steps,
             "replay/episodes": self.status.episodes,
+            "replay/fill": self.status.steps / self.config.replay.capacity_steps,
+            "queue/updates_due": self.status.updates_due,
+            "queue/updates_in_flight": len(self._learning),
+            "queue/requests_in_flight": len(self.collectors.waiting_for),
             "memory/process": psutil.Process().memory_info().rss / 2**30,
         }
         paid_steps = self.status.env_steps - config.random_steps
         if paid_steps > 0:
             values["replay/updates_per_env_step"] = (self.updates - config.initial_updates) / paid_steps
-        self.writer.write(self.updates, self.status.env_steps, values)
+        self._write(self.updates, self.status.env_steps, values)
         self._logged = self.updates
 
     def _begin_evaluation(self) -> None:
-        """Save, and evaluate exactly what was saved."""
-        self.evaluations += 1
+        """Save, and evaluate exactly what was saved; a resume from there does not evaluate it again."""
+        self.evaluations.begun += 1
         self._save()
-        call = self.evaluator.call("evaluate", self.weights, self.config.evaluation.episodes, self.evaluations)
-        self._evaluation = (call, self.updates, self.status.env_steps)
+        self.evaluations.begin(self.weights, self.updates, self.status.env_steps)
 
     def _settle_evaluation(self) -> None:
-        """Wait for the evaluation that is under way, if any, and record it; an evaluator that died is replaced."""
-        if self._evaluation is None:
+        """Wait for the evaluation that is under way, if any, and record it."""
+        evaluated = self.evaluations.settle()
+        if evaluated is None:
             return
-        future, update, env_steps = self._evaluation
-        self._evaluation = None
-        try:
-            result: Evaluation = self.backend.get(future)
-        except RoleDied as error:
-            log.warning("%s; this evaluation is left out", error)
-            self.backend.stop(self.evaluator)
-            self.evaluator = self.backend.start("evaluator", Evaluator, self.config)
-            return
+        update, env_steps, result = evaluated.update, evaluated.env_steps, evaluated.result
         mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
         self.run.append_evaluation(
             {
@@ -302,21 +346,23 @@ class Finetuning:
                 "policy": "mode",
             }
         )
-        self.writer.write(update, env_steps, {"evaluation/return_mean": mean, "evaluation/success_rate": success})
+        self._write(update, env_steps, {"evaluation/return_mean": mean, "evaluation/success_rate": success})
+        self.learner.saved()
         self.checkpoints.set_score(update, mean)
         log.info("evaluation at %d env steps: return %.1f, success %.2f", env_steps, mean, success)
 
     def _save(self) -> None:
-        """Finish the updates under way, then write a checkpoint and publish its weights."""
+        """Finish the updates under way, then begin to write a checkpoint and publish its weights."""
         for update in list(self._learning):
             self._learnt(update)
         if self.updates == self._saved and self.updates:
             self._publish()
             return
+        self.learner.saved()  # the one before: the replay deletes now what only those before that need
         counters = {
             "replay": self.backend.get(self.replay.call("state_dict")),
             "numbers": self.collectors.numbers,
-            "evaluations": self.evaluations,
+            "evaluations": self.evaluations.begun,
         }
         self._saved = self.learner.save(counters)
         self._publish()

@@ -90,10 +90,19 @@ class LearnerGroup:
         return {name: sum(values[name] for values in found) / len(found) for name in found[0]}
 
     def save(self, counters: dict[str, Any]) -> int:
-        """Write a checkpoint and return its update; every rank adds what it alone knows.
+        """Begin to write a checkpoint and return its update; every rank adds what it alone knows.
 
         Raises:
             NonFiniteError, RanksDiverged: the parameters are not worth saving; nothing is written.
+            CheckpointError: the one before could not be written.
         """
         update: int = self.get(self.call("save", counters))[0]
         return update
+
+    def saved(self) -> None:
+        """Wait until the checkpoint begun last is on disk.
+
+        Raises:
+            CheckpointError: it cannot be written; those before are intact.
+        """
+        self.get([self.call_first("saved")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch.distributed as dist
 
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint, snapshot
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
@@ -37,6 +38,8 @@ class LearnerRole(Generic[Learner]):
         self._updating = self._waiting = 0.0
         self._count = 0
         self._idle_since: float | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
         if config.learner.ranks == 1:
             self.learner = self._make(ALONE)
 
@@ -96,7 +99,10 @@ class LearnerRole(Generic[Learner]):
 
         Raises:
             NonFiniteError: one of them was NaN or infinite.
+            CheckpointError: the last checkpoint could not be written.
         """
+        if self._writing is not None and self._writing.done():
+            self.saved()
         values = self.learner.metrics()
         if self._count:
             values |= {"time/update": self._updating / self._count, "time/wait_for_data": self._waiting / self._count}
@@ -104,20 +110,36 @@ class LearnerRole(Generic[Learner]):
         return values
 
     def save(self, counters: dict[str, Any]) -> int:
-        """Write a checkpoint, on the first rank; return its update.
+        """Begin to write a checkpoint, on the first rank, and return its update; learning may go on meanwhile.
 
         Raises:
             NonFiniteError: a metric was NaN or infinite; nothing is written.
             RanksDiverged: ranks hold different parameters; nothing is written.
-            CheckpointError: it cannot be written.
+            CheckpointError: the one before could not be written.
         """
         learner = self.learner
         learner.check_finite()
         learner.check_ranks()
         state = learner.state_dict()  # of all ranks' generators: each has a part in it
         if self.rank == 0:
-            self.checkpoints.save(self.phase, self.config, learner.updates, state, counters)
+            self.saved()
+            args = self.phase, self.config, learner.updates, snapshot(state), counters
+            self._writing = self._writer.submit(self.checkpoints.save, *args)
         return learner.updates
+
+    def saved(self) -> None:
+        """Wait until the checkpoint begun last is on disk.
+
+        Raises:
+            CheckpointError: it cannot be written; those before are intact.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let the checkpoint begun last be written to its end."""
+        self._writer.shutdown()
 
 
 class PretrainLearnerRole(LearnerRole[PretrainLearner]):

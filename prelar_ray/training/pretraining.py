@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -15,23 +15,25 @@ import numpy as np
 import psutil
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
-from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
-from prelar_ray.telemetry.progress import Progress
+from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend, LocalBackend
 from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import PretrainLearnerRole
+from prelar_ray.training.lives import Lives
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
-__all__ = ["pretrain"]
+__all__ = ["pretrain", "pretrain_by_lines"]
 
 PHASE = "pretrain"
 
@@ -41,13 +43,22 @@ log = logging.getLogger(__name__)
 def pretrain(
     config: RunConfig, run: RunFolder, resume: bool, start_backend: Callable[[], Backend] = LocalBackend
 ) -> Path:
-    """Run pre-training to its end and return the last checkpoint.
+    """Run pre-training to its end and return the last checkpoint; see :func:`pretrain_by_lines`."""
+    for _ in pretrain_by_lines(config, run, resume, start_backend):
+        pass
+    return CheckpointStore(run.checkpoints, config.checkpoint.keep_last).paths()[-1]
+
+
+def pretrain_by_lines(
+    config: RunConfig, run: RunFolder, resume: bool, start_backend: Callable[[], Backend] = LocalBackend
+) -> Generator[Mapping[str, float]]:
+    """Run pre-training to its end; yields every line of metrics when it is written.
 
     Args:
         start_backend: returns where the learner's ranks will live; it is closed in any case.
         resume: go on from the last checkpoint of ``run``.
 
-    On Ctrl-C a checkpoint is written before the interrupt goes on.
+    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt goes on.
 
     Raises:
         DataError: the video store cannot be used.
@@ -66,28 +77,20 @@ def pretrain(
         shape = settings.batch_size, settings.segment_length
         sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
         validation = validation_clips(store, *shape, held_out)
-        with closing(start_backend()) as backend:
-            folder = run.checkpoints.absolute()
-            learner = LearnerGroup(backend, config.learner.ranks, PretrainLearnerRole, config, folder)
-            if checkpoint is not None:
-                learner.restore(checkpoint.path.absolute())
-                sampler.load_state_dict(checkpoint.counters["sampler"])
-            run.go_on()
-            loop = _Pretraining(config, learner, checkpoint.update if checkpoint else 0, sampler, validation, counters)
-            writer = MetricWriter(run.metrics_path, run.tensorboard, loop.updates if resume else None)
-            with writer, Progress() as progress:
-                phase = progress.phase(PHASE, settings.updates, "updates", loop.updates)
-                with phase, ThreadPoolExecutor(1, "clips") as reader:
+        with closing(start_backend()) as backend, Progress() as progress:
+            lives = Lives(backend, checkpoints, config, checkpoint)
+            with progress.phase(PHASE, settings.updates, "updates", checkpoint.update if checkpoint else 0) as phase:
+                while True:
                     try:
-                        while loop.updates < settings.updates:
-                            loss = loop.advance(reader, writer)
-                            phase.advance(1, loss=loss)
-                    except KeyboardInterrupt:
-                        log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
-                        loop.save()
-                        raise
-            loop.save()
-            prediction = backend.get(learner.call_first("predict", validation[0]))
+                        learner = LearnerGroup(
+                            backend, config.learner.ranks, PretrainLearnerRole, config, run.checkpoints.absolute()
+                        )
+                        loop = _Pretraining(config, run, learner, sampler, validation, counters, lives.checkpoint)
+                        yield from loop.run_to_end(phase)
+                        prediction = backend.get(learner.call_first("predict", validation[0]))
+                        break
+                    except RoleDied as death:
+                        lives.lose(death)
         run.save_frames("prediction", **prediction._asdict())
         summary = {
             "updates": loop.updates,
@@ -97,7 +100,6 @@ def pretrain(
             "held_out_episodes": len(held_out),
         }
         run.update(summary=run.info["summary"] | {key: x for key, x in summary.items() if math.isfinite(x)})
-    return checkpoints.paths()[-1]
 
 
 def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[int]:
@@ -121,22 +123,47 @@ class _Pretraining:
     def __init__(
         self,
         config: RunConfig,
+        run: RunFolder,
         learner: LearnerGroup,
-        updates: int,
         sampler: ClipSampler,
         validation: Frames,
         counters: dict[str, Any],
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.config, self.learner, self.sampler = config, learner, sampler
-        self.updates = updates  # done
+        self.config, self.run, self.learner, self.sampler = config, run, learner, sampler
         self.validation, self.counters = validation, counters
+        self.updates = 0  # done
+        if checkpoint is not None:
+            learner.restore(checkpoint.path.absolute())
+            sampler.load_state_dict(checkpoint.counters["sampler"])
+            self.updates = checkpoint.update
+        run.go_on()
+        self.writer = MetricWriter(run.metrics_path, run.tensorboard, self.updates if checkpoint else None)
         self.loss = float("nan")
         self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
         self._position = sampler.state_dict()  # after the last clips that were learnt from
         self._began, self._waited, self._count = time.monotonic(), 0.0, 0
 
-    def advance(self, reader: ThreadPoolExecutor, writer: MetricWriter) -> float:
-        """One update; writes metrics and checkpoints when they are due. Returns the last known loss."""
+    def run_to_end(self, phase: Phase) -> Iterator[Mapping[str, float]]:
+        """All updates, then a checkpoint; yields lines of metrics as they are written."""
+        with self.writer, ThreadPoolExecutor(1, "clips") as reader:
+            try:
+                while self.updates < self.config.pretrain.updates:
+                    line = self.advance(reader, self.writer)
+                    phase.reach(self.updates, loss=self.loss)
+                    if line:
+                        self.learner.backend.report(line)
+                        yield line
+            except KeyboardInterrupt:
+                log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
+                self.save()
+                self.learner.saved()
+                raise
+        self.save()
+        self.learner.saved()
+
+    def advance(self, reader: ThreadPoolExecutor, writer: MetricWriter) -> Mapping[str, float] | None:
+        """One update; writes metrics, which it returns, and checkpoints when they are due."""
         if self._next is None:
             self._next = reader.submit(self._read)
         asked = time.monotonic()
@@ -151,24 +178,26 @@ class _Pretraining:
         updates, settings = self.updates, self.config.pretrain
         last = updates == settings.updates
         validate = last or updates % settings.validation_every_updates == 0
+        line = None
         if validate or updates % self.config.telemetry.every_updates == 0:
-            self._log(writer, validate)
+            line = self._log(writer, validate)
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
-        return self.loss
+        return line
 
     def save(self) -> None:
-        """Write a checkpoint of the present update.
+        """Begin to write a checkpoint of the present update.
 
         Raises:
             NonFiniteError: a loss was NaN or infinite; nothing is written.
+            CheckpointError: the one before could not be written.
         """
         self.learner.save(self.counters | {"sampler": self._position})
 
     def _read(self) -> tuple[Frames, dict[str, Any]]:
         return self.sampler.sample(), self.sampler.state_dict()
 
-    def _log(self, writer: MetricWriter, validate: bool) -> None:
+    def _log(self, writer: MetricWriter, validate: bool) -> Mapping[str, float]:
         values = self.learner.metrics()
         self.loss = values["loss/total"]
         seconds = time.monotonic() - self._began
@@ -184,3 +213,4 @@ class _Pretraining:
             values |= self.learner.get([self.learner.call_first("validate", self.validation)])[0]
         writer.write(self.updates, 0, values)
         self._began, self._waited, self._count = time.monotonic(), 0.0, 0
+        return {"update": self.updates, "env_steps": 0, **values}

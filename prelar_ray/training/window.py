@@ -22,6 +22,7 @@ class Window:
         self._ages: list[int] = []
         self._episodes: list[tuple[float, bool, int]] = []
         self._env_failures = 0
+        self._paused = 0.0
 
     def collected(self, summary: Collected, age: int) -> None:
         """Count one collector's answer; ``age`` is how many updates old its policy was."""
@@ -33,6 +34,10 @@ class Window:
         if summary.returns:
             self.last_return = summary.returns[-1]
 
+    def paused(self, seconds: float) -> None:
+        """Count time in which collectors waited for the learner."""
+        self._paused += seconds
+
     def learnt(self) -> None:
         """Count one update."""
         self._updates += 1
@@ -43,11 +48,13 @@ class Window:
         values = {
             "rate/updates_per_second": self._updates / seconds,
             "rate/env_steps_per_second": self._env_steps / seconds,
+            "time/collectors_paused": self._paused / seconds,
         }
         if self._env_failures:
             values["train/env_failures"] = self._env_failures
         if self._ages:
             values["weights/age_updates"] = sum(self._ages) / len(self._ages)
+            values["weights/age_largest"] = max(self._ages)
         if self._episodes:
             returns, successes, lengths = zip(*self._episodes, strict=True)
             values |= {

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -161,6 +163,32 @@ def test_an_environment_that_raises_is_made_anew_and_its_episode_left_out(
     assert collector.collect(1, True, -1, None)[0].failures == ()
     collector.close()
     assert all(env.closed for env in envs)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda *rest: time.sleep(60), "TimeoutError: no answer for 0.2 s"),
+        (lambda seen, reward, *rest: (seen, float("nan"), *rest), "ValueError: the reward is nan"),
+        (lambda seen, *rest: ({"image": seen["image"][:32]}, *rest), "DataError: image: frames .* 32, 64, 3"),
+        (lambda seen, *rest: ({"image": seen["image"] / 255}, *rest), "DataError: image: .* float64"),
+        (lambda seen, *rest: ({}, *rest), "KeyError: 'image'"),
+    ],
+)
+def test_an_environment_that_hangs_or_answers_nonsense_is_made_anew_by_itself(
+    minute_config: RunConfig, envs: list[Any], answer: Callable[..., Any], reason: str
+) -> None:
+    config = load_config(None, None, ["env.timeout=0.2"], base=minute_config)
+    collector = Collector(config, 0, [0, 0])
+    step = envs[1].step
+    envs[1].step = lambda action: answer(*step(action))
+    summary, episodes = collector.collect(24, True, -1, None)
+    (failure,) = summary.failures
+    assert re.fullmatch(f"environment 1, episode 0, step 1: {reason}.*", failure)
+    assert {episode.number for episode in episodes if episode.env_index == 0} >= {0, 1}
+    assert min(episode.number for episode in episodes if episode.env_index == 1) == 1
+    assert [env.closed for env in envs] == [False, True, False]
+    collector.close()
 
 
 @pytest.mark.parametrize(

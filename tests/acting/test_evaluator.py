@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,23 @@ def test_environments_are_closed_afterwards_also_when_one_fails(
         raise ValueError("unstable")
 
     monkeypatch.setattr(random_length, "step", fail)
-    with pytest.raises(EnvironmentFailure, match="^environment 0, episode 0, step 1: ValueError: unstable$"):
+    with pytest.raises(EnvironmentFailure, match="^environment 0, episode 3, step 1: ValueError: unstable$"):
         role.evaluate(None, 3)
-    assert len(envs) == 4
     assert all(env.closed for env in envs)
+
+
+def test_an_episode_that_fails_is_replaced_by_another(
+    minute_config: RunConfig, random_length: Any, envs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reset = random_length.reset
+    resets = itertools.count(1)
+
+    def failing_once(self: Any, **options: Any) -> Any:
+        if next(resets) == 3:
+            raise ValueError("unstable")
+        return reset(self, **options)
+
+    monkeypatch.setattr(random_length, "reset", failing_once)
+    result = evaluator(minute_config, 2).evaluate(None, 5)
+    assert len(result.returns) == 5
+    assert len(envs) == 3

@@ -24,7 +24,8 @@ def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
 @pytest.fixture
 def rollout(random_length: Any) -> Callable[..., Rollout]:
     def make(*indices: int, first_numbers: list[int] | None = None) -> Rollout:
-        return Rollout(random_length, EnvConfig(), list(indices), first_numbers or [0] * len(indices), seeds)
+        numbers = first_numbers or [0] * len(indices)
+        return Rollout(random_length, EnvConfig(), list(indices), numbers, seeds, failures_allowed=0, timeout=60)
 
     return make
 
@@ -98,6 +99,21 @@ def test_an_episode_does_not_depend_on_its_neighbours(
         assert len(alone) >= 4
         for one, two in zip(alone, of_env(together, index), strict=True):
             assert_same_episode(one, two, tolerance=0 if random else EXACT_ENOUGH)
+
+
+def test_acting_one_by_one_an_episode_is_the_same_to_the_bit_whatever_its_neighbours(
+    random_length: Any, policy: Policy
+) -> None:
+    def episodes(*indices: int) -> dict[str, Episode]:
+        rollout = Rollout(random_length, EnvConfig(), list(indices), [0] * len(indices), seeds, 0, 60, one_by_one=True)
+        return run(rollout, policy, 25)
+
+    together, apart = episodes(0, 1, 2), episodes(0) | episodes(1) | episodes(2)
+    assert together.keys() == apart.keys()
+    assert len(together) > 6
+    for key, episode in together.items():
+        np.testing.assert_array_equal(episode.image, apart[key].image)
+        np.testing.assert_array_equal(episode.action, apart[key].action)
 
 
 def test_random_episodes_stay_random_to_their_end_whatever_their_neighbours_do(
@@ -188,7 +204,7 @@ def test_an_environment_that_raises_is_named_with_episode_and_step(
         made.append(random_length(config, seed))
         return made[-1]
 
-    lockstep = Rollout(make_env, EnvConfig(), [4, 5], [0, 3], seeds)
+    lockstep = Rollout(make_env, EnvConfig(), [4, 5], [0, 3], seeds, failures_allowed=0, timeout=60)
     made[1].fails_at = step
     with pytest.raises(EnvironmentFailure) as failure:
         run(lockstep, policy, 5)

@@ -1,60 +1,82 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.distributed.resources import plan_resources
+from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import ResourceError
 
-
-def total(config: RunConfig, cpus: float, gpus: float) -> float:
-    plan = plan_resources(config, cpus, gpus)
-    return (
-        plan["learner"].cpus
-        + config.collect.collectors * plan["collector"].cpus
-        + plan["evaluator"].cpus
-        + plan["replay"].cpus
-    )
+NODES = st.lists(st.builds(Resources, st.sampled_from([1.0, 2.0, 3.0, 16.0, 64.0]), st.just(0.0)), min_size=1)
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 3, 64])
-@pytest.mark.parametrize("collectors", [1, 2, 7])
-def test_all_roles_fit_into_the_cluster_whatever_its_size(cpus: float, collectors: int) -> None:
-    config = load_config("tiny", None, [f"collect.collectors={collectors}"])
-    assert 0 < total(config, cpus, 0) <= cpus
+def config(*overrides: str, preset: str = "tiny") -> RunConfig:
+    return load_config(preset, None, list(overrides))
+
+
+def fits(plan: dict[str, Resources], nodes: list[Resources]) -> bool:
+    """Whether roles of one size, and one of half of it, can be put somewhere."""
+    size = max(need.cpus for need in plan.values())
+    places = sum(int(node.cpus / size + 1e-9) for node in nodes)
+    return places >= len(plan) - 1 and sum(need.cpus for need in plan.values()) <= sum(node.cpus for node in nodes)
+
+
+@given(NODES, st.integers(1, 7))
+def test_all_roles_have_a_place_whatever_the_cluster(nodes: list[Resources], collectors: int) -> None:
+    plan = plan_resources(config(f"collect.collectors={collectors}"), nodes)
+    assert all(need.cpus > 0 for need in plan.values())
+    assert fits(plan, nodes)
 
 
 def test_each_role_gets_a_whole_cpu_where_there_are_enough() -> None:
-    plan = plan_resources(load_config("tiny"), 16, 0)
-    assert plan["learner"].cpus == plan["collector"].cpus == plan["evaluator"].cpus == 1
+    plan = plan_resources(config("collect.collectors=2"), [Resources(16, 0)])
+    assert plan == {
+        "learner": Resources(1, 0),
+        "replay": Resources(0.5, 0),
+        "evaluator": Resources(1, 0),
+        "collector-0": Resources(1, 0),
+        "collector-1": Resources(1, 0),
+    }
 
 
 def test_the_learner_alone_gets_the_gpu_and_only_if_the_device_allows_it() -> None:
-    plan = plan_resources(load_config("paper"), 16, 1)
-    assert {role: need.gpus for role, need in plan.items()} == {
-        "learner": 1,
-        "collector": 0,
-        "evaluator": 0,
-        "replay": 0,
-    }
-    assert plan_resources(load_config("paper", None, ["device=cpu"]), 16, 1)["learner"].gpus == 0
+    nodes = [Resources(16, 1)]
+    plan = plan_resources(config(preset="paper"), nodes)
+    assert {role for role, need in plan.items() if need.gpus} == {"learner"}
+    assert plan["learner"].gpus == 1
+    assert plan_resources(config("device=cpu", preset="paper"), nodes)["learner"].gpus == 0
+
+
+def test_what_the_configuration_asks_for_is_taken_as_it_is() -> None:
+    asked = ("learner.cpus=3", "learner.gpus=0.5", "collect.cpus=2", "collect.gpus=0.25", "collect.collectors=2")
+    plan = plan_resources(config(*asked, preset="paper"), [Resources(16, 1)])
+    assert plan["learner"] == Resources(3, 0.5)
+    assert plan["collector-0"] == plan["collector-1"] == Resources(2, 0.25)
 
 
 def test_a_gpu_that_does_not_exist_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(ResourceError, match="needs 1 GPU, the cluster has 0"):
-        plan_resources(load_config("paper", None, ["device=cuda"]), 16, 0)
+        plan_resources(config("device=cuda", preset="paper"), [Resources(16, 0)])
 
 
 def test_every_rank_gets_a_gpu_or_none_does() -> None:
-    config = load_config("small", None, ["learner.ranks=2"])
-    assert plan_resources(config, 16, 2)["learner"].gpus == 1
-    assert plan_resources(config, 16, 0)["learner"].gpus == 0
+    two = config("learner.ranks=2", preset="small")
+    assert plan_resources(two, [Resources(16, 2)])["learner-1"].gpus == 1
+    assert plan_resources(two, [Resources(16, 0)])["learner-1"].gpus == 0
     with pytest.raises(
-        ResourceError, match=r"learner\.ranks=2: each needs a GPU, the cluster has 1; use learner\.ranks=1"
+        ResourceError, match=r"learner\.ranks=2 with 1 GPU each .* need 2 GPUs, .* has 1; use learner\.r"
     ):
-        plan_resources(config, 16, 1)
-    assert 0 < plan_resources(config, 2, 2)["learner"].cpus < 0.5
+        plan_resources(two, [Resources(16, 1)])
+    assert 0 < plan_resources(two, [Resources(2, 2)])["learner-0"].cpus < 0.5
+
+
+def test_what_no_node_can_hold_is_refused_with_the_arithmetic() -> None:
+    wanted = (
+        r"learner needs 3 CPU 0 GPU, and no node has that left beside the other 3 roles .*nodes: 2 CPU 0 GPU, 2 CPU"
+    )
+    with pytest.raises(ResourceError, match=wanted):
+        plan_resources(config("learner.cpus=3"), [Resources(2, 0), Resources(2, 0)])
 
 
 def test_pretraining_asks_for_its_ranks_alone() -> None:
-    config = load_config("small", None, ["learner.ranks=2"])
-    assert plan_resources(config, 2, 0, "pretrain").keys() == {"learner"}
-    assert plan_resources(config, 2, 0, "pretrain")["learner"].cpus == 1
+    plan = plan_resources(config("learner.ranks=2", preset="small"), [Resources(2, 0)], "pretrain")
+    assert plan == {"learner-0": Resources(1, 0), "learner-1": Resources(1, 0)}

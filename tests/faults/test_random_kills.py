@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
-from tests.distributed.test_ray_finetune import Command, gone
+from tests.faults.runs import Command, gone, note, shared_memory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -25,29 +24,24 @@ UPDATES = 4 + (ENV_STEPS - 800) // 10
 
 
 def victims(command: Command) -> list[psutil.Process]:
-    """Collectors and evaluator that have been up for a while: dying at once again and again is another fault."""
-    found = []
-    for process in command.family():
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        role = "ray::Collector" in line or "ray::Evaluator" in line
-        if role and time.time() - process.create_time() > SETTLED_SECONDS:
-            found.append(process)
-    return found
+    """Roles that have been up for a while: dying at once again and again is another fault."""
+    roles = command.roles("Collector", "Evaluator", "Replay", "FinetuneLearnerRole")
+    return [process for process in roles if time.time() - process.create_time() > SETTLED_SECONDS]
 
 
 def test_a_run_survives_twenty_kills_and_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     rng = random.Random(0)
     lengths = (f"finetune.env_steps={ENV_STEPS}", "replay.capacity_steps=50000", "evaluation.every_env_steps=4000")
     command = Command(tmp_path, *lengths)
-    family = {}
+    family: dict[int, psutil.Process] = {}
+    recovery: list[float] = []
+    stores = shared_memory()
     for _ in range(KILLS):
         reached = command.updates()
         command.wait_for(lambda goal=reached + 20: command.updates() >= goal and len(victims(command)) > 0)
         family |= {process.pid: process for process in command.family()}
-        rng.choice(victims(command)).send_signal(signal.SIGKILL)
+        victim = rng.choice(victims(command))
+        recovery.append(command.kill(victim))
         time.sleep(rng.uniform(0, 2))
     command.process.wait(timeout=900)
     log = command.log.read_text()
@@ -66,5 +60,8 @@ def test_a_run_survives_twenty_kills_and_loses_nothing_that_was_finished(tmp_pat
     for env in range(4):  # an episode that finished was taken in: only those cut off by a kill leave no file
         numbers = sorted(episode.number for episode in episodes if episode.env_index == env)
         assert numbers == list(range(len(numbers)))
-    assert log.count("another takes its place") + log.count("this evaluation is left out") >= KILLS - 3
+    told = ("another takes its place", "this evaluation is left out", "all roles begin again")
+    assert sum(map(log.count, told)) >= KILLS - 3
     assert gone(list(family.values()))
+    assert shared_memory() <= stores
+    note("random SIGKILLs of roles in one run", KILLS, max(recovery), "open episodes, evaluations", "finished, whole")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -507,6 +508,37 @@ def test_a_resume_that_fails_while_roles_start_leaves_the_record_as_it_was(
     assert everything(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("collectors", [2, 4])
+def test_a_synchronous_run_is_the_same_to_the_bit_whoever_collects(run: Run, collectors: int) -> None:
+    settings = ("collect.synchronous=true", "finetune.random_steps=120", "finetune.env_steps=200")
+    one, other = (
+        run(f"run-{n}", *settings, f"collect.collectors={n}", f"collect.envs_per_collector={4 // n}")
+        for n in (1, collectors)
+    )
+    assert EpisodeStore(one.replay).keys() == EpisodeStore(other.replay).keys()
+    expected, found = load_checkpoint(one.path), load_checkpoint(other.path)
+    assert expected.update == found.update > 10
+    for part in ("model", "actor_critic"):
+        for key, value in expected.state[part].items():
+            assert torch.equal(value, found.state[part][key]), key
+    assert [row["returns"] for row in one.evaluations()] == [row["returns"] for row in other.evaluations()]
+
+
+def test_the_learner_waits_for_a_collector_whose_weights_are_too_old(run: Run) -> None:
+    folder = run(
+        "run",
+        "collect.publish_every_updates=1",
+        "collect.max_age_updates=1",
+        "collect.request_steps=20",
+        "finetune.random_steps=60",
+        "finetune.env_steps=300",
+        "telemetry.every_updates=1",
+    )
+    ages = [row["weights/age_largest"] for row in read_metrics(folder.metrics_path) if "weights/age_largest" in row]
+    assert ages
+    assert max(filter(None, ages), default=0) <= 1
+
+
 # Roles that die
 
 
@@ -587,6 +619,25 @@ def test_an_evaluator_that_dies_is_replaced_and_only_its_evaluation_is_missing(
     assert [row["update"] for row in folder.evaluations()] == [6]
 
 
+def test_an_evaluation_that_takes_too_long_is_left_out(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(LocalBackend):
+        """Evaluators are processes of their own that do not answer."""
+
+        parallel = True
+
+        def wait(self, futures: Any, timeout: float) -> list[Any]:
+            rest = [future for future in futures if not future.call.method.__name__ == "evaluate"]
+            return super().wait(rest, timeout) if rest else []
+
+    monkeypatch.setattr("prelar_ray.training.finetuning.time.monotonic", itertools.count().__next__)
+    folder = run("run", "evaluation.timeout=100", backend=Elsewhere)
+    assert "evaluator died: no answer for evaluation.timeout=100 s; this evaluation is left out" in caplog.text
+    assert folder.info["status"] == "finished"
+    assert folder.evaluations() == []
+
+
 def test_a_run_without_any_evaluation_ends_all_the_same(run: Run) -> None:
     folder = run("run", backend=lambda: Mortal("evaluator", "evaluate"))
     info = RunFolder.open(folder.path).info
@@ -603,29 +654,22 @@ def test_without_its_learner_a_run_fails(run: Run, tmp_path: Path) -> None:
 # Bad input
 
 
-def test_a_reward_that_is_not_finite_stops_the_run_by_episode_and_step(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_reward_that_is_not_finite_costs_its_episode_and_is_said(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = PointReach._advance
+    steps = itertools.count(1)
 
     def poisoned(self: PointReach, action: Any) -> Any:
         reward, *rest = advance(self, action)
-        return (float("nan") if self._elapsed == 6 and self.episodes_seen > 2 else reward, *rest)
-
-    begin = PointReach._begin
-
-    def counting(self: PointReach) -> None:
-        self.episodes_seen = getattr(self, "episodes_seen", 0) + 1
-        begin(self)
+        return (float("nan") if next(steps) == 50 else reward, *rest)
 
     monkeypatch.setattr(PointReach, "_advance", poisoned)
-    monkeypatch.setattr(PointReach, "_begin", counting)
-    with pytest.raises(NonFiniteError, match=r"^env000\d-episode000002: reward\[7\] is nan; check the environment's"):
-        run("run", "finetune.env_steps=140", "evaluation.every_env_steps=1000")
-    folder = RunFolder.open(tmp_path / "run")
-    assert folder.info["status"] == "failed"
-    assert load_checkpoint(folder.path).update >= 2
-    assert all(number < 2 for numbers in numbers_by_env(folder).values() for number in numbers)
+    folder = run("run", "finetune.env_steps=140", "evaluation.every_env_steps=1000")
+    assert folder.info["status"] == "finished"
+    assert re.search(r"environment \d, episode 1, step 5: ValueError: the reward is nan; its episode", caplog.text)
+    assert sorted(numbers_by_env(folder).values()) == [[0, 1, 2], [0, 2, 3]]
+    assert sum(row.get("train/env_failures") or 0 for row in read_metrics(folder.metrics_path)) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_keeps_the_last_checkpoint(

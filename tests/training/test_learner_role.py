@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,7 @@ def test_a_pretraining_checkpoint_of_other_sizes_is_refused_by_key_and_both_shap
 def test_a_finetuning_checkpoint_is_nothing_to_begin_with(minute_config: RunConfig, tmp_path: Path) -> None:
     role = FinetuneLearnerRole(minute_config, 2, tmp_path)
     role.save({})
+    role.saved()
     with pytest.raises(CheckpointError, match=r"000000000: a finetune checkpoint; --init takes a pretrain one"):
         role.initialise(tmp_path / "000000000")
 
@@ -98,6 +101,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: Ru
         whole.update(batch(seed))
         role.update(batch(seed))
     assert role.save({"a": 1}) == 3
+    role.saved()
     resumed = FinetuneLearnerRole(minute_config.model_copy(update={"seed": 5}), 2, tmp_path / "cut")
     resumed.restore(tmp_path / "cut" / "000000003")
     for seed in (3, 4):
@@ -106,16 +110,59 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: Ru
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key], value)
     assert whole.save({}) == resumed.save({}) == 5
+    whole.saved()
+    resumed.saved()
     one, two = (load_checkpoint(tmp_path / name / "000000005") for name in ("whole", "cut"))
     for part in ("model", "actor_critic", "bonus"):
         for key, value in one.state[part].items():
             torch.testing.assert_close(two.state[part][key], value, rtol=0, atol=0)
 
 
+def test_a_checkpoint_holds_its_moment_though_learning_goes_on_while_it_is_written(
+    minute_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
+    may_write = threading.Event()
+    save = CheckpointStore.save
+
+    def slowly(self: CheckpointStore, *args: Any) -> Path:
+        may_write.wait()
+        return save(self, *args)
+
+    monkeypatch.setattr(CheckpointStore, "save", slowly)
+    before = {key: value.clone() for key, value in role.learner.actor_critic.state_dict().items()}
+    assert role.save({}) == 0
+    role.update(batch(0))
+    assert not list(tmp_path.glob("[0-9]*"))
+    may_write.set()
+    role.saved()
+    stored = CheckpointStore(tmp_path, 1).latest()
+    assert stored.update == 0
+    assert all(torch.equal(value, stored.state["actor_critic"][key]) for key, value in before.items())
+    assert not torch.equal(role.learner.actor_critic.state_dict()["actor.mean.bias"], before["actor.mean.bias"])
+
+
+@pytest.mark.parametrize("asked", ["saved", "metrics", "save"])
+def test_a_checkpoint_that_could_not_be_written_is_heard_of(
+    minute_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def full(*_: Any) -> Path:
+        raise CheckpointError("no space left")
+
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
+    monkeypatch.setattr(CheckpointStore, "save", full)
+    role.save({})
+    role._writer.shutdown()
+    with pytest.raises(CheckpointError, match="no space left"):
+        role.save({}) if asked == "save" else getattr(role, asked)()
+
+
 def test_a_checkpoint_of_another_configuration_is_refused_by_key_and_both_shapes(
     minute_config: RunConfig, tmp_path: Path
 ) -> None:
-    FinetuneLearnerRole(minute_config, 2, tmp_path).save({})
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
+    role.save({})
+    role.saved()
     with pytest.raises(
         CheckpointError, match=r"/000000000: model\.rssm\.\S+ has shape \(24, 16\) in the checkpoint and \(36, 20\)"
     ):
@@ -125,7 +172,9 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_key_and_both_shapes
 def test_a_checkpoint_of_a_task_with_other_actions_is_refused_by_their_sizes(
     minute_config: RunConfig, tmp_path: Path
 ) -> None:
-    FinetuneLearnerRole(minute_config, 2, tmp_path).save({})
+    role = FinetuneLearnerRole(minute_config, 2, tmp_path)
+    role.save({})
+    role.saved()
     expected = r"/000000000: its policy has actions of size 2, env\.task=prelar/point-reach takes 4; choose the task"
     with pytest.raises(CheckpointError, match=expected):
         FinetuneLearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")

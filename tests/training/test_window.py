@@ -36,6 +36,7 @@ def test_rates_and_means_over_the_window(clock: list[float]) -> None:
     window.collected(collected(10, returns=(6.0,), successes=(0,), lengths=(9,)), age=5)
     for _ in range(3):
         window.learnt()
+    window.paused(1.0)
     clock[0] += 4
     values = window.read()
     assert values == pytest.approx(
@@ -43,6 +44,8 @@ def test_rates_and_means_over_the_window(clock: list[float]) -> None:
             "rate/updates_per_second": 0.75,
             "rate/env_steps_per_second": 10,
             "weights/age_updates": 3.5,
+            "weights/age_largest": 5,
+            "time/collectors_paused": 0.25,
             "train/episode_return": 3,
             "train/episode_success": 1 / 3,
             "train/episode_steps": 7,
@@ -65,7 +68,7 @@ def test_what_did_not_happen_is_left_out(clock: list[float]) -> None:
     window = Window()
     window.collected(collected(version=-1), age=8)  # at random
     clock[0] += 1
-    assert window.read().keys() == {"rate/updates_per_second", "rate/env_steps_per_second"}
+    assert window.read().keys() == {"rate/updates_per_second", "rate/env_steps_per_second", "time/collectors_paused"}
     assert math.isnan(window.last_return)
 
 
@@ -76,6 +79,6 @@ def test_reading_begins_another_window_and_the_last_return_stays(clock: list[flo
     clock[0] += 1
     window.read()
     clock[0] += 2
-    assert window.read() == {"rate/updates_per_second": 0, "rate/env_steps_per_second": 0}
+    assert set(window.read().values()) == {0}
     assert window.last_return == 4
     window.read()  # twice within one tick of the clock

@@ -1,0 +1,247 @@
+"""The loop and Ray alone: many collectors and learner ranks that only sleep, driven as in training.
+
+Nothing is computed, so what is measured is what the driver, the replay and Ray's messages cost: calls per second, the
+driver's share of a core, and how late an update begins after the batch before is done. Sizes are those of the messages
+that the driver sees; batches and episodes would pass it by, as references do here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import psutil
+
+from benchmarks.measuring import Result, Row, report_options, show
+from prelar_ray.config import RunConfig, load_config, to_yaml
+from prelar_ray.replay.rate_limiter import RateLimiter
+from prelar_ray.replay.replay import ReplayStatus
+
+COLUMNS = {
+    "seconds": ".3g",
+    "calls_per_s": ".0f",
+    "driver_cores": ".2f",
+    "env_steps_per_s": ".0f",
+    "updates_per_s": ".1f",
+    "update_seconds": ".4f",
+    "learner_waits": ".1%",
+}
+
+
+class Asleep(NamedTuple):
+    """How long what is not computed takes, seconds."""
+
+    env_step: float
+    update: float
+
+
+class Collector:
+    """Steps nothing."""
+
+    def __init__(self, asleep: Asleep, config: RunConfig, index: int, first_numbers: list[int]) -> None:
+        k = config.collect.envs_per_collector
+        self.asleep, self.envs = asleep, range(index * k, (index + 1) * k)
+        self.numbers = dict(zip(self.envs, first_numbers, strict=True))
+
+    def action_size(self) -> int:
+        return 4
+
+    def episode_steps(self) -> int:
+        return 500
+
+    def collect(self, steps: int, random: bool, version: int, weights: Any) -> tuple[Any, Any]:
+        time.sleep(steps * self.asleep.env_step)
+        summary = SimpleNamespace(
+            env_steps=steps * len(self.envs), version=version, returns=(), successes=(), lengths=(), failures=()
+        )
+        summary.numbers = self.numbers
+        return summary, []
+
+
+class Replay:
+    """Keeps pace, and nothing else."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        tune = config.finetune
+        self.tolerance = config.replay.tolerance_updates
+        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
+
+    def status(self) -> ReplayStatus:
+        limiter = self.limiter
+        return ReplayStatus(limiter.env_steps, limiter.updates, limiter.updates_due, self.tolerance, 0, 0)
+
+    def insert(self, episodes: Any, env_steps: int) -> ReplayStatus:
+        self.limiter.insert(env_steps)
+        return self.status()
+
+    def sample(self) -> Any:
+        self.limiter.take()
+        return np.zeros(1)
+
+    def sample_shares(self, ranks: int) -> tuple[Any, ...]:
+        self.limiter.take()
+        return tuple(np.zeros(1) for _ in range(ranks))
+
+    def peek(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Learner:
+    """Updates nothing, and says how long it waited to do so."""
+
+    def __init__(self, asleep: Asleep, config: RunConfig, action: int, checkpoints: Path, rank: int) -> None:
+        self.asleep, self.folder = asleep, checkpoints
+        self.updates, self.waited, self.count, self.idle_since = 0, 0.0, 0, 0.0
+
+    def meeting_point(self) -> str:
+        return ""
+
+    def join(self, address: str) -> None:
+        pass
+
+    def update(self, batch: Any) -> int:
+        if self.idle_since:
+            self.waited += time.monotonic() - self.idle_since
+        time.sleep(self.asleep.update)
+        self.updates, self.count = self.updates + 1, self.count + 1
+        self.idle_since = time.monotonic()
+        return self.updates
+
+    def metrics(self) -> dict[str, float]:
+        values = {"time/update": self.asleep.update, "time/wait_for_data": self.waited / max(1, self.count)}
+        self.waited, self.count, self.idle_since = 0.0, 0, 0.0
+        return values
+
+    def policy_weights(self) -> Any:
+        return np.zeros(1)
+
+    def save(self, counters: Any) -> int:
+        (self.folder / f"{self.updates:09d}").mkdir(parents=True, exist_ok=True)
+        return self.updates
+
+    def saved(self) -> None:
+        pass
+
+    def predict(self, batch: Any) -> Any:
+        return SimpleNamespace(_asdict=dict)
+
+
+class Evaluator:
+    """Evaluates nothing."""
+
+    def __init__(self, config: RunConfig) -> None:
+        pass
+
+    def evaluate(self, weights: Any, episodes: int, round_: int) -> Any:
+        return SimpleNamespace(returns=(0.0,), successes=(False,))
+
+
+def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
+    """Run the loop for about ``seconds``."""
+    from prelar_ray.distributed.ray_backend import RayBackend
+    from prelar_ray.run_folder import RunFolder
+    from prelar_ray.training.finetuning import finetune_by_lines
+
+    per_second = collectors / asleep.env_step
+    pace = max(1, round(per_second * asleep.update))  # collecting and learning equally fast
+    config = load_config(
+        "paper",
+        None,
+        [
+            f"collect.collectors={collectors}",
+            f"learner.ranks={ranks}",
+            f"finetune.batch_size={8 * ranks}",
+            f"pretrain.batch_size={2 * ranks}",
+            f"finetune.env_steps_per_update={pace}",
+            f"finetune.env_steps={int(per_second * seconds) + collectors * 500}",
+            f"finetune.random_steps={collectors * 500}",
+            "finetune.initial_updates=0",
+            "evaluation.every_env_steps=1000000000",
+            "checkpoint.every_updates=1000000",
+            f"telemetry.every_updates={max(10, round(2 / asleep.update))}",
+            "dashboard=false",
+        ],
+    )
+    counts = [0]
+
+    class Counting(RayBackend):
+        def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Any:
+            role = super().start(name, factory, *args)
+            call = role.call
+
+            def counting(method: str, *args: Any, returns: int = 1) -> Any:
+                counts[0] += 1
+                return call(method, *args, returns=returns)
+
+            role.call = counting  # type: ignore[method-assign]
+            return role
+
+    names = {
+        "prelar_ray.training.finetuning.Replay": Replay,
+        "prelar_ray.training.finetuning.FinetuneLearnerRole": _actor(Learner, asleep),
+        "prelar_ray.training.collector_pool.Collector": _actor(Collector, asleep),
+        "prelar_ray.training.evaluations.Evaluator": Evaluator,
+    }
+    lines: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder, _replaced(names):
+        run = RunFolder.create(Path(folder) / "run", to_yaml(config), "finetune")
+        process = psutil.Process()
+        for line in finetune_by_lines(config, run, lambda: Counting(config), None, resume=False):
+            if "time/update" in line:
+                cpu = sum(process.cpu_times()[:2])
+                lines.append({**line, "calls": counts[0], "cpu": cpu, "now": time.monotonic()})
+    first, last = lines[1], lines[-2]  # between, all were at work
+    took = last["now"] - first["now"]
+    waits = float(np.mean([line["time/wait_for_data"] for line in lines[2:-1]]))
+    return {
+        "name": f"{collectors} collectors, {ranks} ranks",
+        "seconds": took,
+        "calls_per_s": (last["calls"] - first["calls"]) / took,
+        "driver_cores": (last["cpu"] - first["cpu"]) / took,
+        "env_steps_per_s": (last["env_steps"] - first["env_steps"]) / took,
+        "updates_per_s": (last["update"] - first["update"]) / took,
+        "update_seconds": asleep.update,
+        "learner_waits": waits / (waits + asleep.update),
+    }
+
+
+def _actor(kind: Any, asleep: Asleep) -> Any:
+    """A class that Ray can make an actor of, with ``asleep`` for its first argument."""
+    return type(kind.__name__, (kind,), {"__init__": lambda self, *args: kind.__init__(self, asleep, *args)})
+
+
+def _replaced(names: dict[str, Any]) -> Any:
+    stack = ExitStack()
+    for name, replacement in names.items():
+        stack.enter_context(mock.patch(name, replacement))
+    return stack
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks control_plane", description=__doc__)
+    parser.add_argument("--collectors", nargs="+", type=int, default=[1, 8, 64])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 8, 8], help="one for each number of collectors")
+    parser.add_argument("--env-step-ms", type=float, default=10.0, help="of one collector's step (default 10)")
+    parser.add_argument("--update-ms", type=float, default=73.0, help="default 73: eight RTX 3090 by the cost model")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run (default 60)")
+    report_options(parser)
+    args = parser.parse_args(argv)
+    if len(args.ranks) != len(args.collectors):
+        parser.error("--ranks: as many as --collectors")
+    asleep = Asleep(args.env_step_ms / 1e3, args.update_ms / 1e3)
+    rows = [measure(c, r, asleep, args.seconds) for c, r in zip(args.collectors, args.ranks, strict=True)]
+    settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
+    show(Result("control_plane", settings, {}, rows), COLUMNS, args)
+    return 0

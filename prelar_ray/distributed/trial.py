@@ -1,0 +1,108 @@
+"""A run as a trial of Ray Tune: one placement group holds the trial's own process and every role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
+from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.distributed.ray_backend import RayBackend, bundles
+from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.training.finetuning import finetune_by_lines
+from prelar_ray.training.pretraining import pretrain_by_lines
+
+__all__ = ["Trial", "trial_settings"]
+
+DRIVER = Resources(0.01, 0.0)
+"""The trial's own process: it passes references on and computes nothing."""
+
+CHECKPOINT_FILE = "run_folder.json"
+
+
+def trial_settings(
+    config: RunConfig, phase: str, out: Path, nodes: Sequence[Resources], init: Path | None = None
+) -> dict[str, Any]:
+    """What :class:`Trial` takes as its configuration; JSON-able.
+
+    Args:
+        config: of the run; ``cluster`` is not read, the trial is on a cluster already.
+        phase: pretrain or finetune.
+        out: run folder, on storage that every node sees.
+        nodes: what each node of the cluster has in all.
+        init: run or checkpoint to fine-tune from; it need not exist yet.
+
+    Raises:
+        ResourceError: the cluster can never hold the trial.
+    """
+    plan = plan_resources(config, [node.without(DRIVER) for node in nodes], phase)
+    return {
+        "config": config.model_dump(mode="json"),
+        "phase": phase,
+        "out": str(out.absolute()),
+        "init": str(init.absolute()) if init else None,
+        "plan": {name: [need.cpus, need.gpus] for name, need in plan.items()},
+    }
+
+
+class Trial(tune.Trainable):
+    """One run in a folder of its own. A step is a line of metrics.
+
+    Its checkpoints are the run's: whatever ended a trial, it is set up again in the same folder and goes on from the
+    last of them. What Tune keeps as a checkpoint is the name of that folder.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """The trial's process first, then every role in the order of the plan."""
+        return tune.PlacementGroupFactory([{"CPU": DRIVER.cpus}, *bundles(_plan(config))], strategy="PACK")
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the run, or look at where it was.
+
+        Raises:
+            PrelarError: see :func:`finetune_by_lines` and :func:`pretrain_by_lines`.
+        """
+        self._lines: Generator[Mapping[str, float]] | None = None
+        run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
+        self._out, phase = Path(config["out"]), config["phase"]
+        resume = any((self._out / "checkpoints").glob("[0-9]*"))
+        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume)
+        backend = partial(RayBackend, run_config, phase, self._out.name, _plan(config))
+        self._last: dict[str, Any] = {}
+        if phase == "pretrain":
+            self._lines = pretrain_by_lines(run_config, run, resume, backend)
+        else:
+            init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
+            self._lines = finetune_by_lines(run_config, run, backend, init, resume)
+
+    def step(self) -> dict[str, Any]:
+        """Go on to the next line of metrics."""
+        assert self._lines is not None
+        line = next(self._lines, None)
+        self._last |= line or {}
+        return {**self._last, "done": line is None}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Note where the run's own checkpoints are."""
+        (Path(checkpoint_dir) / CHECKPOINT_FILE).write_text(json.dumps({"run": str(self._out)}))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: :meth:`setup` goes on from the run's own checkpoints."""
+
+    def cleanup(self) -> None:
+        """Stop the run where it is, with a checkpoint, unless it has ended."""
+        if self._lines is not None:
+            with suppress(KeyboardInterrupt, StopIteration):
+                self._lines.throw(KeyboardInterrupt())
+
+
+def _plan(config: dict[str, Any]) -> dict[str, Resources]:
+    return {name: Resources(*need) for name, need in config["plan"].items()}

@@ -1,0 +1,47 @@
+"""Beginning again: what a run does when a role dies that nothing can take the place of."""
+
+from __future__ import annotations
+
+import logging
+
+from prelar_ray.checkpoint.compatibility import resumable_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import RoleDied
+from prelar_ray.training.backend import Backend
+
+__all__ = ["Lives"]
+
+DEATHS_IN_A_ROW = 3
+"""Deaths without a new checkpoint in between after which a run gives up."""
+
+log = logging.getLogger(__name__)
+
+
+class Lives:
+    """All roles begin again at the last checkpoint, unless they came no further the last times."""
+
+    def __init__(
+        self, backend: Backend, checkpoints: CheckpointStore, config: RunConfig, checkpoint: Checkpoint | None
+    ) -> None:
+        self.backend, self.checkpoints, self.config = backend, checkpoints, config
+        self.checkpoint = checkpoint
+        """Where the present life began; None where there was nothing."""
+        self._in_vain = 0
+
+    def lose(self, death: RoleDied) -> None:
+        """End all roles, and make :attr:`checkpoint` what the next life begins at.
+
+        Raises:
+            RoleDied: there is none, or no sense in it.
+        """
+        self.backend.stop_all()
+        replaceable = death.role.startswith("collector")  # has been replaced, again and again
+        if not self.backend.parallel or replaceable or not self.checkpoints.paths():
+            raise death
+        began, self.checkpoint = self.checkpoint, resumable_checkpoint(self.checkpoints, self.config)
+        new = began is None or self.checkpoint.update > began.update
+        self._in_vain = 1 if new else self._in_vain + 1
+        if self._in_vain > DEATHS_IN_A_ROW:
+            raise death
+        log.warning("%s; all roles begin again at the checkpoint of update %d", death, self.checkpoint.update)

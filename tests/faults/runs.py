@@ -1,0 +1,138 @@
+"""A fine-tuning run in a process of its own, what is done to it, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.run_folder import RunFolder
+from prelar_ray.telemetry.writers import read_metrics
+
+SETTINGS = """
+preset: tiny
+dashboard: false
+threads: 1
+world_model:
+  encoder: {depth: 2}
+  decoder: {depth: 2}
+  rssm: {deter: 8, hidden: 8, stoch: 2, classes: 2}
+finetune: {env_steps: 2400, random_steps: 800, initial_updates: 4, env_steps_per_update: 10, batch_size: 2,
+           segment_length: 8}
+behaviour: {horizon: 3}
+collect: {collectors: 2, envs_per_collector: 2, request_steps: 20}
+replay: {tolerance_updates: 8}
+evaluation: {episodes: 2, every_env_steps: 1000, envs: 2}
+checkpoint: {every_updates: 20}
+telemetry: {every_updates: 10}
+"""
+ENV_STEPS = 2400
+UPDATES = 4 + (ENV_STEPS - 800) // 10
+
+
+class Command:
+    """`prelar-ray finetune` in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str, out: Path | None = None, **environment: str) -> None:
+        settings = folder / "settings.yaml"
+        settings.write_text(SETTINGS)
+        self.out = out or folder / "run"
+        self.log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
+        command = [sys.executable, "-m", "prelar_ray.finetune", "--config", str(settings), "--out", str(self.out)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that the command started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def roles(self, *kinds: str) -> list[psutil.Process]:
+        """Those of the family that hold a role of these kinds, such as ``Collector``; or run such a program."""
+        found = []
+        for process in self.family():
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if any(f"ray::{kind}" in line or f"/{kind}" in line.split(" ")[0] for kind in kinds):
+                found.append(process)
+        return found
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended early:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"waited in vain:\n{self.log.read_text()}"
+            time.sleep(0.1)
+
+    def updates(self) -> int:
+        path = self.out / "metrics.jsonl"
+        rows = read_metrics(path) if path.exists() else []
+        return int(rows[-1]["update"] or 0) if rows else 0
+
+    def reach(self, updates: int) -> None:
+        self.wait_for(lambda: self.updates() >= updates)
+
+    def kill(self, victim: psutil.Process, number: signal.Signals = signal.SIGKILL) -> float:
+        """Send a signal; seconds until the run has a line of metrics beyond where it was."""
+        reached, began = self.updates(), time.monotonic()
+        victim.send_signal(number)
+        self.reach(reached + 1)
+        return time.monotonic() - began
+
+    def finish(self) -> None:
+        assert self.process.wait(timeout=400) == 0, self.log.read_text()
+
+    def lost_updates(self, at: int) -> int:
+        """Updates to be made again, where all roles began again at a checkpoint after a fault at update ``at``."""
+        begun = re.findall(r"begin again at the checkpoint of update (\d+)", self.log.read_text())
+        return max((at - int(update) for update in begun), default=0)
+
+
+def assert_whole(out: Path, env_steps: int = ENV_STEPS) -> None:
+    """The run made every step and update, once each."""
+    run = RunFolder.open(out)
+    updates = 4 + (env_steps - 800) // 10
+    assert run.info["status"] == "finished"
+    assert env_steps <= run.info["summary"]["env_steps"] < env_steps + 2 * 2
+    assert run.info["summary"]["updates"] == updates
+    rows = [row for row in read_metrics(run.metrics_path) if "loss/total" in row]
+    made = [row["update"] for row in rows]
+    steps = [row["env_steps"] for row in rows]
+    assert made == sorted(set(made))
+    assert steps == sorted(steps)
+    for update, step in zip(made, steps, strict=True):
+        assert update <= 4 + max(0, step - 800) // 10  # never ahead of the steps that pay for it
+    keys = EpisodeStore(run.replay).keys()
+    assert len(keys) == len(set(keys))
+    assert CheckpointStore(run.checkpoints, 3).latest().update == updates
+
+
+def gone(processes: list[psutil.Process], seconds: float = 60) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def shared_memory() -> set[str]:
+    """Object stores of Ray."""
+    return {path.name for path in Path("/dev/shm").glob("plasma*")}
+
+
+def note(fault: str, times: int, recovery: float | None, lost: str, final: str) -> None:
+    """Add a row to the table of faults, if a file for it is named in ``FAULT_TABLE``."""
+    if path := os.environ.get("FAULT_TABLE"):
+        row = {"fault": fault, "times": times, "seconds_to_recovery": recovery, "lost": lost, "final": final}
+        with Path(path).open("a") as file:
+            file.write(json.dumps(row) + "\n")

@@ -1,0 +1,161 @@
+"""SIGKILL and SIGSTOP of every process of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.telemetry.writers import read_metrics
+from tests.faults.runs import Command, assert_whole, gone, note, shared_memory
+
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "lost"),
+    [
+        ("Collector", r"collector-\d died.*another takes its place", "its open episodes"),
+        ("Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation"),
+        ("FinetuneLearnerRole", r"learner died.*all roles begin again", ""),
+        ("Replay", r"replay died.*all roles begin again", ""),
+    ],
+)
+def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
+    tmp_path: Path, kind: str, said: str, lost: str
+) -> None:
+    stores = shared_memory()
+    command = Command(tmp_path)
+    command.reach(40)
+    family = command.family()
+    (victim, *_) = command.roles(kind)
+    at = command.updates()
+    seconds = command.kill(victim)
+    again = command.family()
+    command.finish()
+    assert re.search(said, command.log.read_text()), command.log.read_text()
+    assert_whole(command.out)
+    assert gone(family + again)
+    assert shared_memory() <= stores
+    updates = command.lost_updates(at)
+    assert updates <= 20 + 10, "no more than was learnt since the last checkpoint"
+    note(f"SIGKILL of {kind}", 1, seconds, lost or f"{updates} updates, made again", "finished, whole")
+
+
+def test_two_ranks_share_a_run_that_survives_the_death_of_one(tmp_path: Path) -> None:
+    command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4")
+    command.reach(40)
+    family = command.family()
+    ranks = command.roles("FinetuneLearnerRole")
+    assert len(ranks) == 2
+    at = command.updates()
+    seconds = command.kill(ranks[1])
+    command.finish()
+    assert re.search(r"learner-\d died.*all roles begin again", command.log.read_text()), command.log.read_text()
+    assert_whole(command.out)
+    assert gone(family)
+    note("SIGKILL of one of two learner ranks", 1, seconds, f"{command.lost_updates(at)} updates, made again", "whole")
+    Command(tmp_path, "--resume", "learner.ranks=1", "finetune.env_steps=2600").finish()  # one goes on where two were
+
+
+def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path) -> None:
+    command = Command(tmp_path, "checkpoint.every_updates=1000", "evaluation.every_env_steps=100000")
+    for _ in range(4):
+        command.wait_for(lambda: len(command.roles("Replay")) == 1)
+        (victim,) = command.roles("Replay")
+        command.wait_for(lambda: len(command.roles("Collector")) == 2)
+        time.sleep(3)
+        victim.send_signal(signal.SIGKILL)
+        gone([victim])
+    assert command.process.wait(timeout=120) == 1, command.log.read_text()
+    assert "error: replay died" in command.log.read_text()
+
+
+def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path) -> None:
+    command = Command(tmp_path, "collect.timeout=5")
+    command.reach(20)
+    family = command.family()
+    command.kill(command.roles("Collector")[0], signal.SIGSTOP)
+    command.finish()
+    assert re.search(r"collector-\d died: no answer for collect\.timeout=5 s; another", command.log.read_text())
+    assert_whole(command.out)
+    assert gone(family)
+
+
+@pytest.mark.slow
+def test_a_collector_that_stands_still_for_a_minute_holds_nobody_up(tmp_path: Path) -> None:
+    steps = 8000
+    command = Command(tmp_path, f"finetune.env_steps={steps}", "evaluation.every_env_steps=4000")
+    command.reach(20)
+    (victim, *_) = command.roles("Collector")
+    reached = command.updates()
+    seconds = command.kill(victim, signal.SIGSTOP)
+    time.sleep(max(0.0, 60 - seconds))
+    made = command.updates() - reached
+    victim.send_signal(signal.SIGCONT)
+    command.finish()
+    assert_whole(command.out, steps)
+    assert "died" not in command.log.read_text()
+    assert made > 100, "the other collector and the learner went on"
+    note("SIGSTOP of a collector for 60 s", 1, seconds, "nothing", f"finished, whole; {made} updates meanwhile")
+
+
+def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    command.reach(60)
+    family = command.family()
+    at = command.updates()
+    command.process.send_signal(signal.SIGKILL)
+    command.process.wait()
+    assert gone(family, seconds=150)  # Ray's own agents give their dead head a minute
+    reached = CheckpointStore(command.out / "checkpoints", 3).latest()
+    assert reached.update >= 20
+    began = time.monotonic()
+    resumed = Command(tmp_path, "--resume")
+    resumed.reach(reached.update + 1)
+    seconds = time.monotonic() - began
+    resumed.finish()
+    first = next(row for row in read_metrics(resumed.out / "metrics.jsonl") if row["update"] > reached.update)
+    assert first["env_steps"] >= reached.counters["replay"]["env_steps"]
+    assert first["replay/episodes"] >= 1
+    assert_whole(resumed.out)
+    note("SIGKILL of the driver, then --resume", 1, seconds, f"{at - reached.update} updates, made again", "whole")
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_killed_whole_ends_the_run_and_resume_finishes_it(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    command.reach(60)
+    family = command.family()
+    at = command.updates()
+    for process in command.roles("gcs_server", "raylet"):
+        process.send_signal(signal.SIGKILL)
+    assert command.process.wait(timeout=240) != 0, command.log.read_text()
+    assert gone(family, seconds=150)
+    reached = CheckpointStore(command.out / "checkpoints", 3).latest().update
+    began = time.monotonic()
+    resumed = Command(tmp_path, "--resume")
+    resumed.reach(reached + 1)
+    seconds = time.monotonic() - began
+    resumed.finish()
+    assert_whole(resumed.out)
+    note("SIGKILL of Ray's head and raylet, then --resume", 1, seconds, f"{at - reached} updates, made again", "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_save_exit_with_130_and_leave_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    command = Command(tmp_path)
+    command.reach(30)
+    family = command.family()
+    os.kill(command.process.pid, number)
+    assert command.process.wait(timeout=120) == 130, command.log.read_text()
+    assert "Traceback" not in command.log.read_text()
+    assert gone(family)
+    assert json.loads((command.out / "run.json").read_text())["status"] == "interrupted"
+    assert CheckpointStore(command.out / "checkpoints", 3).latest().update >= 30
