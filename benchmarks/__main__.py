@@ -10,6 +10,7 @@ NAMES = {
     "acting": "frames to actions, one and many (torch alone)",
     "weights": "from the learner to collectors that act with it, on Ray",
     "replay": "inserting and sampling beside a plain copy, in one process and on Ray",
+    "checkpoint": "what a checkpoint costs the updates beside it (torch alone)",
     "collector": "a collector beside the bare environment",
     "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
     "roofline": "a figure of what learner --parts measured",
@@ -17,6 +18,7 @@ NAMES = {
     "control_plane": "the loop and Ray alone, with many collectors and ranks that only sleep",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
+    "table": "result files as Markdown",
     "methods": "every method, both phases: losses, time per update, peak memory",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
 }

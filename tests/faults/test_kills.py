@@ -66,11 +66,10 @@ def test_two_ranks_share_a_run_that_survives_the_death_of_one(tmp_path: Path) ->
 
 def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path) -> None:
     command = Command(tmp_path, "checkpoint.every_updates=1000", "evaluation.every_env_steps=100000")
+    command.wait_for((command.out / "checkpoints" / "000000000" / "meta.json").exists)
     for _ in range(4):
-        command.wait_for(lambda: len(command.roles("Replay")) == 1)
+        command.wait_for(lambda: len(command.roles("Replay")) == 1 and len(command.roles("Collector")) == 2)
         (victim,) = command.roles("Replay")
-        command.wait_for(lambda: len(command.roles("Collector")) == 2)
-        time.sleep(3)
         victim.send_signal(signal.SIGKILL)
         gone([victim])
     assert command.process.wait(timeout=120) == 1, command.log.read_text()

@@ -39,7 +39,7 @@ def test_a_full_disk_ends_the_run_with_its_name_and_resume_finishes_it_once_ther
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(80 * 2**20))
-    assert command.process.wait(timeout=120) == 1, command.log.read_text()
+    assert command.process.wait(timeout=120) == 2, command.log.read_text()
     log = command.log.read_text()
     assert re.search(rf"^error: {small_disk}/run/\S+: .*(disk is full|No space left)", log, re.MULTILINE), log
     assert gone(family)
