@@ -79,7 +79,9 @@ def finetune_by_lines(
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
         with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
             lives = Lives(backend, checkpoints, config, checkpoint)
-            with progress.phase(PHASE, config.finetune.env_steps, "env steps") as phase:
+            total = config.finetune.env_steps
+            done = min(checkpoint.counters["replay"]["env_steps"], total) if checkpoint else 0
+            with progress.phase(PHASE, total, "env steps", done) as phase:
                 while True:
                     try:
                         loop = Finetuning(config, run, backend, init, lives.checkpoint)
