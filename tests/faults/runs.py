@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -85,12 +84,22 @@ class Command:
     def reach(self, updates: int) -> None:
         self.wait_for(lambda: self.updates() >= updates)
 
-    def kill(self, victim: psutil.Process, number: signal.Signals = signal.SIGKILL) -> float:
-        """Send a signal; seconds until the run has a line of metrics beyond where it was."""
-        reached, began = self.updates(), time.monotonic()
-        victim.send_signal(number)
-        self.reach(reached + 1)
+    def kill(self, victim: psutil.Process) -> float:
+        """SIGKILL a role; seconds until the run, having noticed, has a line of metrics beyond where it was."""
+        reached, deaths, began = self.updates(), self.deaths(), time.monotonic()
+        victim.kill()
+        self.wait_for(lambda: self.deaths() > deaths)
+        noticed = time.time()  # lines before are of updates that were under way
+        self.wait_for(lambda: self.updates() > reached and self.last_line() > noticed)
         return time.monotonic() - began
+
+    def deaths(self) -> int:
+        """Deaths of roles that the run spoke of."""
+        return len(re.findall(r"(?:collector|evaluator|learner|replay)\S* died", self.log.read_text()))
+
+    def last_line(self) -> float:
+        """When the last line of metrics was written, seconds since 1970."""
+        return float(read_metrics(self.out / "metrics.jsonl")[-1]["time"] or 0)
 
     def finish(self) -> None:
         assert self.process.wait(timeout=400) == 0, self.log.read_text()

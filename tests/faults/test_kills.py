@@ -80,7 +80,7 @@ def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path
     command = Command(tmp_path, "collect.timeout=5")
     command.reach(20)
     family = command.family()
-    command.kill(command.roles("Collector")[0], signal.SIGSTOP)
+    command.roles("Collector")[0].send_signal(signal.SIGSTOP)
     command.finish()
     assert re.search(r"collector-\d died: no answer for collect\.timeout=5 s; another", command.log.read_text())
     assert_whole(command.out)
@@ -93,9 +93,11 @@ def test_a_collector_that_stands_still_for_a_minute_holds_nobody_up(tmp_path: Pa
     command = Command(tmp_path, f"finetune.env_steps={steps}", "evaluation.every_env_steps=4000")
     command.reach(20)
     (victim, *_) = command.roles("Collector")
-    reached = command.updates()
-    seconds = command.kill(victim, signal.SIGSTOP)
-    time.sleep(max(0.0, 60 - seconds))
+    reached, began = command.updates(), time.monotonic()
+    victim.send_signal(signal.SIGSTOP)
+    command.reach(reached + 1)
+    seconds = time.monotonic() - began
+    time.sleep(60 - seconds)
     made = command.updates() - reached
     victim.send_signal(signal.SIGCONT)
     command.finish()
@@ -117,7 +119,7 @@ def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoin
     assert reached.update >= 20
     began = time.monotonic()
     resumed = Command(tmp_path, "--resume")
-    resumed.reach(reached.update + 1)
+    resumed.reach(at + 1)
     seconds = time.monotonic() - began
     resumed.finish()
     first = next(row for row in read_metrics(resumed.out / "metrics.jsonl") if row["update"] > reached.update)
@@ -140,7 +142,7 @@ def test_a_ray_that_is_killed_whole_ends_the_run_and_resume_finishes_it(tmp_path
     reached = CheckpointStore(command.out / "checkpoints", 3).latest().update
     began = time.monotonic()
     resumed = Command(tmp_path, "--resume")
-    resumed.reach(reached + 1)
+    resumed.reach(at + 1)
     seconds = time.monotonic() - began
     resumed.finish()
     assert_whole(resumed.out)
