@@ -68,8 +68,8 @@ def finetune_by_lines(
     Raises:
         NonFiniteError: a reward, action or loss became NaN or infinite.
         EnvironmentFailure: an environment failed again and again.
-        RoleDied: replay or learner died again and again without a checkpoint in between (else all roles start again
-            from the last one), or a collector did (else it is replaced, as the evaluator is).
+        RoleDied: roles died again and again without a checkpoint in between. Else a collector or evaluator is replaced,
+            and for any other all roles begin again at the last checkpoint.
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: no episode could end in time, or be learnt from.

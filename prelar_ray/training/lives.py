@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
@@ -14,6 +15,9 @@ __all__ = ["Lives"]
 
 DEATHS_IN_A_ROW = 3
 """Deaths without a new checkpoint in between after which a run gives up."""
+
+PAUSE_SECONDS = 1.0
+"""Before roles begin again, doubled with every life in vain."""
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +40,7 @@ class Lives:
             RoleDied: there is none, or no sense in it.
         """
         self.backend.stop_all()
-        replaceable = death.role.startswith("collector")  # has been replaced, again and again
-        if not self.backend.parallel or replaceable or not self.checkpoints.paths():
+        if not self.backend.parallel or not self.checkpoints.paths():
             raise death
         began, self.checkpoint = self.checkpoint, resumable_checkpoint(self.checkpoints, self.config)
         new = began is None or self.checkpoint.update > began.update
@@ -45,3 +48,4 @@ class Lives:
         if self._in_vain > DEATHS_IN_A_ROW:
             raise death
         log.warning("%s; all roles begin again at the checkpoint of update %d", death, self.checkpoint.update)
+        time.sleep(PAUSE_SECONDS * 2**self._in_vain)  # a node that goes down is known to be gone only later
