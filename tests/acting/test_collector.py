@@ -49,6 +49,19 @@ def test_episodes_do_not_depend_on_how_environments_are_spread_over_collectors(
         assert_same_episode(episode, two[key], tolerance=0 if random else 1e-5)
 
 
+@pytest.mark.usefixtures("envs")
+def test_synchronous_collectors_bring_the_same_bits(
+    minute_config: RunConfig, weights: Weights, assert_same_episode: Same
+) -> None:
+    turns = "collect.synchronous=true"
+    one, two = (
+        collect(with_envs(minute_config, k, turns), 4 // k, steps=30, random=False, weights=weights) for k in (4, 1)
+    )
+    assert one.keys() == two.keys()
+    for key, episode in one.items():
+        assert_same_episode(episode, two[key], tolerance=0)
+
+
 @pytest.mark.usefixtures("short_episodes")
 def test_the_same_holds_in_a_real_environment(minute_config: RunConfig, assert_same_episode: Same) -> None:
     one, two = (collect(with_envs(minute_config, k), 4 // k, steps=41, random=True) for k in (4, 2))

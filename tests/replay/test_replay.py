@@ -53,6 +53,21 @@ def test_inserting_counts_steps_and_makes_updates_due(config: RunConfig, tmp_pat
     assert replay.status().may_insert
 
 
+def test_a_turn_is_taken_in_by_environment_and_number_whoever_brought_what(
+    config: RunConfig, tmp_path: Path, make_episode: Make
+) -> None:
+    episodes = {(env, n): replace(make_episode(n), env_index=env) for env in (0, 1, 2) for n in (0, 1)}
+    spread = {
+        "one": [[episodes[key] for key in ((2, 0), (0, 0), (1, 0), (0, 1), (1, 1), (2, 1))]],
+        "many": [[episodes[2, 0], episodes[2, 1]], [episodes[0, 0], episodes[0, 1], episodes[1, 0], episodes[1, 1]]],
+    }
+    for name, parts in spread.items():
+        replay = Replay(config, tmp_path / name)
+        assert replay.insert_turn(54, *parts).env_steps == 54
+        held = [(episode.env_index, episode.number) for episode in replay.buffer]
+        assert held == sorted(episodes)[-len(held) :]
+
+
 def test_steps_of_open_episodes_count(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
     replay.insert([], env_steps=25)
