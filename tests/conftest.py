@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,15 @@ MINUTE = """
 """
 
 
-def pytest_configure() -> None:
-    """Take Ctrl-C as in a terminal: a shell starts background jobs, and CI may start us, with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Each test takes Ctrl-C as in a terminal.
+
+    Shells start background jobs with SIGINT ignored, and a study of Ray Tune leaves a handler that swallows the next.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
