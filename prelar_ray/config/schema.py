@@ -330,7 +330,9 @@ class ReplayConfig(Component):
     """Shared replay buffer."""
 
     capacity_steps: PositiveInt = 1_000_000
-    """Steps kept; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
+    """Steps kept, in all shards; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
+    shards: PositiveInt = 1
+    """Processes, on as many nodes as have room, that hold an equal share of the episodes each."""
     tolerance_updates: PositiveInt = 64
     """Asynchronous mode: updates by which learning may lag behind collecting before collecting pauses."""
     prefetch: PositiveInt = 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
+from prelar_ray.training.replay_group import replay_names
 
 __all__ = ["Resources", "plan_resources"]
 
@@ -89,7 +90,7 @@ def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> d
     names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
     plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
     if phase == "finetune":
-        plan["replay"] = Resources(cpus(0, 0.5), 0.0)
+        plan |= {name: Resources(cpus(0, 0.5), 0.0) for name in replay_names(config.replay.shards)}
         plan["evaluator"] = Resources(cpus(0), 0.0)
         collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
         plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}

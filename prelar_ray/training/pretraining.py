@@ -170,7 +170,7 @@ class _Pretraining:
         clips, position = self._next.result()
         self._waited += time.monotonic() - asked
         self._next = reader.submit(self._read)
-        shares = np.split(clips, self.config.learner.ranks)
+        shares = [[share] for share in np.split(clips, self.config.learner.ranks)]
         with interrupts_deferred():
             self.updates = self.learner.get(self.learner.call_with_rows("update", shares))[0]
             self._position = position
