@@ -66,11 +66,11 @@ def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
         inserting = timed(lambda: insert(replay, next(coming), steps), CPU, repeats, warmup=1)
         held = _bytes_per_step(replay, steps, repeats + 1)
         memcpy = _copy(repeats)
-        insert = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
+        inserted = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
         rows, length = config.finetune.batch_size, config.finetune.segment_length
         sampling = timed(lambda: replay.buffer.sample(rows), CPU, repeats)
-        sample = _row(f"sample, {rows} x {length}", rows * length * FRAME_BYTES, sampling, memcpy)
-    return [memcpy, insert, sample]
+        sampled = _row(f"sample, {rows} x {length}", rows * length * FRAME_BYTES, sampling, memcpy)
+    return [memcpy, inserted, sampled]
 
 
 def insert(replay: Replay, one: Episode, steps: int) -> None:

@@ -52,6 +52,7 @@ COMMANDS = {
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
     "export-checkpoint": "write a checkpoint as the published code writes and loads it",
+    "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
     "report": "write a run's report.html: curves, predictions, timings",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
     "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",

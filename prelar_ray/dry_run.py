@@ -9,11 +9,10 @@ from rich.table import Table
 
 from prelar_ray.config import to_yaml
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.memory import GIB
 from prelar_ray.summary import summarise
 
 __all__ = ["print_dry_run"]
-
-GIB = 2**30
 
 
 def print_dry_run(config: RunConfig) -> None:

@@ -384,6 +384,8 @@ class CheckpointConfig(Component):
     """Updates between checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints kept; the best by evaluation return stays beside them."""
+    mirror: str = ""
+    """Address, of any kind that pyarrow.fs knows (s3://bucket/runs), below which a copy of the run folder is kept."""
 
 
 class TelemetryConfig(Component):

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
+from prelar_ray.memory import GIB
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training.backend import Role
 
@@ -87,6 +88,7 @@ class RayBackend:
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,
+            "memory": int(need.memory * GIB),
             "max_restarts": 0,  # a restarted actor would have lost its state; the loop starts a new one knowingly
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
@@ -183,12 +185,13 @@ class RayBackend:
 def cluster_nodes() -> list[Resources]:
     """What every living node of the cluster has in all."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+    return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0) / GIB) for node in alive]
 
 
 def bundles(plan: Mapping[str, Resources]) -> list[dict[str, float]]:
     """A plan as a placement group wants it, in the order of the plan."""
-    return [{"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {}) for need in plan.values()]
+    asked = [{"CPU": need.cpus, "GPU": need.gpus, "memory": int(need.memory * GIB)} for need in plan.values()]
+    return [{name: amount for name, amount in bundle.items() if amount} for bundle in asked]
 
 
 def _reserve(plan: Mapping[str, Resources]) -> PlacementGroup:
@@ -211,7 +214,7 @@ def _own_group() -> PlacementGroup:
 
 def _total(parts: Iterable[Resources]) -> Resources:
     found = list(parts)
-    return Resources(round(sum(x.cpus for x in found), 2), round(sum(x.gpus for x in found), 2))
+    return Resources(*(round(sum(getattr(x, name) for x in found), 2) for name in ("cpus", "gpus", "memory")))
 
 
 class _RayRole:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
+from prelar_ray.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.training.replay_group import replay_names
 
 __all__ = ["Resources", "plan_resources"]
@@ -21,17 +22,20 @@ class Resources:
 
     cpus: float
     gpus: float
+    memory: float = 0.0
+    """GiB; only the replay asks for any."""
 
     def hold(self, other: Resources) -> bool:
         """Whether ``other`` fits."""
-        return other.cpus <= self.cpus and other.gpus <= self.gpus
+        return other.cpus <= self.cpus and other.gpus <= self.gpus and other.memory <= self.memory
 
     def without(self, other: Resources) -> Resources:
         """What is left; Ray counts in ten-thousandths."""
-        return Resources(round(self.cpus - other.cpus, 4), round(self.gpus - other.gpus, 4))
+        cpus, gpus, memory = self.cpus - other.cpus, self.gpus - other.gpus, self.memory - other.memory
+        return Resources(round(cpus, 4), round(gpus, 4), memory)
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPU {self.gpus:g} GPU"
+        return f"{self.cpus:g} CPU {self.gpus:g} GPU" + (f" {self.memory:.3g} GiB" if self.memory else "")
 
 
 def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[str, Resources]:
@@ -55,6 +59,8 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             "add a GPU node or use device=cpu"
         )
     on_gpu = config.device != "cpu" and gpus >= 1
+    if phase == "finetune":
+        check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
     per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
     needed = ranks * per_rank + (collect.collectors * collect.gpus if phase == "finetune" else 0.0)
     if needed > gpus:
@@ -78,7 +84,7 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             raise ResourceError(
                 f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
                 f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
-                "learner.gpus, collect.cpus, collect.gpus or fewer ranks and collectors, or add nodes"
+                "learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, ranks or collectors, or add nodes"
             )
 
 
@@ -90,7 +96,8 @@ def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> d
     names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
     plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
     if phase == "finetune":
-        plan |= {name: Resources(cpus(0, 0.5), 0.0) for name in replay_names(config.replay.shards)}
+        shard = Resources(cpus(0, 0.5), 0.0, replay_bytes(config) / GIB)
+        plan |= dict.fromkeys(replay_names(config.replay.shards), shard)
         plan["evaluator"] = Resources(cpus(0), 0.0)
         collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
         plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def trial_settings(
         "phase": phase,
         "out": str(out.absolute()),
         "init": str(init.absolute()) if init else None,
-        "plan": {name: [need.cpus, need.gpus] for name, need in plan.items()},
+        "plan": {name: astuple(need) for name, need in plan.items()},
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.memory import check_replay_fits, memory_limit
 from prelar_ray.replay.buffer import ReplayBuffer
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.seeding import generator
@@ -32,8 +33,10 @@ class ReplayShard:
         """Open shard number ``shard`` of ``config.replay.shards``; it takes its share of the capacity.
 
         Raises:
+            ResourceError: this machine has not the memory to hold it once it is full.
             DataError: ``folder`` cannot hold episodes.
         """
+        check_replay_fits(config, memory_limit(), "this machine")
         tune = config.finetune
         self.shard, self.shards = shard, config.replay.shards
         rng = generator(config.seed, f"replay-{shard}" if shard else "replay")

@@ -22,6 +22,7 @@ from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
+from prelar_ray.mirror import mirrored
 from prelar_ray.replay.replay import ReplayStatus
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
@@ -73,9 +74,9 @@ def finetune_by_lines(
             and for any other all roles begin again at the last checkpoint.
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
-        ConfigError: no episode could end in time, or be learnt from.
+        ConfigError: no episode could end in time, or be learnt from; ``checkpoint.mirror`` cannot be used.
     """
-    with run.track():
+    with mirrored(run.path, config.checkpoint.mirror), run.track():
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
         with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):

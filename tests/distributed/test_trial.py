@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Path:
 
 
 def test_a_trial_asks_for_a_place_for_itself_and_every_role(settings: Path, tmp_path: Path) -> None:
-    wanted = trial_settings(load_config(None, settings), "finetune", tmp_path / "run", [Resources(64, 0)])
+    wanted = trial_settings(load_config(None, settings), "finetune", tmp_path / "run", [Resources(64, 0, 64)])
     request = Trial.default_resource_request(wanted)
     assert [bundle["CPU"] for bundle in request.bundles] == [0.01, 1, 0.5, 1, 1, 1]
     assert request.strategy == "PACK"
