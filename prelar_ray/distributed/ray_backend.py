@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -26,7 +26,7 @@ from prelar_ray.memory import GIB
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training.backend import Role
 
-__all__ = ["RayBackend", "bundles", "cluster_nodes"]
+__all__ = ["RayBackend", "bundles", "cluster_nodes", "connect"]
 
 WAIT_SECONDS = 30
 """Between two lines about waiting for resources that other runs use."""
@@ -179,6 +179,20 @@ class RayBackend:
             return
         if self._group is not None:
             remove_placement_group(self._group)
+        ray.shutdown()
+
+
+@contextmanager
+def connect(config: RunConfig) -> Iterator[None]:
+    """Connect to the cluster that the configuration names, or start one on this machine, for the time of the block.
+
+    Raises:
+        ResourceError: no cluster at that address.
+    """
+    _connect(config)
+    try:
+        yield
+    finally:
         ray.shutdown()
 
 

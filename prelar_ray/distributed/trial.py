@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
@@ -16,6 +17,7 @@ from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.distributed.ray_backend import RayBackend, bundles
 from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.files import atomic_file
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.training.finetuning import finetune_by_lines
 from prelar_ray.training.pretraining import pretrain_by_lines
@@ -76,6 +78,8 @@ class Trial(tune.Trainable):
         self._out, phase = Path(config["out"]), config["phase"]
         resume = any((self._out / "checkpoints").glob("[0-9]*"))
         run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume)
+        if "manifest" in config:
+            write_manifest(run, config)
         backend = partial(RayBackend, run_config, phase, self._out.name, _plan(config))
         self._last: dict[str, Any] = {}
         if phase == "pretrain":
@@ -103,6 +107,20 @@ class Trial(tune.Trainable):
         if self._lines is not None:
             with suppress(KeyboardInterrupt, StopIteration):
                 self._lines.throw(KeyboardInterrupt())
+
+
+def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``: what the run is in its study, and the command that repeats it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    command = ["prelar-ray", config["phase"], "--config", str(run.config_path), "--out", "NEW"]
+    if config["init"]:
+        command += ["--init", config["init"]]
+    made_with = {key: run.info.get(key) for key in ("versions", "commit", "hardware")}
+    with atomic_file(run.path / "manifest.json") as file:
+        file.write(json.dumps({**config["manifest"], "command": shlex.join(command), **made_with}, indent=1).encode())
 
 
 def _plan(config: dict[str, Any]) -> dict[str, Resources]:
