@@ -116,8 +116,9 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
             settings = {"method": method, **sweep.settings, **stage.settings}
             with _at("pretrain"):
                 config = _config(sweep, {**settings, **point}, seed)
+            given = stage.videos[data]  # not where the store lies: a study keeps its names wherever its folder is
+            digest = _digest({name: getattr(config, name) for name in PRETRAINING}, method, given)
             config = config.model_copy(update={"video": config.video.model_copy(update={"path": str(store)})})
-            digest = _digest({name: getattr(config, name) for name in PRETRAINING}, method)
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
             labels |= {"pretrain.seed": seed} if len(stage.seeds) > 1 else {}
