@@ -1,6 +1,6 @@
 """Would compressing frames in the replay pay: bytes saved, and what a batch would cost to unpack.
 
-``unpack a batch`` is 50 x 50 frames, one by one, for a segment may begin anywhere; ``gather`` is what sampling does now.
+``unpack a batch`` is 50 x 50 frames, one by one, for a segment may begin anywhere; ``gather`` is what sampling does.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ BATCH = 50 * 50
 def episode_frames(task: str, steps: int) -> Frames:
     """Frames of random steps."""
     env = make_env(load_config("tiny", None, [f"env.task={task}", "env.render_quality=fast"]).env, 0)
-    frames = [env.reset(seed=0)[0]]
-    for _ in range(steps - 1):
-        frames.append(env.step(env.action_space.sample())[0])
+    frames = [env.reset(seed=0)[0]["image"]]
+    while len(frames) < steps:
+        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        frames.append(observation["image"])
+        if terminated or truncated:
+            env.reset()
     env.close()
     return np.stack(frames)
 
