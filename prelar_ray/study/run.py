@@ -20,7 +20,6 @@ from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.trial import Trial, trial_settings
 from prelar_ray.errors import ConfigError, ResourceError
-from prelar_ray.record import record_with_progress
 from prelar_ray.study.estimate import check_placeable, trial_nodes
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
@@ -29,6 +28,7 @@ from prelar_ray.study.searcher import RunSearcher
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.study.table import StudyTable
 from prelar_ray.telemetry.progress import Progress
+from prelar_ray.video.recorder import record
 
 __all__ = ["record_videos", "run_study"]
 
@@ -49,8 +49,11 @@ def record_videos(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder)
             continue
         if isinstance(given, str):
             raise ConfigError(f"pretrain.videos.{name}: {path} holds no video store; record one with prelar-ray record")
-        with Progress() as progress:
-            record_with_progress(recording(sweep, given), path, progress)
+        config = recording(sweep, given)
+        asked = config.record
+        frames = len(asked.tasks) * asked.episodes_per_task * asked.frames_per_episode
+        with Progress() as progress, progress.phase(f"record {name}", frames, "frames") as phase:
+            record(config, path, phase.advance)
 
 
 def run_study(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder, retry_failed: bool) -> dict[str, str]:
