@@ -80,11 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
     from prelar_ray.distributed.ray_backend import connect  # importing ray takes seconds
     from prelar_ray.study.folder import StudyFolder
-    from prelar_ray.study.run import record_videos, run_study
+    from prelar_ray.study.run import check_inputs, record_videos, run_study
 
+    check_inputs(sweep, runs)
     folder = StudyFolder.open(out, sweep.name, args.resume)
     folder.write_plan(args.sweep.read_bytes(), runs, sweep.name)
-    record_videos(sweep, runs, folder)
+    record_videos(sweep, folder)
     again = ["tune", args.sweep, "--out", out, "--resume"]
     try:
         with connect(load_config(None, None, [f"cluster={args.cluster}"])):

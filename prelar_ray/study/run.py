@@ -16,6 +16,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.trial import Trial, trial_settings
@@ -29,26 +30,40 @@ from prelar_ray.study.sweep import Sweep
 from prelar_ray.study.table import StudyTable
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.recorder import record
+from prelar_ray.video.store import MANIFEST
 
-__all__ = ["record_videos", "run_study"]
+__all__ = ["check_inputs", "record_videos", "run_study"]
 
 log = logging.getLogger(__name__)
 
 
-def record_videos(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder) -> None:
+def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
+    """Make sure that what the study starts from is there.
+
+    Raises:
+        ConfigError: a video store that it names is not.
+        CheckpointError: a pre-training that it names is not, or does not fit.
+    """
+    for name, given in sweep.pretrain.videos.items() if sweep.pretrain else ():
+        if isinstance(given, str) and not (Path(given) / MANIFEST).exists():
+            raise ConfigError(
+                f"pretrain.videos.{name}: {given} holds no video store; record one with prelar-ray record"
+            )
+    for run in {(run.init_path, run.method): run for run in runs if run.init_path}.values():
+        assert run.init_path is not None
+        pretrained_checkpoint(run.init_path, run.config)
+
+
+def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
     """Record the data sets that the sweep file describes and that are not there yet.
 
     Raises:
-        ConfigError: settings of a recording are wrong, or a store that it names does not exist.
+        ConfigError: settings of a recording are wrong.
     """
-    if sweep.pretrain is None:
-        return
     for name, path in video_stores(sweep, folder.path).items():
-        given = sweep.pretrain.videos[name]
-        if (path / "manifest.json").exists():
+        given = sweep.pretrain.videos[name] if sweep.pretrain else ""
+        if isinstance(given, str) or (path / MANIFEST).exists():
             continue
-        if isinstance(given, str):
-            raise ConfigError(f"pretrain.videos.{name}: {path} holds no video store; record one with prelar-ray record")
         config = recording(sweep, given)
         asked = config.record
         frames = len(asked.tasks) * asked.episodes_per_task * asked.frames_per_episode

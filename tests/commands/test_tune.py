@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from prelar_ray import tune
-from prelar_ray.errors import ResourceError, RunFolderError
+from prelar_ray.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
 from prelar_ray.run_folder import RunFolder
 from tests.conftest import MINUTE
 
@@ -114,3 +114,16 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, words: list
     with pytest.raises(SystemExit) as ended:
         tune.main([str(sweep_file(tmp_path)), *words])
     assert ended.value.code == 2
+
+
+def test_what_a_study_starts_from_must_be_there_before_anything_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    stages = STAGES.replace(
+        "{record.tasks: [prelar/point-reach], record.policy: random, record.episodes_per_task: 3}", "gone"
+    )
+    with pytest.raises(ConfigError, match=r"^pretrain\.videos\.reach: gone holds no video store; record one"):
+        tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
+    stages = "finetune: {methods: [prelar], tasks: [prelar/point-reach], init: {prelar: gone}}"
+    with pytest.raises(CheckpointError, match="gone: not a checkpoint"):
+        tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
+    assert not out.exists()
