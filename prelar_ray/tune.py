@@ -132,7 +132,7 @@ def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> 
     estimates = [
         estimate(run, rates, list(needs[run.name].values()), parameters[run.phase, run.method]) for run in runs
     ]
-    out = Console(soft_wrap=True, highlight=False, width=max(console.width, 150))
+    out = Console(soft_wrap=True, highlight=False, width=max(console.width, 180))
     out.print(_table(sweep, runs, estimates))
     together = min(at_once(list(needs.values()), whole), sweep.concurrent or len(runs))
     total = None if any(e.hours is None for e in estimates) else sum(e.hours or 0.0 for e in estimates)
@@ -157,7 +157,7 @@ def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> T
     """A row for runs that differ by their seeds alone."""
     table = Table(title=f"{sweep.name}: {counted(len(runs), 'run')}", title_justify="left")
     for column in ("phase", "method", "task", "labels", "starts from", "seeds"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("updates each", "hours each", "GPUs", "GPU-hours", "disk GiB each", "replay GiB each"):
         table.add_column(column, justify="right")
     groups: dict[str, list[int]] = {}
