@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -73,6 +74,7 @@ class Trial(tune.Trainable):
         Raises:
             PrelarError: see :func:`finetune_by_lines` and :func:`pretrain_by_lines`.
         """
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # what Tune keeps here is a name, not worth a line
         self._lines: Generator[Mapping[str, float]] | None = None
         run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
         self._out, phase = Path(config["out"]), config["phase"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -222,6 +223,7 @@ def _fit(tuner: tune.Tuner) -> None:
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the trials under way wrote their checkpoints.
     """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its newer tables are printed whatever `verbose` says
     before = signal.getsignal(signal.SIGINT)
     try:
         tuner.fit()
