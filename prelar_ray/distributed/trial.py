@@ -79,7 +79,8 @@ class Trial(tune.Trainable):
         run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
         self._out, phase = Path(config["out"]), config["phase"]
         resume = any((self._out / "checkpoints").glob("[0-9]*"))
-        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume)
+        # A trial is at work once, so whatever the record says, nobody else is.
+        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
         if "manifest" in config:
             write_manifest(run, config)
         backend = partial(RayBackend, run_config, phase, self._out.name, _plan(config))
