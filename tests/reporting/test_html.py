@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting import html, write_report
+from prelar_ray.reporting import write_report
 from prelar_ray.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
@@ -174,29 +174,3 @@ def test_a_page_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", "", "record")
     with pytest.raises(DataError, match="cannot write"):
         write_report([folder.path], tmp_path / "missing" / "report.html")
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0, "0"),
-        (0.0, "0"),
-        (1234567, "1 234 567"),
-        (12345.6, "12 346"),
-        (3.14159, "3.14"),
-        (0.05, "0.0500"),
-        (1e-7, "1e-07"),
-        (float("nan"), "nan"),
-        ("text", "text"),
-        (True, "True"),
-    ],
-)
-def test_numbers_have_three_significant_digits(value: object, shown: str) -> None:
-    assert html._number(value).replace("\N{NARROW NO-BREAK SPACE}", " ") == shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(4.23, "4.2 s"), (59.96, "1:00 min"), (185, "3:05 min"), (7385.2, "2:03:05 h"), ("x", "x")]
-)
-def test_durations_are_readable(seconds: object, shown: str) -> None:
-    assert html._duration(seconds) == shown
