@@ -52,7 +52,7 @@ COMMANDS = {
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
     "export-checkpoint": "write a checkpoint as the published code writes and loads it",
-    "report": "write a run's report.html: curves, predictions, timings",
+    "report": "write report.html: on runs (curves, predictions, timings), or comparing studies and scores",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
     "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",

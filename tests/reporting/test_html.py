@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,44 +12,10 @@ from hypothesis import strategies as st
 from prelar_ray.errors import DataError
 from prelar_ray.reporting import write_report
 from prelar_ray.run_folder import RunFolder
+from tests.reporting.pages import Page
 
 MakeRun = Callable[..., RunFolder]
-VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 FILES = ["run.json", "config.yaml", "metrics.jsonl", "evaluations.jsonl", "frames/prediction.npz"]
-
-
-class Page(HTMLParser):
-    """Checks nesting while it collects addresses, identifiers and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name in ("src", "srcset"):
-                self.addresses.append(value or "")
-            elif name == "href":
-                self.links.append(value or "")
-            elif name == "id":
-                self.ids.append(value or "")
-        if tag == "img":
-            assert dict(attrs)["alt"]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
