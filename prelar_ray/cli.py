@@ -54,7 +54,7 @@ COMMANDS = {
     "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
     "export-checkpoint": "write a checkpoint as the published code writes and loads it",
     "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
-    "report": "write a run's report.html: curves, predictions, timings",
+    "report": "write report.html: on runs (curves, predictions, timings), or comparing studies and scores",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
     "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import numpy as np
 
-from prelar_ray import __version__
 from prelar_ray.files import atomic_file
+from prelar_ray.reporting.drawing import Panel, Picture
 from prelar_ray.reporting.figures import (
-    Panel,
-    Picture,
     evaluation_chart,
     frame_strip,
     metric_chart,
@@ -26,6 +21,7 @@ from prelar_ray.reporting.figures import (
 from prelar_ray.reporting.latent import Latent, latent_part
 from prelar_ray.reporting.notes import notes
 from prelar_ray.reporting.runs import Run, find_runs, load_run
+from prelar_ray.reporting.template import duration, machines, render
 from prelar_ray.telemetry.metrics import METRICS
 
 __all__ = ["write_report"]
@@ -81,22 +77,13 @@ def write_report(paths: Sequence[Path], out: Path) -> list[Run]:
         DataError: a folder holds no run, or ``out`` cannot be written.
     """
     runs = sorted((load_run(path) for path in find_runs(paths)), key=lambda run: str(run.info.get("created", "")))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prelar_ray", "reporting"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": _number, "duration": _duration, "moment": _moment}
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         title=f"prelar_ray: {paths[0].resolve().name}",
-        version=__version__,
-        written=_moment(datetime.now(UTC).isoformat()),
         sections=[_section(run, f"run-{number}") for number, run in enumerate(runs)],
         notes=notes(runs),
         seeds=_seeds(runs),
-        machines=_machines(runs),
+        machines=machines([(run.path.name, run.info) for run in runs]),
     )
     with atomic_file(out) as file:
         file.write(page.encode())
@@ -148,50 +135,8 @@ def _seeds(runs: Sequence[Run]) -> list[Panel]:
     ]
 
 
-def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Group runs by the commit, versions and hardware they were made with."""
-    machines: list[dict[str, Any]] = []
-    for run in runs:
-        made_with = {key: run.info.get(key) for key in ("commit", "versions", "hardware")}
-        for machine in machines:
-            if machine["made_with"] == made_with:
-                machine["runs"].append(run.path.name)
-                break
-        else:
-            machines.append({"made_with": made_with, "runs": [run.path.name]})
-    return machines
-
-
 def _quiet_for(run: Run) -> str:
     if run.info.get("status") != "running":
         return ""
     newest = max((file.stat().st_mtime for file in run.path.iterdir() if file.is_file()), default=0.0)
-    return _duration(datetime.now(UTC).timestamp() - newest)
-
-
-def _number(value: object) -> str:
-    """Return a number with three significant digits, its thousands apart; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if not math.isfinite(value) or 0 < abs(value) < 1e-3 or abs(value) >= 1e9:
-        return f"{value:.4g}"
-    digits = 0 if isinstance(value, int) else max(2 - math.floor(math.log10(abs(value))), 0) if value else 0
-    return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def _duration(seconds: object) -> str:
-    """Return ``4.2 s``, ``3:05`` (minutes) or ``2:03:05`` (hours)."""
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return str(seconds)
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"
-
-
-def _moment(stamp: object) -> str:
-    """Return ``2025-01-31 12:00 UTC``."""
-    try:
-        return datetime.fromisoformat(str(stamp)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except ValueError:
-        return "unknown"
+    return duration(datetime.now(UTC).timestamp() - newest)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prelar_ray.reporting.figures import Panel, bar_chart, curves_chart
+from prelar_ray.reporting.drawing import Panel
+from prelar_ray.reporting.figures import bar_chart, curves_chart
 from prelar_ray.reporting.runs import Run
 from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores
 from prelar_ray.telemetry.metrics import METRICS

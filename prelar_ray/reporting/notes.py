@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.reporting.runs import Run
 from prelar_ray.wording import counted
 
-__all__ = ["Note", "notes"]
+__all__ = ["FEW_EPISODES", "FEW_SEEDS", "Note", "notes", "shorter_training", "smaller_networks", "spaced"]
 
 SHORT = 0.5
 """Below this share of the published training length a run is called short."""
@@ -63,21 +64,30 @@ def _pretraining_length(run: Run) -> str:
     return _length(run.updates, PUBLISHED.pretrain.updates, "updates", remark) if run.phase == "pretrain" else ""
 
 
+def shorter_training(env_steps: int) -> str:
+    """Say that fine-tuning is shorter than the published; nothing if it is not by much."""
+    return _length(env_steps, PUBLISHED.finetune.env_steps, "environment steps", "") if env_steps else ""
+
+
 def _length(done: int, published: int, unit: str, remark: str) -> str:
     if done >= SHORT * published:
         return ""
     share = f"{100 * done / published:.2g}\N{NO-BREAK SPACE}%"
-    return f"{_spaced(done)} {unit} of the published {_spaced(published)} ({share}). {remark}"
+    return f"{spaced(done)} {unit} of the published {spaced(published)} ({share}). {remark}".rstrip()
 
 
 def _widths(run: Run) -> str:
-    """Say that the networks are smaller than the published ones."""
+    return smaller_networks(run.config) if run.phase in ("pretrain", "finetune") else ""
+
+
+def smaller_networks(config: Mapping[str, Any]) -> str:
+    """Say that the networks of a configuration are smaller than the published ones; nothing if they are not."""
     published = PUBLISHED.world_model.rssm.deter
     try:
-        units = int(run.config["world_model"]["rssm"]["deter"])
+        units = int(config["world_model"]["rssm"]["deter"])
     except (KeyError, TypeError, ValueError):
         return ""
-    if run.phase not in ("pretrain", "finetune") or units >= published:
+    if units >= published:
         return ""
     return f"Networks smaller than the published ones: {units} deterministic units instead of {published}."
 
@@ -93,8 +103,8 @@ def _change(run: Run) -> str:
     elif last.returns.low > first.returns.high:
         verdict = "an improvement, as the intervals do not overlap"
     return (
-        f"Mean return {first.returns.format(1)} at {_spaced(first.env_steps)} environment steps, "
-        f"{last.returns.format(1)} at {_spaced(last.env_steps)}: {verdict}."
+        f"Mean return {first.returns.format(1)} at {spaced(first.env_steps)} environment steps, "
+        f"{last.returns.format(1)} at {spaced(last.env_steps)}: {verdict}."
     )
 
 
@@ -107,5 +117,6 @@ def _resolution(run: Run) -> str:
     )
 
 
-def _spaced(number: int) -> str:
+def spaced(number: int) -> str:
+    """Return a whole number with its thousands apart."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")

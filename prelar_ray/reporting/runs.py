@@ -20,7 +20,7 @@ from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.types import Frames, check_frames
 
-__all__ = ["Evaluation", "Prediction", "Run", "find_runs", "load_run"]
+__all__ = ["Episodes", "Evaluation", "Prediction", "Run", "config_mapping", "find_runs", "load_run"]
 
 T = TypeVar("T")
 
@@ -29,8 +29,42 @@ WITH_METRICS = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True)
+class Episodes:
+    """One line of ``evaluations.jsonl``, episode by episode."""
+
+    env_steps: int
+    update: int
+    task: str
+    returns: tuple[float, ...]
+    successes: tuple[bool, ...]
+    rule: str
+    policy: str
+
+    @classmethod
+    def parse(cls, row: dict[str, Any], source: str) -> Episodes:
+        """Read a line.
+
+        Raises:
+            DataError: a key is missing or of the wrong type.
+        """
+        try:
+            return cls(
+                env_steps=int(row["env_steps"]),
+                update=int(row["update"]),
+                task=str(row["task"]),
+                returns=tuple(float(value) for value in row["returns"]),
+                successes=tuple(bool(value) for value in row["successes"]),
+                rule=str(row["success_rule"]),
+                policy=str(row["policy"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+            raise DataError(f"{source}: an evaluation {reason}; delete that line to use the rest") from error
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """One line of ``evaluations.jsonl``."""
+    """One line of ``evaluations.jsonl``, with intervals over its episodes."""
 
     env_steps: int
     update: int
@@ -46,22 +80,11 @@ class Evaluation:
         """Read a line.
 
         Raises:
-            DataError: a key is missing or of the wrong type.
+            DataError: a key is missing or of the wrong type, or there are no episodes.
         """
-        try:
-            return cls(
-                env_steps=int(row["env_steps"]),
-                update=int(row["update"]),
-                task=str(row["task"]),
-                episodes=len(row["returns"]),
-                returns=mean_interval([float(value) for value in row["returns"]]),
-                success=success_interval([bool(value) for value in row["successes"]]),
-                rule=str(row["success_rule"]),
-                policy=str(row["policy"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-            raise DataError(f"{source}: an evaluation {reason}; delete that line to use the rest") from error
+        of = Episodes.parse(row, source)
+        returns, success = mean_interval(of.returns), success_interval(of.successes)
+        return cls(of.env_steps, of.update, of.task, len(of.returns), returns, success, of.rule, of.policy)
 
 
 @dataclass(frozen=True)
@@ -145,7 +168,7 @@ def load_run(path: Path) -> Run:
     folder = RunFolder(path, run.info)
     run.config_text = _read(run, "config", lambda: _text(folder.config_path), "")
     run.config = (
-        _read(run, "config", lambda: _mapping(folder.config_path, run.config_text), {}) if run.config_text else {}
+        _read(run, "config", lambda: config_mapping(folder.config_path, run.config_text), {}) if run.config_text else {}
     )
     if run.phase in WITH_METRICS or folder.metrics_path.exists():
         run.metrics = _read(run, "metrics", lambda: _metrics(folder.metrics_path), [])
@@ -178,7 +201,12 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _mapping(path: Path, text: str) -> dict[str, Any]:
+def config_mapping(path: Path, text: str) -> dict[str, Any]:
+    """Return the keys of a configuration that was read from ``path``.
+
+    Raises:
+        DataError: it is no YAML, or holds no keys.
+    """
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:

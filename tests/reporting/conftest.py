@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from prelar_ray.config import load_config, to_yaml
+from prelar_ray.reporting.trials import RETURN, SUCCESS, Trial
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.writers import MetricWriter
 
@@ -62,3 +64,87 @@ def evaluation() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def save_prediction() -> Callable[..., None]:
     return _save_prediction
+
+
+EVERY = 1000
+"""Environment steps between the evaluations of trials and studies."""
+POINT_REACH = "prelar/point-reach"
+
+
+def _make_trial(
+    method: str = "prelar",
+    task: str = POINT_REACH,
+    seed: int = 0,
+    success: Sequence[float] = (0.5,),
+    returns: Sequence[float] = (),
+    **fields: Any,
+) -> Trial:
+    """A trial whose evaluations are a thousand environment steps apart."""
+    scores = {
+        metric: (EVERY * np.arange(1, len(values) + 1, dtype=np.int64), np.array(values, np.float64))
+        for metric, values in ((SUCCESS, success), (RETURN, returns))
+        if len(values)
+    }
+    named = {"name": f"{method}/{task}/seed-{seed}", "source": "study", "phase": "finetune"}
+    return Trial(**{**named, "method": method, "task": task, "seed": seed, "scores": scores, **fields})
+
+
+def _planned(method: str, task: str | None, seed: int, phase: str = "finetune", **fields: Any) -> dict[str, Any]:
+    """An entry of a plan."""
+    labels = fields.pop("labels", {})
+    tag = "-".join(map(str, labels.values())) or "plain"
+    name = f"{phase}/{method}/{(task or 'videos').rpartition('/')[2]}/{tag}/seed-{seed}"
+    known = {"name": name, "phase": phase, "method": method, "task": task, "seed": seed, "labels": labels}
+    return {**known, "init": None, **fields}
+
+
+def _make_study(path: Path, plan: Iterable[dict[str, Any]] = ()) -> Path:
+    """Write the folder of a study; none of its runs has begun."""
+    path.mkdir(parents=True)
+    (path / "study.yaml").write_text("seeds: [0, 1]\n")
+    (path / "plan.json").write_text(json.dumps({"runs": list(plan)}))
+    return path
+
+
+def _begin(study: Path, run: dict[str, Any], *overrides: str) -> RunFolder:
+    """Begin a planned run."""
+    settings = [f"seed={run['seed']}", f"evaluation.every_env_steps={EVERY}", f"finetune.env_steps={3 * EVERY}"]
+    settings += [f"env.task={run['task']}"] if run["task"] else []
+    config = load_config("tiny", None, [*settings, *overrides])
+    return RunFolder.create(study / "runs" / run["name"], to_yaml(config), run["phase"])
+
+
+def _finish(study: Path, run: dict[str, Any], rates: Sequence[float] = (0.0, 0.2, 0.6), *overrides: str) -> RunFolder:
+    """Make a planned run a finished one, with an evaluation of ten episodes for each rate of success."""
+    folder = _begin(study, run, *overrides)
+    with folder.track(), folder.timed(run["phase"]):
+        for number, rate in enumerate(rates, start=1):
+            successes = [episode < round(10 * rate) for episode in range(10)]
+            row = {**_evaluation(number, EVERY * number), "task": run["task"], "successes": successes}
+            folder.append_evaluation({**row, "returns": [100.0 * rate] * 10})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_trial() -> Callable[..., Trial]:
+    return _make_trial
+
+
+@pytest.fixture(scope="session")
+def planned() -> Callable[..., dict[str, Any]]:
+    return _planned
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[..., Path]:
+    return _make_study
+
+
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., RunFolder]:
+    return _begin
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[..., RunFolder]:
+    return _finish

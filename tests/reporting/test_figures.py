@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from prelar_ray.reporting import figures
-from prelar_ray.reporting.figures import Picture
+from prelar_ray.reporting.drawing import Picture
 from prelar_ray.reporting.runs import Evaluation, Prediction
 from prelar_ray.statistics import mean_interval, success_interval
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -11,46 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting import html, write_report
+from prelar_ray.reporting import write_report
 from prelar_ray.run_folder import RunFolder
+from tests.reporting.pages import Page
 
 MakeRun = Callable[..., RunFolder]
-VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 FILES = ["run.json", "config.yaml", "metrics.jsonl", "evaluations.jsonl", "frames/prediction.npz"]
-
-
-class Page(HTMLParser):
-    """Checks nesting while it collects addresses, identifiers and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name in ("src", "srcset"):
-                self.addresses.append(value or "")
-            elif name == "href":
-                self.links.append(value or "")
-            elif name == "id":
-                self.ids.append(value or "")
-        if tag == "img":
-            assert dict(attrs)["alt"]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -174,29 +139,3 @@ def test_a_page_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", "", "record")
     with pytest.raises(DataError, match="cannot write"):
         write_report([folder.path], tmp_path / "missing" / "report.html")
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0, "0"),
-        (0.0, "0"),
-        (1234567, "1 234 567"),
-        (12345.6, "12 346"),
-        (3.14159, "3.14"),
-        (0.05, "0.0500"),
-        (1e-7, "1e-07"),
-        (float("nan"), "nan"),
-        ("text", "text"),
-        (True, "True"),
-    ],
-)
-def test_numbers_have_three_significant_digits(value: object, shown: str) -> None:
-    assert html._number(value).replace("\N{NARROW NO-BREAK SPACE}", " ") == shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(4.23, "4.2 s"), (59.96, "1:00 min"), (185, "3:05 min"), (7385.2, "2:03:05 h"), ("x", "x")]
-)
-def test_durations_are_readable(seconds: object, shown: str) -> None:
-    assert html._duration(seconds) == shown
