@@ -49,7 +49,11 @@ def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("FinetuneLearnerRole", r"learner-\d died"), ("ReplayShard", "replay-1 died")]
+    ("kind", "said"),
+    [
+        ("FinetuneLearnerRole", r"learner-\d died"),
+        pytest.param("ReplayShard", "replay-1 died", marks=pytest.mark.slow),
+    ],
 )
 def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(tmp_path: Path, kind: str, said: str) -> None:
     command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4", "replay.shards=2")
