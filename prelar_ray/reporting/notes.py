@@ -77,7 +77,7 @@ def _widths(run: Run) -> str:
         units = int(run.config["world_model"]["rssm"]["deter"])
     except (KeyError, TypeError, ValueError):
         return ""
-    if run.phase not in ("pretrain", "finetune") or units >= published:
+    if run.phase not in ("pretrain", "finetune") or run.is_baseline or units >= published:
         return ""
     return f"Networks smaller than the published ones: {units} deterministic units instead of {published}."
 
