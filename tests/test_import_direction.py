@@ -30,6 +30,7 @@ EVERYTHING = {
     "summary",
     "acting",
     "training",
+    "baselines",
     "distributed",
     "reporting",
     *COMMANDS,
@@ -51,16 +52,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "summary": BASE | {"config", "models", "learning"},
     "acting": BASE | RECORDS | DATA | ALGORITHM,
     "training": BASE | RECORDS | DATA | ALGORITHM | {"acting"},
-    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "baselines": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "baselines"},
     "reporting": BASE | RECORDS,
     **dict.fromkeys(COMMANDS, EVERYTHING),
 }
 
 # Library: the rooms that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"distributed", *COMMANDS},
-    "torch": {*ALGORITHM, "summary", "acting", "training", "distributed", *COMMANDS},
-    "gymnasium": {"envs", "video", "acting", "training", "distributed", *COMMANDS},
+    "ray": {"baselines", "distributed", *COMMANDS},
+    "torch": {*ALGORITHM, "summary", "acting", "training", "baselines", "distributed", *COMMANDS},
+    "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *COMMANDS},
     "mujoco": {"envs", *COMMANDS},
     "metaworld": {"envs", *COMMANDS},
     "dm_control": {"envs", *COMMANDS},
