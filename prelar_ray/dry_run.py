@@ -19,6 +19,9 @@ def print_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration as YAML, then parameter counts and memory estimates, on standard output."""
     sys.stdout.write(to_yaml(config))
     console = Console(soft_wrap=True, highlight=False)
+    if config.algorithm:
+        console.print(f"networks: those of {config.algorithm} in RLlib, as rllib.* says; they are not counted here")
+        return
     summary = summarise(config)
     for phase, parts in summary.parameters.items():
         table = Table("part", title=f"parameters: {phase}", title_justify="left")

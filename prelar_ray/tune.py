@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
-    from prelar_ray.distributed.ray_backend import connect  # importing ray takes seconds
+    from prelar_ray.distributed.ray_backend import connected  # importing ray takes seconds
     from prelar_ray.study.folder import StudyFolder
     from prelar_ray.study.run import check_inputs, record_videos, run_study
 
@@ -88,7 +88,7 @@ def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespa
     record_videos(sweep, folder)
     again = ["tune", args.sweep, "--out", out, "--resume"]
     try:
-        with connect(load_config(None, None, [f"cluster={args.cluster}"])):
+        with connected(load_config(None, None, [f"cluster={args.cluster}"])):
             status = run_study(sweep, runs, folder, args.retry_failed)
     except KeyboardInterrupt:
         print_next(f"kept: {out}", again)
@@ -114,13 +114,13 @@ def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again
 
 
 def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> None:
-    from prelar_ray.distributed.ray_backend import cluster_nodes, connect
+    from prelar_ray.distributed.ray_backend import cluster_nodes, connected
     from prelar_ray.summary import summarise
 
     if args.nodes:
         whole = args.nodes
     else:
-        with connect(load_config(None, None, [f"cluster={args.cluster}", "dashboard=false"])):
+        with connected(load_config(None, None, [f"cluster={args.cluster}", "dashboard=false"])):
             whole = cluster_nodes()
     rates: Rates = measured_rates(runs) if args.measure else sweep.update_seconds
     nodes = trial_nodes(whole, sweep.concurrent)

@@ -30,6 +30,7 @@ EVERYTHING = {
     "summary",
     "acting",
     "training",
+    "baselines",
     "distributed",
     "reporting",
     "study",
@@ -54,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "summary": BASE | {"config", "memory", "models", "learning"},
     "acting": BASE | RECORDS | DATA | ALGORITHM,
     "training": BASE | RECORDS | DATA | ALGORITHM | {"acting"},
-    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "baselines": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "baselines"},
     "reporting": BASE | RECORDS,
     "study": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
     **dict.fromkeys(COMMANDS, EVERYTHING),
@@ -62,9 +64,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Library: the rooms that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"distributed", "study", *COMMANDS},
-    "torch": {*ALGORITHM, "summary", "acting", "training", "distributed", "study", *COMMANDS},
-    "gymnasium": {"envs", "video", "acting", "training", "distributed", *COMMANDS},
+    "ray": {"baselines", "distributed", "study", *COMMANDS},
+    "torch": {*ALGORITHM, "summary", "acting", "training", "baselines", "distributed", "study", *COMMANDS},
+    "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *COMMANDS},
     "mujoco": {"envs", *COMMANDS},
     "metaworld": {"envs", *COMMANDS},
     "dm_control": {"envs", *COMMANDS},

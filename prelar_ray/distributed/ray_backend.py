@@ -15,18 +15,17 @@ import psutil
 import ray
 from ray import exceptions
 from ray.util import get_current_placement_group, placement_group, remove_placement_group
-from ray.util.metrics import Gauge
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.memory import GIB
-from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training.backend import Role
 
-__all__ = ["RayBackend", "bundles", "cluster_nodes", "connect"]
+__all__ = ["RayBackend", "bundles", "cluster_nodes", "connect", "connected"]
 
 WAIT_SECONDS = 30
 """Between two lines about waiting for resources that other runs use."""
@@ -59,11 +58,10 @@ class RayBackend:
         """
         self._roles: dict[str, _RayRole] = {}  # by actor id
         self._group: PlacementGroup | None = None
-        self._gauges: dict[str, Gauge] = {}
-        self._run = run
+        self._gauges = Gauges(run)
         self._in_trial = plan is not None
         if not self._in_trial:
-            _connect(config)
+            connect(config)
         nodes = cluster_nodes()
         try:
             self._plan = plan or plan_resources(config, nodes, phase)
@@ -157,13 +155,8 @@ class RayBackend:
         return {name: size for name, size in found.items() if size}
 
     def report(self, values: Mapping[str, float]) -> None:
-        """Show metrics as gauges, ``ray_prelar_GROUP_NAME``, to whoever scrapes this node's Ray."""
-        for name, value in values.items():
-            if name not in self._gauges:
-                meaning = METRICS[name].meaning if name in METRICS else "Progress of the run."
-                plain = meaning.encode("ascii", "ignore").decode()  # Ray takes nothing else
-                self._gauges[name] = Gauge(f"prelar_{name.replace('/', '_')}", plain, tag_keys=("run",))
-            self._gauges[name].set(value, {"run": self._run})
+        """Show metrics to whoever scrapes this node's Ray."""
+        self._gauges.show(values)
 
     def stop_all(self) -> None:
         """Kill all actors; their places are kept."""
@@ -183,13 +176,13 @@ class RayBackend:
 
 
 @contextmanager
-def connect(config: RunConfig) -> Iterator[None]:
+def connected(config: RunConfig) -> Iterator[None]:
     """Connect to the cluster that the configuration names, or start one on this machine, for the time of the block.
 
     Raises:
         ResourceError: no cluster at that address.
     """
-    _connect(config)
+    connect(config)
     try:
         yield
     finally:
@@ -255,7 +248,12 @@ def _resident(role: Any) -> float:
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
-def _connect(config: RunConfig) -> None:
+def connect(config: RunConfig) -> None:
+    """Connect to the cluster that ``config.cluster`` names, or start one on this machine for ``auto``.
+
+    Raises:
+        ResourceError: no cluster at that address.
+    """
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         _initialise(config)

@@ -11,7 +11,10 @@ from prelar_ray.errors import ResourceError
 from prelar_ray.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.training.replay_group import replay_names
 
-__all__ = ["Resources", "plan_resources"]
+__all__ = ["ALGORITHM", "ENV_RUNNER", "Resources", "plan_resources"]
+
+ALGORITHM, ENV_RUNNER = "algorithm", "env-runner"
+"""Roles of a baseline: the process of an RLlib algorithm, which learns too, and those that step environments."""
 
 _SMALLEST_SHARE = 0.02  # of the CPUs wanted: what two decimals can still tell from nothing
 
@@ -39,7 +42,7 @@ class Resources:
 
 
 def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[str, Resources]:
-    """Return what every role asks for, by name; pre-training has learner ranks alone.
+    """Return what every role asks for, by name; pre-training has learner ranks alone, a baseline roles of its own.
 
     Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one, unless the
     configuration says otherwise; a smaller cluster gives all of them the same share of that, for logical CPUs only
@@ -53,20 +56,23 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
     """
     gpus = sum(node.gpus for node in nodes)
     ranks, collect = config.learner.ranks, config.collect
+    actors, key = collect.collectors, "collect.collectors"
+    if config.algorithm:
+        actors, key = config.rllib.env_runners, "rllib.env_runners"
     if config.device == "cuda" and gpus < 1:
         raise ResourceError(
             f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
     on_gpu = config.device != "cpu" and gpus >= 1
-    if phase == "finetune":
+    if phase == "finetune" and not config.algorithm:
         check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
     per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
-    needed = ranks * per_rank + (collect.collectors * collect.gpus if phase == "finetune" else 0.0)
+    needed = ranks * per_rank + (actors * collect.gpus if phase == "finetune" else 0.0)
     if needed > gpus:
         fewer = int(gpus / per_rank) if per_rank else ranks
         raise ResourceError(
-            f"learner.ranks={ranks} with {per_rank:g} GPU each and collect.collectors={collect.collectors} with "
+            f"learner.ranks={ranks} with {per_rank:g} GPU each and {key}={actors} with "
             f"{collect.gpus:g} each need {needed:g} GPUs, the cluster has {gpus:g}; use "
             + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else "collect.gpus=0, or ")
             + "device=cpu"
@@ -84,7 +90,7 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             raise ResourceError(
                 f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
                 f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
-                "learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, ranks or collectors, or add nodes"
+                f"learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, learner.ranks or {key}, or add nodes"
             )
 
 
@@ -92,6 +98,10 @@ def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> d
     def cpus(asked: float, usual: float = 1.0) -> float:
         return asked or math.floor(share * usual * 100) / 100  # rounding up could exceed the total
 
+    collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
+    if config.algorithm:
+        plan = {ALGORITHM: Resources(cpus(config.learner.cpus), learner_gpus)}
+        return plan | {f"{ENV_RUNNER}-{index}": collector for index in range(config.rllib.env_runners)}
     ranks = config.learner.ranks
     names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
     plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
@@ -99,7 +109,6 @@ def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> d
         shard = Resources(cpus(0, 0.5), 0.0, replay_bytes(config) / GIB)
         plan |= dict.fromkeys(replay_names(config.replay.shards), shard)
         plan["evaluator"] = Resources(cpus(0), 0.0)
-        collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
         plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}
     return plan
 

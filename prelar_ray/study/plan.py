@@ -144,7 +144,7 @@ def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
 def _needs_pretraining(method: str) -> bool:
     with _at("finetune.methods"):
         config = load_config(None, None, [f"method={method}"])
-    return config.world_model.latent_action_source != "none"
+    return config.world_model.latent_action_source != "none" and not config.algorithm
 
 
 def _finetunings(

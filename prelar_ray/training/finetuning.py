@@ -30,7 +30,7 @@ from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.collector_pool import CollectorPool
-from prelar_ray.training.evaluations import Evaluations
+from prelar_ray.training.evaluations import Evaluations, record
 from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.training.lives import Lives
@@ -330,23 +330,10 @@ class Finetuning:
         evaluated = self.evaluations.settle()
         if evaluated is None:
             return
-        update, env_steps, result = evaluated.update, evaluated.env_steps, evaluated.result
-        mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
-        self.run.append_evaluation(
-            {
-                "update": update,
-                "env_steps": env_steps,
-                "task": self.config.env.task,
-                "returns": list(result.returns),
-                "successes": [bool(x) for x in result.successes],
-                "success_rule": "any step",
-                "policy": "mode",
-            }
-        )
-        self._write(update, env_steps, {"evaluation/return_mean": mean, "evaluation/success_rate": success})
+        values = record(self.run, evaluated, self.config.env.task)
+        self._write(evaluated.update, evaluated.env_steps, values)
         self.learner.saved()
-        self.checkpoints.set_score(update, mean)
-        log.info("evaluation at %d env steps: return %.1f, success %.2f", env_steps, mean, success)
+        self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
 
     def _save(self) -> None:
         """Finish the updates under way, then begin to write a checkpoint and publish its weights."""

@@ -100,3 +100,31 @@ def test_a_replay_that_no_node_can_hold_is_refused_with_the_arithmetic() -> None
 
 def test_pretraining_needs_no_memory_for_a_replay() -> None:
     plan_resources(config("replay.capacity_steps=1000000"), [node(16, memory=0)], "pretrain")
+
+
+def baseline(*overrides: str) -> RunConfig:
+    return config("method=rllib/PPO", "rllib.env_runners=2", *overrides)
+
+
+def test_a_baseline_asks_for_its_own_process_and_its_env_runners() -> None:
+    plan = plan_resources(baseline(), [node(16, 0)])
+    assert plan == {"algorithm": Resources(1, 0), "env-runner-0": Resources(1, 0), "env-runner-1": Resources(1, 0)}
+    assert plan_resources(baseline("rllib.env_runners=0"), [node(16, 0)]).keys() == {"algorithm"}
+    small = plan_resources(baseline(), [node(2, 0)])
+    assert len({need.cpus for need in small.values()}) == 1
+    assert sum(need.cpus for need in small.values()) <= 2
+
+
+def test_a_baseline_s_algorithm_gets_the_gpu_and_its_env_runners_what_they_ask_for() -> None:
+    asked = ("device=auto", "learner.cpus=3", "learner.gpus=0.5", "collect.cpus=2", "collect.gpus=0.25")
+    plan = plan_resources(baseline(*asked), [node(16, 1)])
+    assert plan["algorithm"] == Resources(3, 0.5)
+    assert plan["env-runner-0"] == plan["env-runner-1"] == Resources(2, 0.25)
+    assert plan_resources(baseline("device=auto"), [node(16, 0)])["algorithm"].gpus == 0
+
+
+def test_a_baseline_that_no_cluster_can_hold_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(ResourceError, match="rllib.env_runners=2 with 0.4 each need 1.8 GPUs, the cluster has 1"):
+        plan_resources(baseline("device=auto", "collect.gpus=0.4"), [node(16, 1)])
+    with pytest.raises(ResourceError, match="algorithm needs 3 CPU 0 GPU, .* other 2 roles .* rllib.env_runners"):
+        plan_resources(baseline("learner.cpus=3"), [node(2, 0), node(2, 0)])
