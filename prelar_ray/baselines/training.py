@@ -29,6 +29,7 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.envs.registry import action_size
 from prelar_ray.errors import EnvironmentFailure, NonFiniteError
 from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.mirror import mirrored
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import derive_seed
 from prelar_ray.telemetry.progress import Phase, Progress
@@ -71,7 +72,7 @@ def rllib_by_lines(
         CheckpointError: nothing to resume from, another algorithm or other networks than the run's, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
     """
-    with run.track():
+    with mirrored(run.path, config.checkpoint.mirror), run.track():
         folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable(folders, config) if resume else None  # before Ray takes its seconds
         with closing(start_place()) as place, Progress() as progress, run.timed(PHASE):
