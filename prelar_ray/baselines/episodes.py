@@ -27,7 +27,9 @@ class FinishedEpisodes:
     def of(cls, result: Mapping[str, Any]) -> FinishedEpisodes:
         """Read the result of an iteration."""
         noted = result.get(ENV_RUNNER_RESULTS, {}).get(FINISHED, {})
-        returns, successes, lengths = (noted.get(name, ()) for name in ("return", "success", "steps"))
+        found = (noted.get(name) for name in ("return", "success", "steps"))
+        # RLlib gives a list, or NaN where no episode ended.
+        returns, successes, lengths = (values if isinstance(values, list) else [] for values in found)
         return cls(
             tuple(float(value) for value in returns),
             tuple(bool(value) for value in successes),
