@@ -35,7 +35,7 @@ def study_notes(
         found.append(Note(f"Runs of different protocols are put together, as asked for: {'; '.join(differences)}."))
     found += _lost(series, at)
     for group in groups:
-        found += [*_seeds(group), *_tasks(group)]
+        found += [*_seeds(group), *_tasks(group), *(_horizon(series, group) if at is None else [])]
     found += _training(series)
     found += _episodes(series)
     if published:
@@ -101,6 +101,20 @@ def _tasks(group: Group) -> list[Note]:
         )
         found.append(Note(text))
     return found
+
+
+def _horizon(series: Mapping[str, Sequence[Trial]], group: Group) -> list[Note]:
+    """Say that runs were compared before their end, because others were shorter."""
+    finished = [t for trials in series.values() for t in trials if t.is_complete and group.metric in t.scores]
+    last = max((trial.last_step for trial in finished), default=0)
+    if group.at is None or last <= group.at:
+        return []
+    return [
+        Note(
+            f"The {METRICS[group.metric]} is compared at {spaced(group.at)} environment steps, the last at which every "
+            f"finished run was evaluated; some went on to {spaced(last)}."
+        )
+    ]
 
 
 def _training(series: Mapping[str, Sequence[Trial]]) -> list[Note]:

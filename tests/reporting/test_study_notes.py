@@ -62,6 +62,17 @@ def test_tasks_left_out_and_unequal_seeds_are_named(make_trial: MakeTrial) -> No
     assert ": No task has a success rate of every series: nothing is put together over tasks." in apart
 
 
+def test_runs_that_are_longer_than_others_are_compared_before_their_end(make_trial: MakeTrial) -> None:
+    trials = [long_trial(make_trial, seed) for seed in range(5)]
+    short = make_trial(seed=5, success=[0.5] * 200, protocol=PROTOCOL, **FULL)
+    (text,) = texts([*trials, short])
+    assert text == (
+        ": The success rate is compared at 200 000 environment steps, the last at which every finished run was "
+        "evaluated; some went on to 250 000."
+    )
+    assert texts([*trials, short], at=200_000) == []
+
+
 def test_that_nothing_is_compared_is_said_with_the_reason(make_trial: MakeTrial) -> None:
     assert ": No success rate is compared: no run has finished." in texts([long_trial(make_trial, 0, status="running")])
 
