@@ -78,17 +78,19 @@ class Replay:
         limiter = self.limiter
         return ReplayStatus(limiter.env_steps, limiter.updates, limiter.updates_due, self.tolerance, 0, 0)
 
-    def insert(self, episodes: Any, env_steps: int) -> ReplayStatus:
+    def take_in(self, *parts: Any) -> None:
+        pass
+
+    def count(self, env_steps: int, *shards: Any) -> ReplayStatus:
         self.limiter.insert(env_steps)
         return self.status()
 
-    def sample(self) -> Any:
+    def plan(self, ranks: int) -> list[list[int]]:
         self.limiter.take()
-        return np.zeros(1)
+        return [[1]] * ranks
 
-    def sample_shares(self, ranks: int) -> tuple[Any, ...]:
-        self.limiter.take()
-        return tuple(np.zeros(1) for _ in range(ranks))
+    def draw(self, rows: list[list[int]]) -> Any:
+        return np.zeros(1) if len(rows) == 1 else tuple(np.zeros(1) for _ in rows)
 
     def peek(self) -> None:
         pass
@@ -188,7 +190,7 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
             return role
 
     names = {
-        "prelar_ray.training.finetuning.Replay": Replay,
+        "prelar_ray.training.replay_group.Replay": Replay,
         "prelar_ray.training.finetuning.FinetuneLearnerRole": _actor(Learner, asleep),
         "prelar_ray.training.collector_pool.Collector": _actor(Collector, asleep),
         "prelar_ray.training.evaluations.Evaluator": Evaluator,

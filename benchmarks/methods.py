@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from prelar_ray.config import RunConfig, load_config, method_names
+from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.envs import make_env
 from prelar_ray.files import atomic_file
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
@@ -143,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--updates", type=int, default=200, help="updates of either phase (default 200)")
-    parser.add_argument("--methods", nargs="+", choices=method_names(), default=method_names(), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=native_methods(), default=native_methods(), metavar="NAME")
     parser.add_argument("--phases", nargs="+", choices=("pretrain", "finetune"), default=["pretrain", "finetune"])
     parser.add_argument("--json", type=Path, help="file of every number, read first and added to")
     parser.add_argument("--child", nargs=2, metavar=("METHOD", "PHASE"), help=argparse.SUPPRESS)

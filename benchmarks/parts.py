@@ -42,7 +42,8 @@ def synthetic_batch(config: RunConfig, phase: str) -> SequenceBatch:
 
 def make(config: RunConfig, phase: str, ranks: Ranks = ALONE) -> tuple[Learner, Callable[[], None]]:
     """Return a learner and a function that updates it once on its rank's rows of the same batch."""
-    batch = synthetic_batch(config, phase).split(ranks.size)[ranks.rank]
+    whole = synthetic_batch(config, phase)
+    batch = whole.split([whole.shape[0] // ranks.size] * ranks.size)[ranks.rank]
     if phase == "pretrain":
         pretrain = PretrainLearner(config, ranks=ranks)
         return pretrain, lambda: pretrain.update(batch.image)

@@ -63,14 +63,19 @@ def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         replay = Replay(config, Path(folder))
         coming = iter(episodes)
-        inserting = timed(lambda: replay.insert([next(coming)], steps), CPU, repeats, warmup=1)
+        inserting = timed(lambda: insert(replay, next(coming), steps), CPU, repeats, warmup=1)
         held = _bytes_per_step(replay, steps, repeats + 1)
         memcpy = _copy(repeats)
-        insert = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
+        inserted = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
         rows, length = config.finetune.batch_size, config.finetune.segment_length
         sampling = timed(lambda: replay.buffer.sample(rows), CPU, repeats)
-        sample = _row(f"sample, {rows} x {length}", rows * length * FRAME_BYTES, sampling, memcpy)
-    return [memcpy, insert, sample]
+        sampled = _row(f"sample, {rows} x {length}", rows * length * FRAME_BYTES, sampling, memcpy)
+    return [memcpy, inserted, sampled]
+
+
+def insert(replay: Replay, one: Episode, steps: int) -> None:
+    """Take an episode in and count its steps."""
+    replay.count(steps, replay.take_in([one]))
 
 
 def _bytes_per_step(replay: Replay, steps: int, first: int) -> float:
@@ -78,7 +83,7 @@ def _bytes_per_step(replay: Replay, steps: int, first: int) -> float:
     process = psutil.Process()
     before, held = process.memory_info().rss, replay.buffer.steps
     for number in range(first, first + EPISODES_WEIGHED):
-        replay.insert([episode(number, steps)], steps)
+        insert(replay, episode(number, steps), steps)
     grown: int = process.memory_info().rss - before
     return grown / (replay.buffer.steps - held)
 
@@ -108,7 +113,7 @@ class Client:
         while time.time() < until:
             self.sent += 1
             one = replace(self.template, env_index=self.index, number=self.sent)
-            ray.get(replay.insert.remote([one], self.steps))
+            ray.get(replay.count.remote(self.steps, replay.take_in.remote([one])))
         return self.sent
 
 
@@ -153,7 +158,7 @@ def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: flo
         for count in clients:
             with tempfile.TemporaryDirectory() as folder:
                 replay = start(Looked, config, Path(folder))
-                ray.get([replay.insert.remote([episode(number, steps)], steps) for number in range(4)])
+                ray.get([replay.take_in.remote([episode(number, steps)]) for number in range(4)])
                 crowd, sampler = [start(Client, index + 1, steps) for index in range(count)], start(Sampler)
                 until = time.time() + seconds
                 sent = [client.run.remote(replay, until) for client in crowd]

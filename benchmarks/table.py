@@ -19,7 +19,9 @@ def markdown(result: Mapping[str, Any], columns: Mapping[str, str], rows: Sequen
         cells = ["-" if row.get(name) is None else format(row[name], form) for name, form in shown.items()]
         lines.append(f"| {row['name'].strip()} | " + " | ".join(cells) + " |")
     machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["machine"].items())
-    cpu = f"{result['hardware']['cpu']}, {result['threads']} threads"
+    hardware = result["hardware"]
+    instructions = "/".join(hardware.get("instructions", []))
+    cpu = f"{hardware['cpu']}{f' ({instructions})' if instructions else ''}, {result['threads']} threads"
     lines += ["", f"{result['date'][:10]}, commit {result['commit'][:7]}, {cpu}; {machine}"]
     return "\n".join(lines) + "\n"
 

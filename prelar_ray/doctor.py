@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from rich.console import Console
 from rich.text import Text
 
 from prelar_ray.cli import command_parser, guarded, resolve
 from prelar_ray.config import RunConfig
-from prelar_ray.types import IMAGE_SIZE
+from prelar_ray.memory import GIB, STEP_BYTES, memory_limit
 
 __all__ = ["Check", "main"]
 
@@ -37,8 +36,6 @@ examples:
   prelar-ray doctor --ray                            also starts a Ray on this machine, and stops it
   prelar-ray doctor replay.capacity_steps=100000     whether a smaller replay buffer would fit"""
 
-GIB = 2**30
-STEP_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 """Bytes of one step in the replay buffer; its action, reward and flags hardly count."""
 SHARED_MEMORY = 0.3
 """Share of the memory that Ray takes for its object store, which lies in shared memory."""
@@ -260,17 +257,6 @@ def check_cluster(config: RunConfig) -> Check:
         remedy = f"if it asks for a token: export RAY_AUTH_MODE=token and the head's token in {token_file}"
         return Check("WARN", f"{source}={address}, RAY_AUTH_MODE is not token", remedy)
     return Check("OK", f"{source}={address} with a token; it must be the same on every node")
-
-
-def memory_limit() -> int:
-    """Return the bytes of memory this process may use: the machine's, or its control group's if that is less."""
-    limit = int(psutil.virtual_memory().total)
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = min(limit, int(Path(file).read_text()))
-        except (OSError, ValueError):  # no control group, or "max"
-            continue
-    return limit
 
 
 def _line(name: str, check: Check) -> Text:

@@ -9,17 +9,19 @@ from rich.table import Table
 
 from prelar_ray.config import to_yaml
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.memory import GIB
 from prelar_ray.summary import summarise
 
 __all__ = ["print_dry_run"]
-
-GIB = 2**30
 
 
 def print_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration as YAML, then parameter counts and memory estimates, on standard output."""
     sys.stdout.write(to_yaml(config))
     console = Console(soft_wrap=True, highlight=False)
+    if config.algorithm:
+        console.print(f"networks: those of {config.algorithm} in RLlib, as rllib.* says; they are not counted here")
+        return
     summary = summarise(config)
     for phase, parts in summary.parameters.items():
         table = Table("part", title=f"parameters: {phase}", title_justify="left")

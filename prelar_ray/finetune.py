@@ -28,6 +28,7 @@ last checkpoint, also after a kill.
 examples:
   prelar-ray finetune --init runs/pretrain --out runs/reach env.task=metaworld/reach-v3
   prelar-ray finetune --preset tiny --cluster none --out runs/scratch
+  prelar-ray finetune --preset tiny --method rllib/PPO --out runs/ppo     an algorithm of RLlib as a baseline
 """
 
 
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is None:
         parser.error("--out DIR is required")
     check_task(config.env.task, "env.task")
+    if config.algorithm:
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        algorithm_config(config)  # refuses what it does not know before a folder is made
     init = None
     if args.init and args.resume:  # the command of the run with --resume added
         log.info("--init %s is not read: --resume goes on from the last checkpoint in %s", args.init, args.out)
@@ -56,8 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         init = pretrained_checkpoint(args.init, config)
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
     with saying_what_is_kept(run):
-        finetune(config, run, lambda: make_backend(config, args.out.name), init, args.resume)
-    print_next(f"fine-tuned: {args.out}", ["evaluate", args.out, "--film", "film.mp4"], ["report", args.out])
+        if config.algorithm:
+            _train_baseline(config, run, args.out.name, args.resume)
+        else:
+            finetune(config, run, lambda: make_backend(config, args.out.name), init, args.resume)
+    evaluate = [] if config.algorithm else [["evaluate", args.out, "--film", "film.mp4"]]
+    print_next(f"fine-tuned: {args.out}", *evaluate, ["report", args.out])
     return 0
 
 
@@ -72,6 +81,14 @@ def make_backend(config: RunConfig, run: str = "") -> Backend:
     from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
 
     return RayBackend(config, "finetune", run)
+
+
+def _train_baseline(config: RunConfig, run: RunFolder, name: str, resume: bool) -> None:
+    """Train an algorithm of RLlib in the place of this package's own."""
+    from prelar_ray.baselines.training import train_rllib
+    from prelar_ray.distributed.rllib_place import RLlibPlace
+
+    train_rllib(config, run, lambda: RLlibPlace(config, name), resume)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from prelar_ray.cli import command_parser, guarded, override_option, print_next, resolve, saying_what_is_kept
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.dry_run import print_dry_run
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.training.backend import Backend, LocalBackend
 from prelar_ray.training.pretraining import pretrain
@@ -38,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
+    if config.algorithm:
+        raise UsageError(
+            f"method {config.method} learns from scratch, there is nothing to pre-train; start with finetune, or "
+            "choose a --method that pre-trains"
+        )
     if not config.video.path:
         raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
     config = _with_absolute_videos(config)

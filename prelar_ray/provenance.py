@@ -15,6 +15,9 @@ __all__ = ["PACKAGES", "provenance"]
 PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
 """Distributions whose versions are recorded."""
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instructions that decide how fast a CPU multiplies matrices, and in which number format."""
+
 
 def provenance() -> dict[str, Any]:
     """Return ``versions``, ``commit`` and ``hardware`` of this process, JSON-able."""
@@ -42,6 +45,7 @@ def _hardware() -> dict[str, Any]:
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return {
         "cpu": _cpu_name(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
@@ -49,11 +53,22 @@ def _hardware() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> list[str]:
+    """Of :data:`INSTRUCTIONS`, those that this processor has."""
+    flags = _cpu_info("flags").split()
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
+def _cpu_info(key: str) -> str:
+    """Value of a key for the first core; empty where it is not known."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _output(*command: str) -> str | None:

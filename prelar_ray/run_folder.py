@@ -42,7 +42,7 @@ IMPORT = "import"
 
 log = logging.getLogger(__name__)
 
-REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl")
+REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
 """What a run may have made before its first checkpoint, besides its record and configuration."""
 
 
@@ -65,11 +65,16 @@ class RunFolder:
         self.frames = path / "frames"
 
     @classmethod
-    def create(cls, path: Path, config_yaml: str, phase: str, resume: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, config_yaml: str, phase: str, resume: bool = False, abandoned: bool = False
+    ) -> RunFolder:
         """Begin a run in a new or empty folder or, with ``resume``, look at the run of the same phase in it.
 
         A run to resume stays as it is until :meth:`go_on`, for much can still turn out not to fit. A folder in which a
         run ended before its first checkpoint counts as empty: what it left is removed.
+
+        Args:
+            abandoned: the caller knows that no process is at work in the folder, wherever the last one was.
 
         Raises:
             RunFolderError: the folder cannot be used; the message says why and what to do instead.
@@ -79,7 +84,7 @@ class RunFolder:
             _refuse_unusable(path)
             return folder
         _refuse_unusable(path)
-        _refuse_occupied(path)
+        _refuse_occupied(path, abandoned)
         _remove_remains(path)
         folder = cls(path, {}, config_yaml)
         folder.info = {"phase": phase, "created": _now(), "command": shlex.join(sys.orig_argv), **provenance()}
@@ -241,8 +246,8 @@ def _refuse_unusable(path: Path) -> None:
         raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
 
 
-def _refuse_occupied(path: Path) -> None:
-    if _came_to_nothing(path):
+def _refuse_occupied(path: Path, abandoned: bool) -> None:
+    if _came_to_nothing(path, abandoned):
         return
     if (path / "run.json").exists():
         raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
@@ -252,14 +257,15 @@ def _refuse_occupied(path: Path) -> None:
         raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
 
 
-def _came_to_nothing(path: Path) -> bool:
+def _came_to_nothing(path: Path, abandoned: bool) -> bool:
     """Whether a run ended in here before its first checkpoint: no one can go on from it, so there is nothing to lose.
 
     What it evaluated or drew would be, and files that are not a run's.
     """
     with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
         info = json.loads((path / "run.json").read_bytes())
-        ended = info["status"] in ("failed", "interrupted") or (info["status"] == "running" and _was_killed(info))
+        killed = info["status"] == "running" and (abandoned or _was_killed(info))
+        ended = killed or info["status"] in ("failed", "interrupted")
         made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
         saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
         linked = [name for name in REMAINS if (path / name).is_symlink()]  # what is behind a link is somebody else's
@@ -294,7 +300,10 @@ def _was_killed(info: dict[str, Any]) -> bool:
     if process["host"] != this["host"]:
         return False
     try:
-        started = psutil.Process(process["pid"]).create_time()
+        found = psutil.Process(process["pid"])
+        started = found.create_time()
+        if found.status() == psutil.STATUS_ZOMBIE:  # ended, and nobody asked how
+            return True
     except psutil.NoSuchProcess:
         return True
     return bool(abs(started - process["started"]) > 2.0)  # seconds; another got its number. Clocks are adjusted

@@ -13,6 +13,7 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.memory import STEP_BYTES
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import frozen, parameter_count
 from prelar_ray.models.noise import Deterministic
@@ -22,7 +23,6 @@ from prelar_ray.types import IMAGE_SIZE
 __all__ = ["Summary", "summarise"]
 
 TRAINING_STATE_BYTES = 16  # per parameter, float32: value, gradient, two moments of Adam
-STEP_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 
 
 @dataclass(frozen=True)

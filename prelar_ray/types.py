@@ -21,6 +21,7 @@ Frames stay ``uint8 (T, Hpx, Wpx, C)`` up to the device that computes;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -136,7 +137,15 @@ class SequenceBatch:
         """``(B, T)``."""
         return self.reward.shape[0], self.reward.shape[1]
 
-    def split(self, parts: int) -> tuple[SequenceBatch, ...]:
-        """Share the rows out, ``B / parts`` each in order; views."""
-        shares = zip(*(np.split(array, parts) for array in vars(self).values()), strict=True)
+    def split(self, counts: Sequence[int]) -> tuple[SequenceBatch, ...]:
+        """Share the rows out, so many each in order; views."""
+        stops = np.cumsum(counts)[:-1]
+        shares = zip(*(np.split(array, stops) for array in vars(self).values()), strict=True)
         return tuple(SequenceBatch(*share) for share in shares)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SequenceBatch]) -> SequenceBatch:
+        """Rows of several batches, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))

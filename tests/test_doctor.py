@@ -6,7 +6,6 @@ import resource
 import sys
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -209,14 +208,6 @@ def test_ray_is_started_and_stopped_when_asked() -> None:
     assert check.status == "OK"
     assert "starts, runs a task and stops" in check.finding
     assert not ray.is_initialized()
-
-
-def test_the_limit_of_a_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_text(path: Path, *arguments: Any) -> str:
-        return "1000\n" if path.name == "memory.max" else "max"
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    assert doctor.memory_limit() == 1000
 
 
 def test_dry_run_prints_the_configuration_and_checks_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,13 @@ PACKAGE = Path(prelar_ray.__file__).parent
 
 PACKAGE_INIT = "prelar_ray"
 BASE = {"types", "errors", "seeding", "files", "interrupts", "statistics", "provenance", "wording", PACKAGE_INIT}
-RECORDS = {"config", "telemetry", "run_folder"}
+RECORDS = {"config", "telemetry", "run_folder", "memory", "mirror"}
 DATA = {"arrow_io", "envs", "video", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}
 COMMANDS = {
     *("cli", "__main__", "schema", "dry_run"),
     *("record", "pretrain", "diagnose", "visualize", "finetune", "evaluate", "report", "doctor", "demo"),
-    *("import_checkpoint", "export_checkpoint"),
+    *("import_checkpoint", "export_checkpoint", "tune", "fetch"),
 }
 EVERYTHING = {
     *BASE,
@@ -30,8 +30,10 @@ EVERYTHING = {
     "summary",
     "acting",
     "training",
+    "baselines",
     "distributed",
     "reporting",
+    "study",
     *COMMANDS,
 }
 
@@ -41,26 +43,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BASE,
     "telemetry": BASE,
     "run_folder": BASE,
+    "memory": BASE | {"config"},
+    "mirror": BASE | {"run_folder"},
     "arrow_io": BASE,
     "envs": BASE | {"config"},
     "video": BASE | {"config", "arrow_io", "envs"},
-    "replay": BASE | {"config", "arrow_io"},
+    "replay": BASE | {"config", "arrow_io", "memory"},
     "models": BASE | {"config"},
     "learning": BASE | {"config", "models"},
     "checkpoint": BASE | {"config", "arrow_io", "models", "learning"},
-    "summary": BASE | {"config", "models", "learning"},
+    "summary": BASE | {"config", "memory", "models", "learning"},
     "acting": BASE | RECORDS | DATA | ALGORITHM,
     "training": BASE | RECORDS | DATA | ALGORITHM | {"acting"},
-    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "baselines": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "baselines"},
     "reporting": BASE | RECORDS,
+    "study": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
     **dict.fromkeys(COMMANDS, EVERYTHING),
 }
 
 # Library: the rooms that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"distributed", *COMMANDS},
-    "torch": {*ALGORITHM, "summary", "acting", "training", "distributed", *COMMANDS},
-    "gymnasium": {"envs", "video", "acting", "training", "distributed", *COMMANDS},
+    "ray": {"baselines", "distributed", "study", *COMMANDS},
+    "torch": {*ALGORITHM, "summary", "acting", "training", "baselines", "distributed", "study", *COMMANDS},
+    "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *COMMANDS},
     "mujoco": {"envs", *COMMANDS},
     "metaworld": {"envs", *COMMANDS},
     "dm_control": {"envs", *COMMANDS},

@@ -51,10 +51,10 @@ class Collector:
             self._seeds,
             failures_allowed=FAILURES_IN_A_ROW,
             timeout=config.env.timeout,
-            one_by_one=config.collect.synchronous,
         )
         on_gpu = config.collect.gpus > 0 and torch.cuda.is_available()
-        self.policy = Policy(config, self.rollout.action_size).to("cuda" if on_gpu else "cpu")
+        policy = Policy(config, self.rollout.action_size, one_by_one=config.collect.synchronous)
+        self.policy = policy.to("cuda" if on_gpu else "cpu")
 
     def action_size(self) -> int:
         """Number of action dimensions A."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
 from prelar_ray.acting.policy import Policy
-from prelar_ray.acting.rollout import Rollout
+from prelar_ray.acting.rollout import Acts, Rollout
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode, Frames
 
-__all__ = ["Evaluation", "Evaluator"]
+__all__ = ["Evaluation", "Evaluator", "evaluate_policy"]
 
 log = logging.getLogger(__name__)
 
@@ -56,43 +56,67 @@ class Evaluator:
         Raises:
             EnvironmentFailure: an environment failed again and again; a failed episode is replaced by another.
         """
-        parallel = min(self.config.evaluation.envs, episodes)
 
-        def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
-            # By place in the order of episodes below, so that they are the same for any number of environments.
-            key = (round_, number * parallel + env_index)
-            return derive_seed(self.config.seed, "evaluation", *key), generator(self.config.seed, "evaluating", *key)
-
-        rollout = Rollout(
-            make_env,
-            self.config.env,
-            list(range(parallel)),
-            [0] * parallel,
-            seeds,
-            failures_allowed=FAILURES_IN_A_ROW,
-            timeout=self.config.env.timeout,
-        )
-        try:
-            policy = Policy(self.config, rollout.action_size)
+        def policy(action_size: int) -> Policy:
+            made = Policy(self.config, action_size)
             if weights is not None:
-                policy.load_weights(weights, 0)
-            # Each environment runs its share to the end: stopping at the first N to finish would favour short ones.
-            shares = [len(range(i, episodes, parallel)) for i in range(parallel)]
-            done: list[Episode] = []
-            while len(done) < episodes:
-                for position, episode in rollout.step(policy, random=weights is None, sample=False):
-                    done.append(episode)
-                    shares[position] -= 1
-                    if not shares[position]:
-                        rollout.stop(position)
-            for failure in rollout.failures:
-                log.warning("evaluation: %s; another episode takes its place", failure)
-        finally:
-            rollout.close()
-        done.sort(key=lambda episode: (episode.number, episode.env_index))
-        return Evaluation(
-            returns=tuple(episode.episode_return for episode in done),
-            successes=tuple(episode.succeeded for episode in done),
-            lengths=tuple(episode.steps for episode in done),
-            frames=tuple(episode.image for episode in done[:keep_frames]),
-        )
+                made.load_weights(weights, 0)
+            return made
+
+        return evaluate_policy(self.config, policy, episodes, round_, keep_frames, random=weights is None)
+
+
+def evaluate_policy(
+    config: RunConfig,
+    make_policy: Callable[[int], Acts],
+    episodes: int,
+    round_: int = 0,
+    keep_frames: int = 0,
+    random: bool = False,
+) -> Evaluation:
+    """Run ``episodes`` episodes by the protocol that every method is measured by.
+
+    Args:
+        make_policy: from the size of an action; called once the environments are there.
+        random: act uniformly at random instead.
+
+    ``round_``, ``keep_frames`` and errors are those of :meth:`Evaluator.evaluate`.
+    """
+    parallel = min(config.evaluation.envs, episodes)
+
+    def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
+        # By place in the order of episodes below, so that they are the same for any number of environments.
+        key = (round_, number * parallel + env_index)
+        return derive_seed(config.seed, "evaluation", *key), generator(config.seed, "evaluating", *key)
+
+    rollout = Rollout(
+        make_env,
+        config.env,
+        list(range(parallel)),
+        [0] * parallel,
+        seeds,
+        failures_allowed=FAILURES_IN_A_ROW,
+        timeout=config.env.timeout,
+    )
+    try:
+        policy = make_policy(rollout.action_size)
+        # Each environment runs its share to the end: stopping at the first N to finish would favour short ones.
+        shares = [len(range(i, episodes, parallel)) for i in range(parallel)]
+        done: list[Episode] = []
+        while len(done) < episodes:
+            for position, episode in rollout.step(policy, random=random, sample=False):
+                done.append(episode)
+                shares[position] -= 1
+                if not shares[position]:
+                    rollout.stop(position)
+        for failure in rollout.failures:
+            log.warning("evaluation: %s; another episode takes its place", failure)
+    finally:
+        rollout.close()
+    done.sort(key=lambda episode: (episode.number, episode.env_index))
+    return Evaluation(
+        returns=tuple(episode.episode_return for episode in done),
+        successes=tuple(episode.succeeded for episode in done),
+        lengths=tuple(episode.steps for episode in done),
+        frames=tuple(episode.image for episode in done[:keep_frames]),
+    )

@@ -46,9 +46,13 @@ class ActingNoise(NamedTuple):
 
 
 class Policy(nn.Module):
-    """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments."""
+    """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments.
 
-    def __init__(self, config: RunConfig, action: int) -> None:
+    With ``one_by_one`` each row is computed by itself: slower, and the same bits whatever rows are beside it, where a
+    batch of another size rounds otherwise.
+    """
+
+    def __init__(self, config: RunConfig, action: int, one_by_one: bool = False) -> None:
         super().__init__()
         model = config.world_model
         self.action_size, self.task = action, config.env.task
@@ -58,7 +62,13 @@ class Policy(nn.Module):
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
         self.version = -1
+        self.one_by_one = one_by_one
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Gumbel noise per environment and step, ``(groups, K)``."""
+        return self.rssm.groups, self.rssm.classes
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
         """Take over what :func:`prelar_ray.models.acting_weights.acting_weights` returned.
@@ -90,6 +100,16 @@ class Policy(nn.Module):
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.
         """
+        if not self.one_by_one:
+            return self._act(image, is_first, state, noise)
+        rows = [[i] for i in range(len(image))]
+        actions, states = zip(*(self._act(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True)
+        latent = State.concatenate([row.latent for row in states])
+        return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))
+
+    def _act(
+        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+    ) -> tuple[npt.NDArray[np.float32], PolicyState]:
         device, dtype = state.action.device, state.action.dtype
         embed = self.encoder(preprocess_image(torch.from_numpy(image).to(device), dtype)).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
@@ -100,12 +120,3 @@ class Policy(nn.Module):
         uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
         action = self.actor(latent.feature).sample(uniform)
         return action.cpu().numpy().astype(np.float32), PolicyState(latent, action)
-
-    def act_one_by_one(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
-    ) -> tuple[npt.NDArray[np.float32], PolicyState]:
-        """As :meth:`act`, each row computed by itself: the same bits whatever rows are beside it."""
-        rows = [[i] for i in range(len(image))]
-        actions, states = zip(*(self.act(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True)
-        latent = State.concatenate([row.latent for row in states])
-        return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))

@@ -5,22 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from prelar_ray.acting.policy import ActingNoise, Policy
+from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.config.schema import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import Episode, Frames, check_frames
 
-__all__ = ["EpisodeSeeds", "Rollout"]
+__all__ = ["Acts", "EpisodeSeeds", "Rollout"]
 
 EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 """From (environment index, episode number) to the environment's seed and the generator of the actions."""
+
+
+class Acts(Protocol):
+    """What a rollout asks of a policy; :class:`prelar_ray.acting.policy.Policy` says what the methods do."""
+
+    version: int
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of the Gumbel noise that an environment draws for it in every step."""
+
+    def initial(self, n: int) -> Any:
+        """State before the first step; it knows the previous ``action`` and its rows ``at`` some environments."""
+
+    def act(
+        self, image: Frames, is_first: npt.NDArray[np.bool_], state: Any, noise: ActingNoise
+    ) -> tuple[npt.NDArray[np.float32], Any]:
+        """Actions ``(n, A)`` and the next state."""
 
 
 class Rollout:
@@ -39,7 +57,6 @@ class Rollout:
         seeds: EpisodeSeeds,
         failures_allowed: int,
         timeout: float,
-        one_by_one: bool = False,
     ) -> None:
         """Make the environments.
 
@@ -50,13 +67,11 @@ class Rollout:
             seeds: of every episode.
             failures_allowed: how often an environment may fail between two whole episodes.
             timeout: seconds after which an environment that does not answer has failed.
-            one_by_one: let the policy act for each environment by itself. Slower, and the same bit for bit however
-                environments are spread over rollouts; a batch of another size rounds otherwise.
         """
         self.indices, self.numbers = indices, list(first_numbers)
         self._make_env, self._config, self._seeds = make_env, config, seeds
         self._failures_allowed, self._in_a_row = failures_allowed, [0] * len(indices)
-        self._timeout, self._one_by_one = timeout, one_by_one
+        self._timeout = timeout
         self.failures: list[str] = []  # survived, since they were last taken; whoever reads them clears them
         self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
         space = self._envs[0].action_space
@@ -82,7 +97,7 @@ class Rollout:
         """Take an environment out; it is not stepped again."""
         self._active.remove(position)
 
-    def step(self, policy: Policy, random: bool, sample: bool, expl_noise: float = 0.0) -> list[tuple[int, Episode]]:
+    def step(self, policy: Acts, random: bool, sample: bool, expl_noise: float = 0.0) -> list[tuple[int, Episode]]:
         """Step every active environment once, resetting those that are between episodes.
 
         Args:
@@ -112,16 +127,14 @@ class Rollout:
         for env in self._envs:
             env.close()
 
-    def _actions(self, policy: Policy, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
+    def _actions(self, policy: Acts, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
         """Actions of the active environments, ``(n, A)``; each environment draws from its own generator.
 
         All draw the same numbers in every step, needed or not, so that who acts next to an episode does not matter.
         """
         rngs = [self._rngs[i] for i in self._active]
-        rssm = policy.rssm
         uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
-        sampled = (rssm.groups, rssm.classes)
-        exponential = np.stack([rng.standard_exponential(sampled, dtype=np.float32) for rng in rngs])
+        exponential = np.stack([rng.standard_exponential(policy.noise_shape, dtype=np.float32) for rng in rngs])
         normal = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
         random = np.array([self._random[i] for i in self._active])
         actions = 2 * uniform - 1
@@ -129,15 +142,14 @@ class Rollout:
             image = np.stack([self._rows[i][-1][0] for i in self._active])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
             noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
-            act = policy.act_one_by_one if self._one_by_one else policy.act
-            chosen, state = act(image, first, self._policy_state(policy), noise)
+            chosen, state = policy.act(image, first, self._policy_state(policy), noise)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
             self._state = (tuple(self._active), state._replace(action=state.action.new_tensor(chosen)))
             actions[~random] = chosen[~random]
         return actions
 
-    def _policy_state(self, policy: Policy) -> Any:
+    def _policy_state(self, policy: Acts) -> Any:
         if self._state is None:
             return policy.initial(len(self._active))
         active, state = self._state

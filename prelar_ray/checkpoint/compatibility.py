@@ -63,7 +63,7 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
     """Load the last checkpoint of a run, once the run can go on from it under ``config``.
 
     Raises:
-        CheckpointError: there is none, or ``config`` describes other networks.
+        CheckpointError: there is none, or ``config`` describes other networks or another number of replay shards.
         UsageError: ``config`` asks for less than the run has done already.
     """
     if not checkpoints.paths():
@@ -80,6 +80,8 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
         )
     advice = "leave --preset, --config and changed keys out, or start a new --out"
     _check_networks(str(checkpoint.path), checkpoint, config, NETWORKS[checkpoint.phase], advice)
+    if checkpoint.phase == "finetune":
+        _check_shards(checkpoint, config)
     _check_length(checkpoint, config)
     return checkpoint
 
@@ -119,6 +121,17 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _check_shards(checkpoint: Checkpoint, config: RunConfig) -> None:
+    if not isinstance(checkpoint.counters["replay"], list):
+        raise CheckpointError(f"{checkpoint.path}: of a version whose replay had no shards; start a new --out")
+    theirs, ours = checkpoint.config.replay.shards, config.replay.shards
+    if theirs != ours:
+        raise CheckpointError(
+            f"{checkpoint.path}: made with replay.shards={theirs} (here {ours}), and its episodes lie in as many "
+            f"folders; use replay.shards={theirs}, or start a new --out"
+        )
+
+
 def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
     """Refuse a length that lies behind the run already; that of a finished run may be asked for again."""
     if checkpoint.phase == "pretrain":
@@ -126,6 +139,6 @@ def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
         reached = checkpoint.update
     else:
         key, asked, before = "finetune.env_steps", config.finetune.env_steps, checkpoint.config.finetune.env_steps
-        reached = int(checkpoint.counters["replay"]["env_steps"])
+        reached = int(checkpoint.counters["replay"][0]["env_steps"])
     if asked < reached and asked != before:
         raise UsageError(f"{key}={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out")

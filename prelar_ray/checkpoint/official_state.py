@@ -16,7 +16,7 @@ from prelar_ray.checkpoint.official import LAYOUTS, official_key, own_key
 from prelar_ray.checkpoint.official_files import Published, read_published
 from prelar_ray.checkpoint.official_widths import Measured, Setting, measure
 from prelar_ray.checkpoint.store import Checkpoint
-from prelar_ray.config import RunConfig, load_config, method_names, named_value
+from prelar_ray.config import RunConfig, load_config, named_value, native_methods
 from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.running_magnitude import RunningMagnitude
@@ -202,7 +202,7 @@ def _fitting_method(path: Path, settings: Mapping[str, Setting], named: str | No
     Raises:
         OfficialCheckpointError: that method has others, or none has these.
     """
-    known = {name: load_config(None, None, [f"method={name}"]) for name in method_names()}
+    known = {name: load_config(None, None, [f"method={name}"]) for name in native_methods()}
     wrong = {
         name: [key for key in _STRUCTURE if key in settings and settings[key].value != _at(config, key)]
         for name, config in known.items()

@@ -11,9 +11,11 @@ import logging
 import os
 import pickle
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -23,10 +25,15 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.files import atomic_file, cannot_write
 
-__all__ = ["Checkpoint", "CheckpointStore", "load_checkpoint", "snapshot"]
+__all__ = ["FOREIGN_META", "Checkpoint", "CheckpointFolders", "CheckpointStore", "load_checkpoint", "snapshot"]
+
+T = TypeVar("T")
 
 FORMAT = 1
 _STATE, _META = "state.pt", "meta.json"
+
+FOREIGN_META = "rllib.json"
+"""In place of these two, what tells a checkpoint of an RLlib algorithm."""
 
 log = logging.getLogger(__name__)
 
@@ -43,36 +50,29 @@ class Checkpoint:
     counters: dict[str, Any]  # everything else that a resume needs
 
 
-class CheckpointStore:
-    """The checkpoints of one run."""
+class CheckpointFolders:
+    """The checkpoint folders of one run, whatever is in them."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
         self.keep_last = keep_last
 
-    def save(self, phase: str, config: RunConfig, update: int, state: dict[str, Any], counters: dict[str, Any]) -> Path:
-        """Write a checkpoint; it appears whole or not at all, and older ones are pruned only afterwards.
+    @contextmanager
+    def writing(self, update: int) -> Iterator[Path]:
+        """Give the block an empty folder to fill; it becomes the checkpoint whole or not at all.
+
+        Older ones are pruned only afterwards.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
         """
-        target = self.folder / f"{update:09d}"
+        target = self.path(update)
         temporary = self.folder / f".{target.name}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            write_state(temporary / _STATE, state)
-            meta = {
-                "format": FORMAT,
-                "phase": phase,
-                "update": update,
-                "sha256": checksum(temporary / _STATE),
-                "counters": counters,
-                "config": config.model_dump(mode="json"),
-            }
-            with atomic_file(temporary / _META) as file:
-                file.write(json.dumps(meta, indent=1).encode())
+            yield temporary
             _move(temporary, target)
         except (OSError, DataError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -82,15 +82,18 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self._prune(target)
-        return target
 
     def set_score(self, update: int, score: float) -> None:
         """Record the evaluation return of a checkpoint; the best scored one is kept however old it is."""
-        path = self.folder / f"{update:09d}"
+        path = self.path(update)
         if path.exists():
             with atomic_file(path / "score.json") as file:
                 file.write(json.dumps({"evaluation_return": score}).encode())
             self._prune()
+
+    def path(self, update: int) -> Path:
+        """Where the checkpoint of an update is, or would be."""
+        return self.folder / f"{update:09d}"
 
     def paths(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
@@ -101,7 +104,7 @@ class CheckpointStore:
         scored = [path for path in self.paths() if (path / "score.json").exists()]
         return max(scored, key=_score, default=None)
 
-    def latest(self) -> Checkpoint:
+    def newest_whole(self, load: Callable[[Path], T]) -> T:
         """Load the newest checkpoint that is whole; a damaged one is passed over with a warning.
 
         Raises:
@@ -109,7 +112,7 @@ class CheckpointStore:
         """
         for path in reversed(self.paths()):
             try:
-                return load_checkpoint(path)
+                return load(path)
             except CheckpointError as error:
                 log.warning("%s; trying the one before", error)
         raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
@@ -120,6 +123,38 @@ class CheckpointStore:
         for path in self.paths():
             if path not in keep:
                 shutil.rmtree(path)
+
+
+class CheckpointStore(CheckpointFolders):
+    """The checkpoints of one run of this package's methods."""
+
+    def save(self, phase: str, config: RunConfig, update: int, state: dict[str, Any], counters: dict[str, Any]) -> Path:
+        """Write a checkpoint.
+
+        Raises:
+            CheckpointError: see :meth:`writing`.
+        """
+        with self.writing(update) as folder:
+            write_state(folder / _STATE, state)
+            meta = {
+                "format": FORMAT,
+                "phase": phase,
+                "update": update,
+                "sha256": checksum(folder / _STATE),
+                "counters": counters,
+                "config": config.model_dump(mode="json"),
+            }
+            with atomic_file(folder / _META) as file:
+                file.write(json.dumps(meta, indent=1).encode())
+        return self.path(update)
+
+    def latest(self) -> Checkpoint:
+        """Load the newest checkpoint that is whole.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        return self.newest_whole(load_checkpoint)
 
 
 def snapshot(state: Any) -> Any:
@@ -138,7 +173,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, truncated, damaged, of a newer format, or holding code; names the file.
+        CheckpointError: it is one of an RLlib algorithm.
     """
+    if foreign := [*path.glob(FOREIGN_META), *path.glob(f"checkpoints/*/{FOREIGN_META}")]:
+        raise CheckpointError(
+            f"{foreign[0].parent}: of an RLlib algorithm, which only `prelar-ray finetune --resume` goes on with; its "
+            "evaluations are in the run's evaluations.jsonl and `prelar-ray report`"
+        )
     if (path / "checkpoints").is_dir():
         return CheckpointStore(path / "checkpoints", keep_last=1).latest()
     meta_path, state_path = path / _META, path / _STATE

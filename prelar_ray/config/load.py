@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config.schema import RLLIB, RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["json_schema", "load_config", "method_names", "named_value", "preset_names", "to_yaml"]
+__all__ = ["json_schema", "load_config", "method_names", "named_value", "native_methods", "preset_names", "to_yaml"]
 
 _PRESETS = resources.files("prelar_ray.config") / "presets"
 _METHODS = resources.files("prelar_ray.config") / "methods"
@@ -32,6 +32,12 @@ def preset_names() -> list[str]:
 
 def method_names() -> list[str]:
     """Return the names that ``--method`` takes."""
+    baselines = [f"{RLLIB}{name}" for name in _names(_METHODS / RLLIB.rstrip("/"))]
+    return [*_names(_METHODS), *baselines]
+
+
+def native_methods() -> list[str]:
+    """Return the methods that are choices of this package's parts, without RLlib's algorithms."""
     return _names(_METHODS)
 
 
@@ -247,6 +253,8 @@ def _describe(mistake: Mapping[str, Any]) -> str:
             allowed = "must be true or false"
         case "string_type":
             allowed = "must be text; write it in quotes"
+        case "dict_type":
+            allowed = "must be a mapping such as {lr: 3e-4}"
         case "tuple_type":
             allowed = "must be a list such as [a, b]"
         case "model_type":

@@ -5,9 +5,10 @@ Defaults are the ``paper`` preset (PreLAR, Table 1 and the published code's netw
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 __all__ = [
     "BehaviourConfig",
@@ -25,6 +26,7 @@ __all__ = [
     "MLPConfig",
     "OptimizerConfig",
     "PretrainConfig",
+    "RLlibConfig",
     "RSSMConfig",
     "RecordConfig",
     "ReplayConfig",
@@ -39,6 +41,26 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _as_json(value: Any) -> Any:
+    """Return nested sequences as lists: YAML is read with tuples, JSON with lists, and both mean the same.
+
+    Raises:
+        ValueError: a number that JSON does not know.
+    """
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value:g} is not finite; write a large number")
+    return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+Settings = Annotated[dict[str, JsonValue], BeforeValidator(_as_json), WithJsonSchema({"type": "object"})]
+"""Settings of somebody else's, by names that are checked where they are used."""
+
+RLLIB = "rllib/"
+"""What the names of methods begin with that are algorithms of Ray RLlib."""
 
 
 class Component(BaseModel):
@@ -330,7 +352,9 @@ class ReplayConfig(Component):
     """Shared replay buffer."""
 
     capacity_steps: PositiveInt = 1_000_000
-    """Steps kept; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
+    """Steps kept, in all shards; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
+    shards: PositiveInt = 1
+    """Processes, on as many nodes as have room, that hold an equal share of the episodes each."""
     tolerance_updates: PositiveInt = 64
     """Asynchronous mode: updates by which learning may lag behind collecting before collecting pauses."""
     prefetch: PositiveInt = 2
@@ -375,6 +399,19 @@ class EvaluationConfig(Component):
     """Seconds after which an evaluation is left out and the evaluator replaced by another, on Ray."""
 
 
+class RLlibConfig(Component):
+    """A baseline: an algorithm of Ray RLlib, chosen by `method: rllib/NAME`."""
+
+    training: Settings = {}
+    """Keywords of the algorithm's `AlgorithmConfig.training()`; those left out have RLlib's defaults."""
+    model: Settings = {}
+    """Fields of RLlib's `DefaultModelConfig`: networks of algorithms that bring none of their own."""
+    env_runners: NonNegativeInt = 0
+    """Processes that step `collect.envs_per_collector` environments each; 0 steps them in the algorithm's own."""
+    reward_scale: PositiveFloat = 1.0
+    """Factor of the rewards that the algorithm learns from; returns are told without it."""
+
+
 class CheckpointConfig(Component):
     """Checkpoints."""
 
@@ -382,6 +419,8 @@ class CheckpointConfig(Component):
     """Updates between checkpoints."""
     keep_last: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints kept; the best by evaluation return stays beside them."""
+    mirror: str = ""
+    """Address, of any kind that pyarrow.fs knows (s3://bucket/runs), below which a copy of the run folder is kept."""
 
 
 class TelemetryConfig(Component):
@@ -434,10 +473,17 @@ class RunConfig(Component):
     """Collectors."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation."""
+    rllib: RLlibConfig = RLlibConfig()
+    """Baselines of Ray RLlib."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
     telemetry: TelemetryConfig = TelemetryConfig()
     """Logging."""
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the RLlib algorithm that the method is; empty for the methods of this package."""
+        return self.method.removeprefix(RLLIB) if self.method.startswith(RLLIB) else ""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -478,6 +524,10 @@ class RunConfig(Component):
             )
         if ranks > 1 and self.cluster == "none":
             raise ValueError(f"learner.ranks={ranks}: ranks are processes of a Ray cluster; use cluster=auto")
+        if self.algorithm and ranks > 1:
+            raise ValueError(f"learner.ranks={ranks}: {self.algorithm} of RLlib learns in one process; set it to 1")
+        if self.algorithm and self.cluster == "none":
+            raise ValueError(f"cluster=none: {self.algorithm} of RLlib needs Ray; use cluster=auto")
         if self.collect.max_age_updates < self.collect.publish_every_updates:
             raise ValueError(
                 f"collect.max_age_updates={self.collect.max_age_updates} is below "

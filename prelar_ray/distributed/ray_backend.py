@@ -7,25 +7,25 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 import ray
 from ray import exceptions
 from ray.util import get_current_placement_group, placement_group, remove_placement_group
-from ray.util.metrics import Gauge
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
-from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.memory import GIB
 from prelar_ray.training.backend import Role
 
-__all__ = ["RayBackend", "bundles", "cluster_nodes"]
+__all__ = ["RayBackend", "bundles", "cluster_nodes", "connect", "connected"]
 
 WAIT_SECONDS = 30
 """Between two lines about waiting for resources that other runs use."""
@@ -58,11 +58,10 @@ class RayBackend:
         """
         self._roles: dict[str, _RayRole] = {}  # by actor id
         self._group: PlacementGroup | None = None
-        self._gauges: dict[str, Gauge] = {}
-        self._run = run
+        self._gauges = Gauges(run)
         self._in_trial = plan is not None
         if not self._in_trial:
-            _connect(config)
+            connect(config)
         nodes = cluster_nodes()
         try:
             self._plan = plan or plan_resources(config, nodes, phase)
@@ -87,6 +86,7 @@ class RayBackend:
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,
+            "memory": int(need.memory * GIB),
             "max_restarts": 0,  # a restarted actor would have lost its state; the loop starts a new one knowingly
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
@@ -155,13 +155,8 @@ class RayBackend:
         return {name: size for name, size in found.items() if size}
 
     def report(self, values: Mapping[str, float]) -> None:
-        """Show metrics as gauges, ``ray_prelar_GROUP_NAME``, to whoever scrapes this node's Ray."""
-        for name, value in values.items():
-            if name not in self._gauges:
-                meaning = METRICS[name].meaning if name in METRICS else "Progress of the run."
-                plain = meaning.encode("ascii", "ignore").decode()  # Ray takes nothing else
-                self._gauges[name] = Gauge(f"prelar_{name.replace('/', '_')}", plain, tag_keys=("run",))
-            self._gauges[name].set(value, {"run": self._run})
+        """Show metrics to whoever scrapes this node's Ray."""
+        self._gauges.show(values)
 
     def stop_all(self) -> None:
         """Kill all actors; their places are kept."""
@@ -180,15 +175,30 @@ class RayBackend:
         ray.shutdown()
 
 
+@contextmanager
+def connected(config: RunConfig) -> Iterator[None]:
+    """Connect to the cluster that the configuration names, or start one on this machine, for the time of the block.
+
+    Raises:
+        ResourceError: no cluster at that address.
+    """
+    connect(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def cluster_nodes() -> list[Resources]:
     """What every living node of the cluster has in all."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+    return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0) / GIB) for node in alive]
 
 
 def bundles(plan: Mapping[str, Resources]) -> list[dict[str, float]]:
     """A plan as a placement group wants it, in the order of the plan."""
-    return [{"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {}) for need in plan.values()]
+    asked = [{"CPU": need.cpus, "GPU": need.gpus, "memory": int(need.memory * GIB)} for need in plan.values()]
+    return [{name: amount for name, amount in bundle.items() if amount} for bundle in asked]
 
 
 def _reserve(plan: Mapping[str, Resources]) -> PlacementGroup:
@@ -211,7 +221,7 @@ def _own_group() -> PlacementGroup:
 
 def _total(parts: Iterable[Resources]) -> Resources:
     found = list(parts)
-    return Resources(round(sum(x.cpus for x in found), 2), round(sum(x.gpus for x in found), 2))
+    return Resources(*(round(sum(getattr(x, name) for x in found), 2) for name in ("cpus", "gpus", "memory")))
 
 
 class _RayRole:
@@ -238,7 +248,12 @@ def _resident(role: Any) -> float:
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
-def _connect(config: RunConfig) -> None:
+def connect(config: RunConfig) -> None:
+    """Connect to the cluster that ``config.cluster`` names, or start one on this machine for ``auto``.
+
+    Raises:
+        ResourceError: no cluster at that address.
+    """
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         _initialise(config)

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
+from prelar_ray.memory import GIB, check_replay_fits, replay_bytes
+from prelar_ray.training.replay_group import replay_names
 
-__all__ = ["Resources", "plan_resources"]
+__all__ = ["ALGORITHM", "ENV_RUNNER", "Resources", "plan_resources"]
+
+ALGORITHM, ENV_RUNNER = "algorithm", "env-runner"
+"""Roles of a baseline: the process of an RLlib algorithm, which learns too, and those that step environments."""
 
 _SMALLEST_SHARE = 0.02  # of the CPUs wanted: what two decimals can still tell from nothing
 
@@ -20,21 +25,24 @@ class Resources:
 
     cpus: float
     gpus: float
+    memory: float = 0.0
+    """GiB; only the replay asks for any."""
 
     def hold(self, other: Resources) -> bool:
         """Whether ``other`` fits."""
-        return other.cpus <= self.cpus and other.gpus <= self.gpus
+        return other.cpus <= self.cpus and other.gpus <= self.gpus and other.memory <= self.memory
 
     def without(self, other: Resources) -> Resources:
         """What is left; Ray counts in ten-thousandths."""
-        return Resources(round(self.cpus - other.cpus, 4), round(self.gpus - other.gpus, 4))
+        cpus, gpus, memory = self.cpus - other.cpus, self.gpus - other.gpus, self.memory - other.memory
+        return Resources(round(cpus, 4), round(gpus, 4), memory)
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPU {self.gpus:g} GPU"
+        return f"{self.cpus:g} CPU {self.gpus:g} GPU" + (f" {self.memory:.3g} GiB" if self.memory else "")
 
 
 def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[str, Resources]:
-    """Return what every role asks for, by name; pre-training has learner ranks alone.
+    """Return what every role asks for, by name; pre-training has learner ranks alone, a baseline roles of its own.
 
     Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one, unless the
     configuration says otherwise; a smaller cluster gives all of them the same share of that, for logical CPUs only
@@ -48,18 +56,23 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
     """
     gpus = sum(node.gpus for node in nodes)
     ranks, collect = config.learner.ranks, config.collect
+    actors, key = collect.collectors, "collect.collectors"
+    if config.algorithm:
+        actors, key = config.rllib.env_runners, "rllib.env_runners"
     if config.device == "cuda" and gpus < 1:
         raise ResourceError(
             f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
     on_gpu = config.device != "cpu" and gpus >= 1
+    if phase == "finetune" and not config.algorithm:
+        check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
     per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
-    needed = ranks * per_rank + (collect.collectors * collect.gpus if phase == "finetune" else 0.0)
+    needed = ranks * per_rank + (actors * collect.gpus if phase == "finetune" else 0.0)
     if needed > gpus:
         fewer = int(gpus / per_rank) if per_rank else ranks
         raise ResourceError(
-            f"learner.ranks={ranks} with {per_rank:g} GPU each and collect.collectors={collect.collectors} with "
+            f"learner.ranks={ranks} with {per_rank:g} GPU each and {key}={actors} with "
             f"{collect.gpus:g} each need {needed:g} GPUs, the cluster has {gpus:g}; use "
             + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else "collect.gpus=0, or ")
             + "device=cpu"
@@ -77,7 +90,7 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             raise ResourceError(
                 f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
                 f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
-                "learner.gpus, collect.cpus, collect.gpus or fewer ranks and collectors, or add nodes"
+                f"learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, learner.ranks or {key}, or add nodes"
             )
 
 
@@ -85,13 +98,17 @@ def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> d
     def cpus(asked: float, usual: float = 1.0) -> float:
         return asked or math.floor(share * usual * 100) / 100  # rounding up could exceed the total
 
+    collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
+    if config.algorithm:
+        plan = {ALGORITHM: Resources(cpus(config.learner.cpus), learner_gpus)}
+        return plan | {f"{ENV_RUNNER}-{index}": collector for index in range(config.rllib.env_runners)}
     ranks = config.learner.ranks
     names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
     plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
     if phase == "finetune":
-        plan["replay"] = Resources(cpus(0, 0.5), 0.0)
+        shard = Resources(cpus(0, 0.5), 0.0, replay_bytes(config) / GIB)
+        plan |= dict.fromkeys(replay_names(config.replay.shards), shard)
         plan["evaluator"] = Resources(cpus(0), 0.0)
-        collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
         plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}
     return plan
 

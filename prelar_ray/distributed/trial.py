@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,10 @@ from ray import tune
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.distributed.ray_backend import RayBackend, bundles
-from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.distributed.resources import ALGORITHM, Resources, plan_resources
+from prelar_ray.distributed.rllib_place import RLlibPlace
+from prelar_ray.errors import UsageError
+from prelar_ray.files import atomic_file
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.training.finetuning import finetune_by_lines
 from prelar_ray.training.pretraining import pretrain_by_lines
@@ -41,14 +47,23 @@ def trial_settings(
 
     Raises:
         ResourceError: the cluster can never hold the trial.
+        UsageError, ConfigError: a baseline is asked for what it cannot do, or with settings that RLlib does not know.
     """
-    plan = plan_resources(config, [node.without(DRIVER) for node in nodes], phase)
+    if config.algorithm:
+        if phase != "finetune" or init:
+            raise UsageError(f"method {config.method} learns from scratch: phase finetune, without init")
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        algorithm_config(config)
+    # An RLlib algorithm is itself what the trial's process holds.
+    free = nodes if config.algorithm else [node.without(DRIVER) for node in nodes]
+    plan = plan_resources(config, free, phase)
     return {
         "config": config.model_dump(mode="json"),
         "phase": phase,
         "out": str(out.absolute()),
         "init": str(init.absolute()) if init else None,
-        "plan": {name: [need.cpus, need.gpus] for name, need in plan.items()},
+        "plan": {name: astuple(need) for name, need in plan.items()},
     }
 
 
@@ -62,22 +77,33 @@ class Trial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """The trial's process first, then every role in the order of the plan."""
-        return tune.PlacementGroupFactory([{"CPU": DRIVER.cpus}, *bundles(_plan(config))], strategy="PACK")
+        plan = _plan(config)
+        driver = [] if ALGORITHM in plan else [{"CPU": DRIVER.cpus}]
+        return tune.PlacementGroupFactory([*driver, *bundles(plan)], strategy="PACK")
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the run, or look at where it was.
 
         Raises:
-            PrelarError: see :func:`finetune_by_lines` and :func:`pretrain_by_lines`.
+            PrelarError: see :func:`finetune_by_lines`, :func:`pretrain_by_lines` and :func:`rllib_by_lines`.
         """
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # what Tune keeps here is a name, not worth a line
         self._lines: Generator[Mapping[str, float]] | None = None
         run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
         self._out, phase = Path(config["out"]), config["phase"]
         resume = any((self._out / "checkpoints").glob("[0-9]*"))
-        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume)
+        # A trial is at work once, so whatever the record says, nobody else is.
+        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
+        if "manifest" in config:
+            write_manifest(run, config)
         backend = partial(RayBackend, run_config, phase, self._out.name, _plan(config))
         self._last: dict[str, Any] = {}
-        if phase == "pretrain":
+        if run_config.algorithm:
+            from prelar_ray.baselines.training import rllib_by_lines
+
+            place = partial(RLlibPlace, run_config, self._out.name, _plan(config))
+            self._lines = rllib_by_lines(run_config, run, place, resume)
+        elif phase == "pretrain":
             self._lines = pretrain_by_lines(run_config, run, resume, backend)
         else:
             init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
@@ -102,6 +128,20 @@ class Trial(tune.Trainable):
         if self._lines is not None:
             with suppress(KeyboardInterrupt, StopIteration):
                 self._lines.throw(KeyboardInterrupt())
+
+
+def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``: what the run is in its study, and the command that repeats it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    command = ["prelar-ray", config["phase"], "--config", str(run.config_path), "--out", "NEW"]
+    if config["init"]:
+        command += ["--init", config["init"]]
+    made_with = {key: run.info.get(key) for key in ("versions", "commit", "hardware")}
+    with atomic_file(run.path / "manifest.json") as file:
+        file.write(json.dumps({**config["manifest"], "command": shlex.join(command), **made_with}, indent=1).encode())
 
 
 def _plan(config: dict[str, Any]) -> dict[str, Resources]:

@@ -11,7 +11,7 @@ import numpy as np
 from prelar_ray.errors import DataError
 from prelar_ray.types import Episode, SequenceBatch
 
-__all__ = ["ReplayBuffer"]
+__all__ = ["ReplayBuffer", "check_can_sample"]
 
 
 class ReplayBuffer:
@@ -36,23 +36,15 @@ class ReplayBuffer:
         """Whether any episode is as long as a segment."""
         return bool(self._eligible)
 
-    def check_can_sample(self) -> None:
-        """Make sure that some episode is as long as a segment.
+    @property
+    def eligible(self) -> int:
+        """Episodes that are as long as a segment."""
+        return len(self._eligible)
 
-        Raises:
-            DataError: none is, or none has finished.
-        """
-        if not self._episodes:
-            raise DataError(
-                "no episode has finished, so there is nothing to learn from; raise finetune.env_steps, "
-                "or collect in fewer environments at once (collect.collectors, collect.envs_per_collector)"
-            )
-        if not self._eligible:
-            longest = max(len(episode) for episode in self._episodes)
-            raise DataError(
-                f"no episode has finetune.segment_length={self.segment_length} steps (longest: {longest}); "
-                "shorten the segments"
-            )
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode; 0 without any."""
+        return max((len(episode) for episode in self._episodes), default=0)
 
     def add(self, episode: Episode) -> list[Episode]:
         """Append an episode and return those that had to leave.
@@ -89,7 +81,8 @@ class ReplayBuffer:
         Raises:
             DataError: no episode is as long as a segment, or none has finished.
         """
-        self.check_can_sample()
+        if not self._eligible:
+            check_can_sample(0, self.longest, self.segment_length)
         length = self.segment_length
         first = self._eligible[0]
         image = np.empty((batch_size, length, *first.image.shape[1:]), dtype=np.uint8)
@@ -114,3 +107,24 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the sequence of samples."""
         self.rng.bit_generator.state = state["rng"]
+
+
+def check_can_sample(eligible: int, longest: int, segment_length: int) -> None:
+    """Make sure that some episode is as long as a segment.
+
+    Args:
+        eligible: episodes that are.
+        longest: steps of the longest episode; 0 without any.
+
+    Raises:
+        DataError: none is, or none has finished.
+    """
+    if not longest:
+        raise DataError(
+            "no episode has finished, so there is nothing to learn from; raise finetune.env_steps, "
+            "or collect in fewer environments at once (collect.collectors, collect.envs_per_collector)"
+        )
+    if not eligible:
+        raise DataError(
+            f"no episode has finetune.segment_length={segment_length} steps (longest: {longest}); shorten the segments"
+        )

@@ -1,4 +1,4 @@
-"""The replay role: buffer, rate limiter and durable episodes behind a few calls."""
+"""The replay role: a shard of the experience, and the rate limiter over all shards."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.replay.buffer import ReplayBuffer
+from prelar_ray.replay.buffer import check_can_sample
 from prelar_ray.replay.rate_limiter import RateLimiter
-from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.replay.shard import ReplayShard, ShardStatus
 from prelar_ray.seeding import generator
-from prelar_ray.types import Episode, SequenceBatch
 
 __all__ = ["Replay", "ReplayStatus"]
 
@@ -37,92 +38,76 @@ class ReplayStatus:
         return replace(self, updates=updates, updates_due=self.updates_due - (updates - self.updates))
 
 
-class Replay:
-    """Plain class; a Ray actor may own one. Inserts are durable when :meth:`insert` returns."""
+class Replay(ReplayShard):
+    """The first shard, which also counts for all of them; where there is one shard, it is the whole replay.
+
+    Shards do not know each other: the driver passes on here what they say they hold, and to them what is planned here.
+    """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
+        super().__init__(config, folder)
         tune = config.finetune
         self.tolerance = 0 if config.collect.synchronous else config.replay.tolerance_updates
         self.batch_size = tune.batch_size
-        self.buffer = ReplayBuffer(config.replay.capacity_steps, tune.segment_length, generator(config.seed, "replay"))
         self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
-        self.store = EpisodeStore(folder)
-        self._left: list[str] = []  # out of the buffer, but still needed to restore the last checkpoint
-        self._left_before: list[str] = []
+        self.rng = generator(config.seed, "replay-shares")
+        self._shards: tuple[ShardStatus, ...] = (self.holds(),) * self.shards
 
-    def insert(self, episodes: list[Episode], env_steps: int) -> ReplayStatus:
-        """Add finished episodes, and count ``env_steps`` taken, in open episodes too.
+    def count(self, env_steps: int, *shards: ShardStatus) -> ReplayStatus:
+        """Count ``env_steps`` taken, in open episodes too.
+
+        Args:
+            shards: what each shard holds, once it has taken in its part of the finished episodes.
 
         Raises:
-            DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
             DataError: learning is due and no episode so far is as long as a segment.
         """
-        for episode in episodes:
-            self._left += [old.key for old in self.buffer.add(episode.owned())]
-            self.store.append(episode)
+        self._shards = shards
         self.limiter.insert(env_steps)
-        if self.limiter.env_steps >= self.limiter.random_steps and len(self.buffer):
-            self.buffer.check_can_sample()
+        held = self._held()
+        if self.limiter.env_steps >= self.limiter.random_steps and held.episodes:
+            check_can_sample(held.eligible, held.longest, self.buffer.segment_length)
         return self.status()
 
-    def insert_turn(self, env_steps: int, *parts: list[Episode]) -> ReplayStatus:
-        """As :meth:`insert`, what several collectors brought in one turn: the same order whoever collected what."""
-        episodes = [episode for part in parts for episode in part]
-        return self.insert(sorted(episodes, key=lambda episode: (episode.env_index, episode.number)), env_steps)
+    def plan(self, ranks: int) -> list[list[int]]:
+        """Count an update, and say how many segments each rank takes from every shard: ranks x shards.
 
-    def sample(self) -> SequenceBatch:
-        """Sample one batch and count it as an update.
+        Every episode of all shards is as likely as any other, as if they lay in one.
 
         Raises:
             RuntimeError: no update is due.
         """
         self.limiter.take()
-        return self.buffer.sample(self.batch_size)
-
-    def sample_shares(self, ranks: int) -> tuple[SequenceBatch, ...]:
-        """As :meth:`sample`, in equal shares of its rows."""
-        return self.sample().split(ranks)
-
-    def peek(self) -> SequenceBatch:
-        """Sample one batch to look at; it counts as nothing and leaves the sequence of samples as it was."""
-        state = self.buffer.state_dict()
-        batch = self.buffer.sample(1)
-        self.buffer.load_state_dict(state)
-        return batch
+        eligible = np.array([shard.eligible for shard in self._shards], dtype=np.float64)
+        counts = self.rng.multinomial(self.batch_size // ranks, eligible / eligible.sum(), size=ranks)
+        return [[int(count) for count in of_rank] for of_rank in counts]
 
     def status(self) -> ReplayStatus:
         """Counters and pace. No update is due before some episode is as long as a segment."""
-        limiter, buffer = self.limiter, self.buffer
-        due = limiter.updates_due if buffer.can_sample else 0
-        return ReplayStatus(limiter.env_steps, limiter.updates, due, self.tolerance, buffer.steps, len(buffer))
+        limiter, held = self.limiter, self._held()
+        due = limiter.updates_due if held.eligible else 0
+        return ReplayStatus(limiter.env_steps, limiter.updates, due, self.tolerance, held.steps, held.episodes)
+
+    def _held(self) -> ShardStatus:
+        steps, episodes, eligible = (
+            sum(getattr(shard, name) for shard in self._shards) for name in ("steps", "episodes", "eligible")
+        )
+        return ShardStatus(steps, episodes, eligible, max(shard.longest for shard in self._shards))
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able, for a checkpoint: sampler, counters, and the position in the durable episodes.
+        """As of a shard, and the counters."""
+        shares = self.rng.bit_generator.state
+        return {**super().state_dict(), "env_steps": self.limiter.env_steps, "shares": shares}
 
-        Episodes that had left the buffer before the previous checkpoint are removed from disk now.
-        """
-        self.store.discard(self._left_before)
-        self._left_before, self._left = self._left, []
-        return {
-            "buffer": self.buffer.state_dict(),
-            "env_steps": self.limiter.env_steps,
-            "appended": self.store.appended,
-        }
-
-    def restore(self, state: dict[str, Any], updates: int) -> ReplayStatus:
-        """Reload the episodes that a checkpoint knew; later ones are removed, for the run collects them anew.
+    def restore(self, state: dict[str, Any], updates: int, *shards: ShardStatus) -> ReplayStatus:
+        """Go on counting where a checkpoint was.
 
         Args:
             state: from :meth:`state_dict`.
             updates: updates the restored learner has made.
-
-        Raises:
-            DataError: an episode file is damaged.
+            shards: what each shard holds, reloaded.
         """
-        known = set(self.store.keys(state["appended"]))
-        self.store.discard([key for key in self.store.keys() if key not in known])
-        for episode in self.store.iterate(state["appended"]):
-            self._left += [old.key for old in self.buffer.add(episode)]
-        self.buffer.load_state_dict(state["buffer"])
+        self._shards = shards
         self.limiter.restore(state["env_steps"], updates)
+        self.rng.bit_generator.state = state["shares"]
         return self.status()

@@ -32,6 +32,7 @@ GROUPS = {
     "validation": ("Losses on held-out clips", "update"),
     "behaviour": ("Behaviour learning", "update"),
     "bonus": ("Intrinsic bonus", "update"),
+    "rllib": ("Learning in RLlib", "update"),
     "model": ("World model", "update"),
     "grad_norm": ("Gradient norms before clipping", "update"),
 }
@@ -124,15 +125,22 @@ def _panel(run: Run, name: str, over: str) -> Panel:
 
 
 def _seeds(runs: Sequence[Run]) -> list[Panel]:
-    """Draw fine-tuning runs of one task together where there are several."""
-    evaluated = [run.evaluations for run in runs if run.phase == "finetune" and run.evaluations]
-    if len(evaluated) < 2 or len({evaluation.task for run in evaluated for evaluation in run}) > 1:
+    """Draw fine-tuning runs of one task and one method together where there are several."""
+    evaluated = [run for run in runs if run.phase == "finetune" and run.evaluations]
+    if len({evaluation.task for run in evaluated for evaluation in run.evaluations}) > 1:
         return []
-    meaning = f"Grey: each of {len(evaluated)} runs. Bars: 95\N{NO-BREAK SPACE}% bootstrap intervals over runs."
-    return [
-        Panel(seeds_chart(evaluated, success), name, meaning)
-        for success, name in ((False, "Mean return over runs"), (True, "Success rate over runs"))
-    ]
+    panels = []
+    for method in dict.fromkeys(run.method for run in evaluated):
+        of_method = [run.evaluations for run in evaluated if run.method == method]
+        if len(of_method) < 2:
+            continue
+        meaning = f"Grey: each of {len(of_method)} runs. Bars: 95\N{NO-BREAK SPACE}% bootstrap intervals over runs."
+        of = f" of {method}" if method else ""
+        panels += [
+            Panel(seeds_chart(of_method, success), f"{name} over runs{of}", meaning)
+            for success, name in ((False, "Mean return"), (True, "Success rate"))
+        ]
+    return panels
 
 
 def _quiet_for(run: Run) -> str:

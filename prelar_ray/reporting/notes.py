@@ -77,7 +77,8 @@ def _length(done: int, published: int, unit: str, remark: str) -> str:
 
 
 def _widths(run: Run) -> str:
-    return smaller_networks(run.config) if run.phase in ("pretrain", "finetune") else ""
+    learns = run.phase in ("pretrain", "finetune") and not run.is_baseline
+    return smaller_networks(run.config) if learns else ""
 
 
 def smaller_networks(config: Mapping[str, Any]) -> str:

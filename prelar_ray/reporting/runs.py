@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from prelar_ray.config.schema import RLLIB
 from prelar_ray.errors import DataError
 from prelar_ray.run_folder import IMPORT, RunFolder
 from prelar_ray.statistics import Interval, mean_interval, success_interval
@@ -118,6 +119,16 @@ class Run:
         return str(self.info.get("phase", self.path.name))
 
     @property
+    def method(self) -> str:
+        """Name of the method, or nothing where the configuration is damaged."""
+        return str(self.config.get("method", ""))
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether an algorithm of RLlib was trained, with other networks than this package's."""
+        return self.method.startswith(RLLIB)
+
+    @property
     def env_steps(self) -> int:
         """Environment steps taken."""
         return max(
@@ -175,7 +186,7 @@ def load_run(path: Path) -> Run:
     if run.phase not in ("record", "pretrain", IMPORT) or folder.evaluations_path.exists():
         run.evaluations = _read(run, "evaluations", lambda: _evaluations(folder), [])
     prediction = folder.frames / "prediction.npz"
-    if run.phase in WITH_METRICS or prediction.exists():
+    if (run.phase in WITH_METRICS and not run.is_baseline) or prediction.exists():
         run.prediction = _read(run, "prediction", lambda: _prediction(prediction), None)
     if folder.diagnostics_path.exists():
         run.diagnosis = _read(run, "diagnosis", lambda: read_diagnosis(folder.diagnostics_path), None)

@@ -201,6 +201,8 @@ def _shares_chart(profiles: Sequence[Profile], styles: Mapping[str, Style], x_la
 
 
 def _band(axes: Axes, x: Any, band: Band, style: Style, step: Any = None) -> None:
+    if len(x) == 1:  # a band has no width there
+        axes.vlines(x, band.low, band.high, color=style.colour, alpha=0.5)
     axes.fill_between(x, band.low, band.high, color=style.colour, alpha=0.18, linewidth=0, step=step)
 
 

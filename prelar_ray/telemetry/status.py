@@ -11,7 +11,14 @@ from prelar_ray.telemetry.metrics import METRICS
 __all__ = ["status_table"]
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "learner": ("rate/updates_per_second", "time/update", "time/wait_for_data", "loss/total", "memory/learner"),
+    "learner": (
+        "rate/updates_per_second",
+        "time/update",
+        "time/wait_for_data",
+        "loss/total",
+        "rllib/total_loss",
+        "memory/learner",
+    ),
     "replay": ("replay/fill", "replay/updates_per_env_step", "queue/updates_due", "memory/replay"),
     "collectors": ("rate/env_steps_per_second", "time/collectors_paused", "weights/age_updates", "memory/collectors"),
     "training": ("train/episode_return", "train/episode_success", "train/env_failures"),

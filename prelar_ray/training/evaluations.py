@@ -10,9 +10,10 @@ from typing import Any
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
+from prelar_ray.run_folder import RunFolder
 from prelar_ray.training.backend import Backend
 
-__all__ = ["Evaluated", "Evaluations"]
+__all__ = ["Evaluated", "Evaluations", "record"]
 
 POLL_SECONDS = 1.0
 
@@ -78,3 +79,26 @@ class Evaluations:
 
     def _is_late(self, under_way: _UnderWay) -> bool:
         return self.backend.parallel and time.monotonic() - under_way.began > self.config.evaluation.timeout
+
+
+def record(run: RunFolder, evaluated: Evaluated, task: str) -> dict[str, float]:
+    """Append an evaluation to ``evaluations.jsonl``, and return what it adds to the metrics.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    result = evaluated.result
+    mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
+    run.append_evaluation(
+        {
+            "update": evaluated.update,
+            "env_steps": evaluated.env_steps,
+            "task": task,
+            "returns": list(result.returns),
+            "successes": [bool(x) for x in result.successes],
+            "success_rule": "any step",
+            "policy": "mode",
+        }
+    )
+    log.info("evaluation at %d env steps: return %.1f, success %.2f", evaluated.env_steps, mean, success)
+    return {"evaluation/return_mean": mean, "evaluation/success_rate": success}

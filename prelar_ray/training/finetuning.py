@@ -22,18 +22,20 @@ from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
-from prelar_ray.replay.replay import Replay, ReplayStatus
+from prelar_ray.mirror import mirrored
+from prelar_ray.replay.replay import ReplayStatus
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.collector_pool import CollectorPool
-from prelar_ray.training.evaluations import Evaluations
+from prelar_ray.training.evaluations import Evaluations, record
 from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.training.lives import Lives
 from prelar_ray.training.pace import check_pace
+from prelar_ray.training.replay_group import ReplayGroup
 from prelar_ray.training.window import Window
 
 __all__ = ["Finetuning", "finetune", "finetune_by_lines"]
@@ -72,15 +74,15 @@ def finetune_by_lines(
             and for any other all roles begin again at the last checkpoint.
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
-        ConfigError: no episode could end in time, or be learnt from.
+        ConfigError: no episode could end in time, or be learnt from; ``checkpoint.mirror`` cannot be used.
     """
-    with run.track():
+    with mirrored(run.path, config.checkpoint.mirror), run.track():
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
         with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):
             lives = Lives(backend, checkpoints, config, checkpoint)
             total = config.finetune.env_steps
-            done = min(checkpoint.counters["replay"]["env_steps"], total) if checkpoint else 0
+            done = min(checkpoint.counters["replay"][0]["env_steps"], total) if checkpoint else 0
             with progress.phase(PHASE, total, "env steps", done) as phase:
                 while True:
                     try:
@@ -103,7 +105,7 @@ class Finetuning:
         counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
         numbers = {int(index): number for index, number in counters["numbers"].items()}
         self.updates = checkpoint.update if checkpoint else 0  # done by the learner
-        self.replay = backend.start("replay", Replay, config, run.replay.absolute())
+        self.replay = ReplayGroup(backend, config, run.replay.absolute())
         self.evaluations = Evaluations(backend, config, counters["evaluations"])
         self.collectors = CollectorPool(backend, config, numbers)
         check_pace(config, self.collectors.ask("episode_steps"))
@@ -123,15 +125,13 @@ class Finetuning:
     def _restore(self, checkpoint: Checkpoint | None, init: Path | None) -> ReplayStatus:
         if checkpoint:
             self.learner.restore(checkpoint.path.absolute())
-            restored = self.replay.call("restore", checkpoint.counters["replay"], self.updates)
-            status: ReplayStatus = self.backend.get(restored)
+            status = self.replay.restore(checkpoint.counters["replay"], self.updates)
             self.run.go_on()
             self.run.forget_evaluations_after(self.updates)
             return status
         if init:
             self.learner.initialise(init.absolute())
-        status = self.backend.get(self.replay.call("status"))
-        return status
+        return self.replay.status()
 
     # The loop
 
@@ -194,7 +194,7 @@ class Finetuning:
         answers = {index: answer for index in asked if (answer := self._receive(index))}
         if answers:
             env_steps = sum(summary.env_steps for summary, _ in answers.values())
-            insert = self.replay.call("insert_turn", env_steps, *(episodes for _, episodes in answers.values()))
+            insert = self.replay.insert(env_steps, *(episodes for _, episodes in answers.values()))
             for index in answers:
                 self.collectors.inserting(index, insert)
                 self._inserted(index)
@@ -223,7 +223,7 @@ class Finetuning:
                 self._inserted(index)
             elif answer := self._receive(index):
                 summary, episodes = answer
-                self.collectors.inserting(index, self.replay.call("insert", episodes, summary.env_steps))
+                self.collectors.inserting(index, self.replay.insert(summary.env_steps, episodes))
         for index in [index for index, future in collecting.items() if future not in done]:
             self.collectors.replace_if_overdue(index)
         for update in [update for update in self._learning if any(future in done for future in update)]:
@@ -284,12 +284,7 @@ class Finetuning:
         return oldest is None or submitted - oldest < self.config.collect.max_age_updates
 
     def _submit_update(self) -> None:
-        ranks = self.config.learner.ranks
-        if ranks == 1:
-            shares = [self.replay.call("sample")]
-        else:
-            shares = self.replay.call("sample_shares", ranks, returns=ranks)
-        self._learning.append(self.learner.call_with_rows("update", shares))
+        self._learning.append(self.learner.call_with_rows("update", self.replay.sample()))
         self.status = self.status.after(self.status.updates + 1)
 
     def _learnt(self, update: list[Any]) -> None:
@@ -335,23 +330,10 @@ class Finetuning:
         evaluated = self.evaluations.settle()
         if evaluated is None:
             return
-        update, env_steps, result = evaluated.update, evaluated.env_steps, evaluated.result
-        mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
-        self.run.append_evaluation(
-            {
-                "update": update,
-                "env_steps": env_steps,
-                "task": self.config.env.task,
-                "returns": list(result.returns),
-                "successes": [bool(x) for x in result.successes],
-                "success_rule": "any step",
-                "policy": "mode",
-            }
-        )
-        self._write(update, env_steps, {"evaluation/return_mean": mean, "evaluation/success_rate": success})
+        values = record(self.run, evaluated, self.config.env.task)
+        self._write(evaluated.update, evaluated.env_steps, values)
         self.learner.saved()
-        self.checkpoints.set_score(update, mean)
-        log.info("evaluation at %d env steps: return %.1f, success %.2f", env_steps, mean, success)
+        self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
 
     def _save(self) -> None:
         """Finish the updates under way, then begin to write a checkpoint and publish its weights."""
@@ -362,7 +344,7 @@ class Finetuning:
             return
         self.learner.saved()  # the one before: the replay deletes now what only those before that need
         counters = {
-            "replay": self.backend.get(self.replay.call("state_dict")),
+            "replay": self.replay.state_dict(),
             "numbers": self.collectors.numbers,
             "evaluations": self.evaluations.begun,
         }
@@ -371,7 +353,7 @@ class Finetuning:
 
     def _conclude(self) -> None:
         """Write what the report shows: frames and final numbers."""
-        prediction = self.backend.get(self.learner.call_first("predict", self.replay.call("peek")))
+        prediction = self.backend.get(self.learner.call_first("predict", self.replay.peek()))
         self.run.save_frames("prediction", **prediction._asdict())
         summary = {
             "updates": self.updates,

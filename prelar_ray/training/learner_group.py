@@ -40,9 +40,9 @@ class LearnerGroup:
         """Ask the first rank alone; returns its future."""
         return self.roles[0].call(method, *args)
 
-    def call_with_rows(self, method: str, batches: Sequence[Any]) -> list[Any]:
-        """Ask every rank for ``method(its batch)``."""
-        return [role.call(method, batch) for role, batch in zip(self.roles, batches, strict=True)]
+    def call_with_rows(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
+        """Ask every rank for ``method(*parts of its share)``."""
+        return [role.call(method, *parts) for role, parts in zip(self.roles, shares, strict=True)]
 
     def get(self, futures: Sequence[Any]) -> list[Any]:
         """Return the values of one call's futures.

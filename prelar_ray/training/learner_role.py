@@ -83,16 +83,19 @@ class LearnerRole(Generic[Learner]):
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raise what could be said better than that tensors do not fit."""
 
-    def update(self, rows: Any) -> int:
-        """One update on this rank's rows of the batch; returns how many there were."""
+    def update(self, *parts: Any) -> int:
+        """One update on this rank's rows of the batch, a part from every shard; returns how many there were."""
         began = time.monotonic()
         if self._idle_since is not None:
             self._waiting += began - self._idle_since
-        self.learner.update(rows)
+        self._update(*parts)
         self._idle_since = time.monotonic()
         self._updating += self._idle_since - began
         self._count += 1
         return self.learner.updates
+
+    def _update(self, *parts: Any) -> None:
+        raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, timings included.
@@ -150,6 +153,9 @@ class PretrainLearnerRole(LearnerRole[PretrainLearner]):
     def _make(self, ranks: Ranks) -> PretrainLearner:
         return PretrainLearner(self.config, ranks=ranks)
 
+    def _update(self, clips: Frames) -> None:
+        self.learner.update(clips)
+
     def validate(self, clips: Frames) -> dict[str, float]:
         """See :meth:`PretrainLearner.validate`."""
         return self.learner.validate(clips)
@@ -170,6 +176,9 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner]):
 
     def _make(self, ranks: Ranks) -> FinetuneLearner:
         return FinetuneLearner(self.config, self.action, ranks=ranks)
+
+    def _update(self, *parts: SequenceBatch | None) -> None:
+        self.learner.update(SequenceBatch.joined([part for part in parts if part is not None]))
 
     def _check(self, checkpoint: Checkpoint) -> None:
         check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)

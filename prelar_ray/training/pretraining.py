@@ -19,6 +19,7 @@ from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.mirror import mirrored
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
 from prelar_ray.telemetry.progress import Phase, Progress
@@ -65,8 +66,9 @@ def pretrain_by_lines(
         NonFiniteError: a loss became NaN or infinite.
         CheckpointError: nothing to resume from, other networks than the run's, or a checkpoint could not be written.
         UsageError: the run to resume is longer than ``config`` asks for.
+        ConfigError: ``checkpoint.mirror`` cannot be used.
     """
-    with run.track(), run.timed(PHASE):
+    with mirrored(run.path, config.checkpoint.mirror), run.track(), run.timed(PHASE):
         store = VideoStore.open(config.video)
         settings = config.pretrain
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
@@ -170,7 +172,7 @@ class _Pretraining:
         clips, position = self._next.result()
         self._waited += time.monotonic() - asked
         self._next = reader.submit(self._read)
-        shares = np.split(clips, self.config.learner.ranks)
+        shares = [[share] for share in np.split(clips, self.config.learner.ranks)]
         with interrupts_deferred():
             self.updates = self.learner.get(self.learner.call_with_rows("update", shares))[0]
             self._position = position

@@ -102,10 +102,12 @@ def test_an_episode_does_not_depend_on_its_neighbours(
 
 
 def test_acting_one_by_one_an_episode_is_the_same_to_the_bit_whatever_its_neighbours(
-    random_length: Any, policy: Policy
+    random_length: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(policy, "one_by_one", True)
+
     def episodes(*indices: int) -> dict[str, Episode]:
-        rollout = Rollout(random_length, EnvConfig(), list(indices), [0] * len(indices), seeds, 0, 60, one_by_one=True)
+        rollout = Rollout(random_length, EnvConfig(), list(indices), [0] * len(indices), seeds, 0, 60)
         return run(rollout, policy, 25)
 
     together, apart = episodes(0, 1, 2), episodes(0) | episodes(1) | episodes(2)

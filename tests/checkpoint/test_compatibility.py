@@ -22,7 +22,7 @@ def saved(tmp_path: Path) -> Any:
 
     def save(phase: str, config: RunConfig, update: int = 31, env_steps: int = 82) -> CheckpointStore:
         store = CheckpointStore(tmp_path / "run" / "checkpoints", 1)
-        store.save(phase, config, update, {}, {"replay": {"env_steps": env_steps}})
+        store.save(phase, config, update, {}, {"replay": [{"env_steps": env_steps}]})
         return store
 
     return save
@@ -179,3 +179,11 @@ def test_a_task_with_other_actions_is_refused_by_their_sizes() -> None:
         CheckpointError, match=r"actions of size 2, env\.task=metaworld/reach-v3 takes 4; choose the ta"
     ):
         check_action_size({"actor.mean.bias": [0.0] * 2}, 4, "metaworld/reach-v3")
+
+
+def test_a_run_goes_on_with_the_shards_its_episodes_lie_in(saved: Any) -> None:
+    two = change(PRELAR, "replay.shards=2")
+    store = saved("finetune", two)
+    assert resumable_checkpoint(store, two).update == 31
+    with pytest.raises(CheckpointError, match=r"replay\.shards=2 \(here 1\).*use replay\.shards=2, or"):
+        resumable_checkpoint(store, PRELAR)

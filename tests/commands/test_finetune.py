@@ -60,15 +60,15 @@ def test_resume_goes_on_with_the_configuration_of_the_run(
     settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    sample = Replay.sample
+    plan = Replay.plan
 
-    def crashing(self: Replay) -> object:
+    def crashing(self: Replay, ranks: int) -> object:
         if self.limiter.updates == 4:
             raise RuntimeError("power cut")
-        return sample(self)
+        return plan(self, ranks)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Replay, "sample", crashing)
+        patch.setattr(Replay, "plan", crashing)
         with pytest.raises(RuntimeError, match="power cut"):
             finetune.main(["--config", settings, "--out", str(out), "seed=7"])
     assert RunFolder.open(out).info["status"] == "failed"
@@ -181,4 +181,4 @@ def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: P
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     checkpoint = load_checkpoint(out)
     assert checkpoint.update >= 1
-    assert checkpoint.counters["replay"]["env_steps"] >= 300
+    assert checkpoint.counters["replay"][0]["env_steps"] >= 300

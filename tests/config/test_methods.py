@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from prelar_ray.config import json_schema, load_config, method_names, preset_names, to_yaml, yaml_text
+from prelar_ray.config import (
+    RunConfig,
+    json_schema,
+    load_config,
+    method_names,
+    native_methods,
+    preset_names,
+    to_yaml,
+    yaml_text,
+)
 from prelar_ray.config.load import _METHODS
 from prelar_ray.errors import ConfigError
 
@@ -40,7 +50,7 @@ def test_a_method_wins_over_the_preset_and_file_and_overrides_win_over_it(tmp_pa
 def test_a_resolved_configuration_of_a_method_reads_back_unchanged(tmp_path: Path):
     for method in method_names():
         config = load_config("small", None, [f"method={method}", "world_model.latent_action=40"])
-        file = tmp_path / f"{method}.yaml"
+        file = tmp_path / f"{method.replace('/', '-')}.yaml"
         file.write_text(to_yaml(config))
         assert load_config(None, file) == config
         assert load_config(None, None, ["seed=3"], base=config).world_model == config.world_model
@@ -58,6 +68,23 @@ def test_a_second_method_on_top_of_resolved_settings_is_refused(tmp_path: Path):
         load_config(None, file, ["method=dreamerv2"])
     with pytest.raises(ConfigError, match="start from a preset"):
         load_config(None, None, ["method=dreamerv2"], base=load_config("tiny", None, ["method=apv"]))
+
+
+def test_the_algorithms_of_rllib_are_methods_but_none_of_this_package_s_own():
+    baselines = set(method_names()) - set(native_methods())
+    assert baselines == {"rllib/DreamerV3", "rllib/PPO"}
+    assert load_config("tiny", None, ["method=rllib/PPO"]).algorithm == "PPO"
+    assert {load_config("tiny", None, [f"method={name}"]).algorithm for name in native_methods()} == {""}
+
+
+def test_settings_of_rllib_are_laid_over_those_of_its_method_key_by_key(tmp_path: Path):
+    plain = load_config("tiny", None, ["method=rllib/PPO"]).rllib
+    changed = load_config(
+        "tiny", None, ["method=rllib/PPO", "rllib.training.lr=1e-4", "rllib.model.conv_filters=[[8, 4, 2]]"]
+    )
+    assert changed.rllib.training == {**plain.training, "lr": 1e-4}
+    assert changed.rllib.model == {**plain.model, "conv_filters": [[8, 4, 2]]}
+    assert RunConfig.model_validate_json(json.dumps(changed.model_dump(mode="json"))) == changed
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -78,6 +105,10 @@ def test_editors_know_the_methods():
         (["world_model.latent_action_distribution=categorical", "world_model.latent_action=10"], "not a multiple"),
         (["world_model.latent_action_distribution=deterministic"], "a deterministic latent action has no KL"),
         (["world_model.dynamics=stacked"], "latent_action_source=zeros"),
+        (["method=rllib/PPO", "cluster=none"], "cluster=none: PPO of RLlib needs Ray; use cluster=auto"),
+        (["method=rllib/PPO", "learner.ranks=2"], "learner.ranks=2: PPO of RLlib learns in one process; set it to 1"),
+        (["rllib.training=3"], "rllib.training=3: must be a mapping"),
+        (["rllib.training.lr=.inf"], "rllib.training: inf is not finite"),
     ],
 )
 def test_contradicting_parts_are_refused(overrides: list[str], message: str):

@@ -48,20 +48,27 @@ def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
     note(f"SIGKILL of {kind}", 1, seconds, lost or f"{updates} updates, made again", "finished, whole")
 
 
-def test_two_ranks_share_a_run_that_survives_the_death_of_one(tmp_path: Path) -> None:
-    command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4")
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("FinetuneLearnerRole", r"learner-\d died"),
+        pytest.param("ReplayShard", "replay-1 died", marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(tmp_path: Path, kind: str, said: str) -> None:
+    command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4", "replay.shards=2")
     command.reach(40)
     family = command.family()
-    ranks = command.roles("FinetuneLearnerRole")
-    assert len(ranks) == 2
+    assert len(command.roles("FinetuneLearnerRole")) == len(command.roles("Replay")) == 2
     at = command.updates()
-    seconds = command.kill(ranks[1])
+    seconds = command.kill(command.roles(kind)[-1])
     command.finish()
-    assert re.search(r"learner-\d died.*all roles begin again", command.log.read_text()), command.log.read_text()
+    assert re.search(rf"{said}.*all roles begin again", command.log.read_text()), command.log.read_text()
     assert_whole(command.out)
     assert gone(family)
-    note("SIGKILL of one of two learner ranks", 1, seconds, f"{command.lost_updates(at)} updates, made again", "whole")
-    Command(tmp_path, "--resume", "learner.ranks=1", "finetune.env_steps=2600").finish()  # one goes on where two were
+    note(f"SIGKILL of one of two: {kind}", 1, seconds, f"{command.lost_updates(at)} updates, made again", "whole")
+    again = ("--resume", "learner.ranks=1", "replay.shards=2", "finetune.env_steps=2600")
+    Command(tmp_path, *again).finish()  # one rank goes on where two were
 
 
 def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoin
     seconds = time.monotonic() - began
     resumed.finish()
     first = next(row for row in read_metrics(resumed.out / "metrics.jsonl") if row["update"] > reached.update)
-    assert first["env_steps"] >= reached.counters["replay"]["env_steps"]
+    assert first["env_steps"] >= reached.counters["replay"][0]["env_steps"]
     assert first["replay/episodes"] >= 1
     assert_whole(resumed.out)
     note("SIGKILL of the driver, then --resume", 1, seconds, f"{at - reached.update} updates, made again", "whole")

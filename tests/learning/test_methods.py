@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prelar_ray.acting.policy import ActingNoise, Policy
-from prelar_ray.config import load_config, method_names
+from prelar_ray.config import load_config, native_methods
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
@@ -17,7 +17,7 @@ from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.summary import summarise
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
 
-PRETRAINED = sorted(set(method_names()) - {"dreamerv2"})
+PRETRAINED = sorted(set(native_methods()) - {"dreamerv2"})
 ACTION_FREE = {"apv", "apv_naive", "contextwm"}
 STACKED = {"apv", "contextwm"}
 
@@ -38,7 +38,7 @@ def copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_all_methods_of_the_benchmark_are_there():
     expected = "apv apv_naive contextwm dreamerv2 prelar prelar_deterministic prelar_naive prelar_no_consistency"
-    assert method_names() == expected.split()
+    assert native_methods() == expected.split()
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -76,7 +76,7 @@ def test_dreamerv2_learns_from_scratch_and_says_so():
         learner.load_pretrained({})
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", native_methods())
 def test_the_policy_of_every_method_acts_and_agrees_with_the_learner(name: str):
     config = method_config(name)
     learner = FinetuneLearner(config, ACTION)
@@ -98,7 +98,7 @@ def test_the_policy_of_every_method_acts_and_agrees_with_the_learner(name: str):
     np.testing.assert_allclose(np.stack(actions, 1), expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", native_methods())
 def test_a_restored_learner_of_every_method_goes_on_bit_for_bit(name: str):
     config = method_config(name)
     original = FinetuneLearner(config, ACTION)
@@ -143,7 +143,7 @@ def test_initial_updates_freeze_what_was_pretrained_and_not_the_rssm_on_top():
     assert all(torch.equal(a, b) for a, b in zip(context, after, strict=True))
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", native_methods())
 def test_memory_and_parameters_of_every_method_can_be_estimated_at_full_size(name: str):
     summary = summarise(load_config("paper", None, [f"method={name}"]))
     assert ("pretrain" in summary.parameters) == (name != "dreamerv2")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,20 @@ def config(minute_config: RunConfig) -> RunConfig:
     return load_config(None, None, SETTINGS, base=minute_config)
 
 
+def insert(replay: Replay, episodes: list[Episode], env_steps: int) -> ReplayStatus:
+    return replay.count(env_steps, replay.take_in(episodes))
+
+
+def sample(replay: Replay) -> SequenceBatch:
+    batch = replay.draw(replay.plan(1))
+    assert isinstance(batch, SequenceBatch)
+    return batch
+
+
+def restore(replay: Replay, state: dict[str, Any], updates: int) -> ReplayStatus:
+    return replay.restore(state, updates, replay.reload(state))
+
+
 def numbers(replay: Replay) -> list[int]:
     return [episode.number for episode in replay.buffer]
 
@@ -45,10 +60,10 @@ def assert_same(one: SequenceBatch, two: SequenceBatch) -> None:
 def test_inserting_counts_steps_and_makes_updates_due(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
     assert replay.status() == ReplayStatus(env_steps=0, updates=0, updates_due=0, tolerance=3, steps=0, episodes=0)
-    status = replay.insert([make_episode(0), make_episode(1)], env_steps=21)
+    status = insert(replay, [make_episode(0), make_episode(1)], 21)
     assert status == ReplayStatus(env_steps=21, updates=0, updates_due=4, tolerance=3, steps=16, episodes=2)
     assert not status.may_insert
-    assert replay.sample().shape == (3, 4)
+    assert sample(replay).shape == (3, 4)
     assert replay.status() == replace(status, updates=1, updates_due=3)
     assert replay.status().may_insert
 
@@ -63,39 +78,39 @@ def test_a_turn_is_taken_in_by_environment_and_number_whoever_brought_what(
     }
     for name, parts in spread.items():
         replay = Replay(config, tmp_path / name)
-        assert replay.insert_turn(54, *parts).env_steps == 54
+        assert replay.count(54, replay.take_in(*parts)).env_steps == 54
         held = [(episode.env_index, episode.number) for episode in replay.buffer]
         assert held == sorted(episodes)[-len(held) :]
 
 
 def test_steps_of_open_episodes_count(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([], env_steps=25)
+    insert(replay, [], 25)
     assert replay.status().env_steps == 25
     assert replay.status().updates_due == 0  # there is nothing to sample yet
-    assert replay.insert([make_episode(0)], env_steps=0).updates_due == 5
+    assert insert(replay, [make_episode(0)], 0).updates_due == 5
 
 
 def test_episodes_all_shorter_than_a_segment_are_reported_when_learning_should_begin(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    assert replay.insert([make_episode(0, length=3)], env_steps=9).updates_due == 0
+    assert insert(replay, [make_episode(0, length=3)], 9).updates_due == 0
     with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=4 steps \(longest: 3\)"):
-        replay.insert([make_episode(1, length=3)], env_steps=3)
+        insert(replay, [make_episode(1, length=3)], 3)
 
 
 def test_no_update_is_due_while_all_episodes_are_open(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
-    assert replay.insert([], env_steps=20).updates_due == 0
-    assert replay.insert([make_episode(1, length=4)], env_steps=0).updates_due == 4
+    assert insert(replay, [], 20).updates_due == 0
+    assert insert(replay, [make_episode(1, length=4)], 0).updates_due == 4
 
 
 def test_views_into_shared_memory_are_copied(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     episode = make_episode(0)
     episode.image.flags.writeable = False
     replay = Replay(config, tmp_path)
-    replay.insert([episode], env_steps=8)
+    insert(replay, [episode], 8)
     (held,) = replay.buffer
     assert not np.shares_memory(held.image, episode.image)
     np.testing.assert_array_equal(held.image, episode.image)
@@ -103,14 +118,14 @@ def test_views_into_shared_memory_are_copied(config: RunConfig, tmp_path: Path, 
 
 def test_a_sample_that_nothing_paid_for_is_refused(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(0)], env_steps=9)
+    insert(replay, [make_episode(0)], 9)
     with pytest.raises(RuntimeError, match="no update is due"):
-        replay.sample()
+        sample(replay)
 
 
 def test_synchronous_mode_tolerates_no_lag(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(load_config(None, None, ["collect.synchronous=true"], base=config), tmp_path)
-    status = replay.insert([make_episode(0)], env_steps=10)
+    status = insert(replay, [make_episode(0)], 10)
     assert (status.updates_due, status.may_insert) == (2, False)
     assert status.after(2).may_insert
 
@@ -119,10 +134,10 @@ def test_status_after_samples_is_what_the_replay_says_then(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    status = replay.insert([make_episode(0)], env_steps=30)
+    status = insert(replay, [make_episode(0)], 30)
     assert status.after(0) == status
     for updates in range(1, 7):
-        replay.sample()
+        sample(replay)
         assert status.after(updates) == replay.status()
         assert status.after(1).after(updates) == replay.status()
     assert replay.status().updates_due == 0
@@ -131,7 +146,7 @@ def test_status_after_samples_is_what_the_replay_says_then(
 def test_inserts_are_durable_when_they_return(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
     for number in range(3):
-        replay.insert([make_episode(number)], env_steps=8)
+        insert(replay, [make_episode(number)], 8)
         assert EpisodeStore(tmp_path).keys() == [make_episode(n).key for n in range(number + 1)]
 
 
@@ -140,12 +155,12 @@ def test_of_an_episode_that_is_not_finite_nothing_is_stored(
     config: RunConfig, tmp_path: Path, make_episode: Make, name: str, value: float
 ) -> None:
     replay = Replay(config, tmp_path)
-    before = replay.insert([make_episode(0)], env_steps=8)
+    before = insert(replay, [make_episode(0)], 8)
     array = getattr(make_episode(1, env_index=2), name).copy()
     array[5] = value
     bad = replace(make_episode(1, env_index=2), **{name: array})
     with pytest.raises(NonFiniteError, match=rf"^env0002-episode000001: {name}\[5\] is"):
-        replay.insert([bad], env_steps=8)
+        insert(replay, [bad], 8)
     assert replay.status() == before
     assert numbers(replay) == [0]
     assert EpisodeStore(tmp_path).keys() == [make_episode(0).key]
@@ -155,50 +170,50 @@ def test_looking_at_a_batch_changes_nothing(config: RunConfig, tmp_path: Path, m
     episodes = [make_episode(number) for number in range(4)]
     replay, other = Replay(config, tmp_path / "a"), Replay(config, tmp_path / "b")
     for one in (replay, other):
-        one.insert(episodes, env_steps=32)
+        insert(one, episodes, 32)
     status = replay.status()
     assert replay.peek().shape == (1, 4)
     assert replay.status() == status
-    assert_same(replay.sample(), other.sample())
+    assert_same(sample(replay), sample(other))
 
 
 def test_a_killed_replay_comes_back_with_the_same_episodes_and_the_same_next_batch(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(number, length=9) for number in range(6)], env_steps=54)  # the first two have left
+    insert(replay, [make_episode(number, length=9) for number in range(6)], 54)  # the first two have left
     for _ in range(3):
-        replay.sample()
+        sample(replay)
     held, status = list(replay.buffer), replay.status()
     state = json.loads(json.dumps(replay.state_dict()))
-    batches = [replay.sample() for _ in range(2)]  # those the learner never got to learn from
+    batches = [sample(replay) for _ in range(2)]  # those the learner never got to learn from
     del replay
 
     resumed = Replay(config, tmp_path)
-    assert resumed.restore(state, updates=3) == status
+    assert restore(resumed, state, 3) == status
     assert [episode.key for episode in resumed.buffer] == [episode.key for episode in held]
     for one, two in zip(resumed.buffer, held, strict=True):
         np.testing.assert_array_equal(one.image, two.image)
         np.testing.assert_array_equal(one.reward, two.reward)
         assert one.weight_version == two.weight_version
     for batch in batches:
-        assert_same(resumed.sample(), batch)
+        assert_same(sample(resumed), batch)
 
 
 def test_episodes_later_than_the_checkpoint_are_dropped_and_collected_anew_once(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(0), make_episode(1)], env_steps=16)
+    insert(replay, [make_episode(0), make_episode(1)], 16)
     state = replay.state_dict()
-    replay.insert([make_episode(2, length=5), make_episode(0, env_index=1)], env_steps=16)
+    insert(replay, [make_episode(2, length=5), make_episode(0, env_index=1)], 16)
     del replay
 
     resumed = Replay(config, tmp_path)
-    status = resumed.restore(state, updates=0)
+    status = restore(resumed, state, 0)
     assert (status.env_steps, status.episodes, status.steps) == (16, 2, 16)
     assert EpisodeStore(tmp_path).keys() == [make_episode(0).key, make_episode(1).key]
-    resumed.insert([make_episode(2, length=7)], env_steps=8)  # what another policy does in it
+    insert(resumed, [make_episode(2, length=7)], 8)  # what another policy does in it
     assert [(episode.number, len(episode)) for episode in resumed.buffer] == [(0, 8), (1, 8), (2, 7)]
     stored = EpisodeStore(tmp_path)
     assert stored.keys() == [make_episode(n).key for n in (0, 1, 2)]
@@ -209,11 +224,11 @@ def test_a_replay_restored_twice_holds_every_episode_once(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(number) for number in range(3)], env_steps=24)
+    insert(replay, [make_episode(number) for number in range(3)], 24)
     state = replay.state_dict()
     for _ in range(2):
         replay = Replay(config, tmp_path)
-        replay.restore(state, updates=0)
+        restore(replay, state, 0)
         assert numbers(replay) == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -222,28 +237,28 @@ def test_a_smaller_capacity_after_a_resume_lets_the_oldest_go(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(number) for number in range(4)], env_steps=32)
+    insert(replay, [make_episode(number) for number in range(4)], 32)
     smaller = load_config(None, None, ["replay.capacity_steps=20"], base=config)
     resumed = Replay(smaller, tmp_path)
-    assert resumed.restore(replay.state_dict(), updates=0).steps == 16
+    assert restore(resumed, replay.state_dict(), 0).steps == 16
     assert numbers(resumed) == [2, 3]
 
 
 def test_a_damaged_episode_stops_the_restore_by_name(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(0), make_episode(1)], env_steps=16)
+    insert(replay, [make_episode(0), make_episode(1)], 16)
     state = replay.state_dict()
     path = tmp_path / "00000001-env0000-episode000001.arrow"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=path.name):
-        Replay(config, tmp_path).restore(state, updates=0)
+        restore(Replay(config, tmp_path), state, 0)
 
 
 def test_a_full_disk_stops_the_insert_and_leaves_earlier_episodes(
     config: RunConfig, tmp_path: Path, make_episode: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(0)], env_steps=8)
+    insert(replay, [make_episode(0)], 8)
     state = replay.state_dict()
 
     def full(descriptor: int) -> None:
@@ -252,9 +267,9 @@ def test_a_full_disk_stops_the_insert_and_leaves_earlier_episodes(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(DataError, match=r"episode000001\.arrow: cannot write: No space left"):
-            replay.insert([make_episode(1)], env_steps=8)
+            insert(replay, [make_episode(1)], 8)
     resumed = Replay(config, tmp_path)
-    resumed.restore(state, updates=0)
+    restore(resumed, state, 0)
     assert numbers(resumed) == [0]
 
 
@@ -262,12 +277,12 @@ def test_episodes_that_left_after_a_checkpoint_are_still_there_to_restore_it(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(number, length=9) for number in range(4)], env_steps=36)
+    insert(replay, [make_episode(number, length=9) for number in range(4)], 36)
     state = replay.state_dict()
-    replay.insert([make_episode(number, length=9) for number in range(4, 7)], env_steps=27)
+    insert(replay, [make_episode(number, length=9) for number in range(4, 7)], 27)
     assert numbers(replay) == [3, 4, 5, 6]
     resumed = Replay(config, tmp_path)
-    resumed.restore(state, updates=0)
+    restore(resumed, state, 0)
     assert numbers(resumed) == [0, 1, 2, 3]
 
 
@@ -275,7 +290,7 @@ def test_episodes_that_left_go_from_disk_once_no_newer_checkpoint_needs_them(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
     replay = Replay(config, tmp_path)
-    replay.insert([make_episode(number, length=9) for number in range(6)], env_steps=54)
+    insert(replay, [make_episode(number, length=9) for number in range(6)], 54)
     replay.state_dict()
     assert len(EpisodeStore(tmp_path).keys()) == 6
     replay.state_dict()

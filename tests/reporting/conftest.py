@@ -16,9 +16,9 @@ from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.writers import MetricWriter
 
 
-def _make_run(path: Path, phase: str, seed: int = 0) -> RunFolder:
+def _make_run(path: Path, phase: str, seed: int = 0, method: str = "prelar") -> RunFolder:
     """Write a finished run: three metric lines, one with a NaN; when fine-tuning, two evaluations."""
-    folder = RunFolder.create(path, to_yaml(load_config("tiny", None, [f"seed={seed}"])), phase)
+    folder = RunFolder.create(path, to_yaml(load_config("tiny", None, [f"seed={seed}", f"method={method}"])), phase)
     steps = 100 if phase == "finetune" else 0
     with folder.track(), folder.timed(phase), MetricWriter(folder.metrics_path, folder.tensorboard) as writer:
         for update in (10, 20, 30):

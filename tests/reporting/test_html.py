@@ -76,6 +76,17 @@ def test_several_seeds_are_drawn_together(tmp_path: Path, make_run: MakeRun) -> 
     assert "One seed: " not in text
 
 
+def test_runs_are_labelled_by_their_method_and_no_mean_is_taken_over_methods(tmp_path: Path, make_run: MakeRun) -> None:
+    for name, seed, method in (("a", 0, "prelar"), ("b", 0, "rllib/PPO"), ("c", 1, "rllib/PPO")):
+        make_run(tmp_path / name, "finetune", seed, method)
+    write_report([tmp_path], tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "finetune, rllib/PPO" in text
+    assert "Mean return over runs of rllib/PPO" in text
+    assert "Grey: each of 2 runs" in text
+    assert "over runs of prelar" not in text
+
+
 @pytest.mark.parametrize(
     ("status", "expected"),
     [("running", "it goes on, or it was killed"), ("failed", "It ended with ValueError: loss is nan")],

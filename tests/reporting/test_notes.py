@@ -48,6 +48,12 @@ def test_small_networks_are_mentioned_once_for_all_runs() -> None:
     assert text == "a, b: Networks smaller than the published ones: 64 deterministic units instead of 1024."
 
 
+def test_a_baseline_has_networks_of_its_own_that_are_not_compared_with_the_published_ones() -> None:
+    baseline = run(deter=64)
+    baseline.config["method"] = "rllib/PPO"
+    assert texts(baseline) == []
+
+
 @pytest.mark.parametrize(
     ("last", "verdict"),
     [((5.0, 6.0), "an improvement"), ((1.5, 6.0), "no improvement is shown"), ((0.1, 0.2), "no improvement is shown")],

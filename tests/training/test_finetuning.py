@@ -68,20 +68,20 @@ def run(minute_config: RunConfig, tmp_path: Path) -> Run:
 def events(monkeypatch: pytest.MonkeyPatch) -> Events:
     """What the replay was asked for, with the environment steps and updates it had counted afterwards."""
     seen: Events = []
-    insert, sample = Replay.insert, Replay.sample
+    count, plan = Replay.count, Replay.plan
 
     def inserting(self: Replay, *args: Any) -> Any:
-        result = insert(self, *args)
+        result = count(self, *args)
         seen.append(("insert", self.limiter.env_steps, self.limiter.updates))
         return result
 
-    def sampling(self: Replay) -> Any:
-        result = sample(self)
+    def sampling(self: Replay, ranks: int) -> Any:
+        result = plan(self, ranks)
         seen.append(("sample", self.limiter.env_steps, self.limiter.updates))
         return result
 
-    monkeypatch.setattr(Replay, "insert", inserting)
-    monkeypatch.setattr(Replay, "sample", sampling)
+    monkeypatch.setattr(Replay, "count", inserting)
+    monkeypatch.setattr(Replay, "plan", sampling)
     return seen
 
 
@@ -167,7 +167,7 @@ def test_a_run_leaves_everything_that_was_promised(run: Run, pretrained: Path, s
     folder = run("run", f"collect.synchronous={synchronous}", init=pretrained)
     last = load_checkpoint(folder.path)
     assert (last.phase, last.update) == ("finetune", 6)
-    assert last.counters["replay"]["env_steps"] == 80
+    assert last.counters["replay"][0]["env_steps"] == 80
     assert {int(env): number for env, number in last.counters["numbers"].items()} == {0: 2, 1: 2}
     rows = logged(folder)  # asynchronously, what is in flight to the learner is measured along
     updates, steps = ([row[key] for row in rows] for key in ("update", "env_steps"))
@@ -373,7 +373,7 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     during_update(0, never)
     run("run", *settings, resume=True)
     ((status, keys),) = restored
-    assert status.env_steps == reached.counters["replay"]["env_steps"]
+    assert status.env_steps == reached.counters["replay"][0]["env_steps"]
     assert status.updates == reached.update
     assert len(keys) == sum(reached.counters["numbers"].values())
 
@@ -429,7 +429,7 @@ def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
             run("run")
     reached = load_checkpoint(tmp_path / "run")
     assert reached.update == 0
-    assert reached.counters["replay"]["env_steps"] == 40
+    assert reached.counters["replay"][0]["env_steps"] == 40
     folder = run("run", resume=True)
     assert RunFolder.open(folder.path).info["summary"]["updates"] == 6
     assert_every_episode_once(folder)

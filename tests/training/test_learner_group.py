@@ -67,7 +67,7 @@ def test_one_rank_meets_nobody() -> None:
 
 def test_each_rank_gets_its_rows() -> None:
     backend = Ranks({})
-    group(backend).call_with_rows("update", ["a", "b"])
+    group(backend).call_with_rows("update", [["a"], ["b"]])
     assert backend.calls[-2:] == [("learner-0", "update", ("a",)), ("learner-1", "update", ("b",))]
 
 

@@ -1,0 +1,143 @@
+"""The registered environments as the networks of RLlib take them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from ray import tune
+
+from prelar_ray.acting.time_limit import time_limit
+from prelar_ray.config.schema import EnvConfig, RunConfig
+from prelar_ray.envs.registry import make_env
+from prelar_ray.errors import EnvironmentFailure
+from prelar_ray.seeding import derive_seed
+from prelar_ray.types import IMAGE_SIZE, Frames, check_frames
+
+__all__ = ["ENVIRONMENT", "FINISHED", "FrameEnv", "as_floats", "environment_config", "register"]
+
+ENVIRONMENT = "prelar_ray/frames"
+"""Name under which RLlib knows :class:`FrameEnv`."""
+
+FINISHED = "finished"
+"""Key of ``info``, in the last step of an episode, for what is to be known of it: return, success, steps."""
+
+FloatFrames = npt.NDArray[np.float32]
+"""Frames, float32 ``(..., Hpx, Wpx, C)`` in [0, 1]."""
+
+
+def as_floats(frames: Frames) -> FloatFrames:
+    """Return frames, uint8 ``(..., Hpx, Wpx, C)``, as the networks of RLlib take them: float32 in [0, 1]."""
+    return frames.astype(np.float32) / np.float32(255)
+
+
+class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
+    """One environment of a run: frames without a dictionary around them, and each episode from a seed of its own.
+
+    Environment ``index`` sees in its episode ``number`` what environment ``index`` of a collector sees in that of the
+    same number. Seeds that RLlib gives are not used.
+
+    Args:
+        config: the environment.
+        seed: of the run.
+        index: of the environment in the run.
+        first_number: number of its first episode.
+        reward_scale: factor of the rewards; what is told under :data:`FINISHED` is without it.
+    """
+
+    def __init__(self, config: EnvConfig, seed: int, index: int, first_number: int, reward_scale: float) -> None:
+        self._seed, self._index, self._number = seed, index, first_number - 1
+        self._timeout, self._reward_scale = config.timeout, reward_scale
+        self._env = make_env(config, derive_seed(seed, "env", index, first_number))
+        self.observation_space = spaces.Box(0.0, 1.0, (IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+        self.action_space = self._env.action_space
+        self._return, self._succeeded, self._steps = 0.0, False, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatFrames, dict[str, Any]]:
+        """Start the next episode.
+
+        Raises:
+            EnvironmentFailure: the environment raised, did not answer, or showed something that is no frame.
+        """
+        self._number += 1
+        try:
+            with time_limit(self._timeout):
+                observation, _ = self._env.reset(seed=derive_seed(self._seed, "env", self._index, self._number))
+            frame = _frame(observation)
+        except Exception as error:
+            raise self._failure("reset", error) from error
+        self._return, self._succeeded, self._steps = 0.0, False, 0
+        return frame, {}
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[FloatFrames, float, bool, bool, dict[str, Any]]:
+        """Do one step.
+
+        Raises:
+            EnvironmentFailure: see :meth:`reset`; or the reward is not finite.
+        """
+        self._steps += 1
+        try:
+            with time_limit(self._timeout):
+                observation, reward, terminated, truncated, info = self._env.step(action)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward is {reward}")
+            frame = _frame(observation)
+        except Exception as error:
+            raise self._failure(f"step {self._steps}", error) from error
+        self._return += float(reward)
+        self._succeeded |= bool(info["success"])
+        told: dict[str, Any] = {}
+        if terminated or truncated:
+            told[FINISHED] = {"return": self._return, "success": self._succeeded, "steps": self._steps}
+        return frame, self._reward_scale * float(reward), bool(terminated), bool(truncated), told
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+    def _failure(self, where: str, error: Exception) -> EnvironmentFailure:
+        what = f"environment {self._index}, episode {self._number}, {where}"
+        return EnvironmentFailure(f"{what}: {type(error).__name__}: {error}")
+
+
+def environment_config(config: RunConfig, first_number: int) -> dict[str, Any]:
+    """Return what RLlib hands to :func:`register`'s maker in every process: plain values."""
+    return {
+        "env": config.env.model_dump(),
+        "seed": config.seed,
+        "first_number": first_number,
+        "envs": config.collect.envs_per_collector,
+        "reward_scale": config.rllib.reward_scale,
+    }
+
+
+def register() -> None:
+    """Make :data:`ENVIRONMENT` known to RLlib, in this process and in those of the env runners."""
+    tune.register_env(ENVIRONMENT, _Maker())
+
+
+class _Maker:
+    """Makes the environments of a process, one after another; RLlib does not say which of them it asks for."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def __call__(self, context: Any) -> FrameEnv:
+        settings: Mapping[str, Any] = context
+        envs = settings["envs"]
+        index = max(context.worker_index - 1, 0) * envs + self._made % envs  # 0 is the algorithm's own process
+        self._made += 1
+        config = EnvConfig.model_validate(settings["env"])
+        return FrameEnv(config, settings["seed"], index, settings["first_number"], settings["reward_scale"])
+
+
+def _frame(observation: Any) -> FloatFrames:
+    image = observation["image"]
+    return as_floats(check_frames(image[np.newaxis], "image")[0])

@@ -1,0 +1,118 @@
+"""A part of the replay: a buffer and the durable episodes behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prelar_ray.config.schema import RunConfig
+from prelar_ray.memory import check_replay_fits, memory_limit
+from prelar_ray.replay.buffer import ReplayBuffer
+from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.seeding import generator
+from prelar_ray.types import Episode, SequenceBatch
+
+__all__ = ["ReplayShard", "ShardStatus", "shard_of"]
+
+
+@dataclass(frozen=True)
+class ShardStatus:
+    """What a shard holds."""
+
+    steps: int
+    episodes: int
+    eligible: int  # episodes as long as a segment
+    longest: int  # steps of the longest episode
+
+
+class ReplayShard:
+    """Plain class; a Ray actor may own one. Inserts are durable when :meth:`insert` returns."""
+
+    def __init__(self, config: RunConfig, folder: Path, shard: int = 0) -> None:
+        """Open shard number ``shard`` of ``config.replay.shards``; it takes its share of the capacity.
+
+        Raises:
+            ResourceError: this machine has not the memory to hold it once it is full.
+            DataError: ``folder`` cannot hold episodes.
+        """
+        check_replay_fits(config, memory_limit(), "this machine")
+        tune = config.finetune
+        self.shard, self.shards = shard, config.replay.shards
+        rng = generator(config.seed, f"replay-{shard}" if shard else "replay")
+        self.buffer = ReplayBuffer(config.replay.capacity_steps // self.shards, tune.segment_length, rng)
+        self.store = EpisodeStore(folder)
+        self._left: list[str] = []  # out of the buffer, but still needed to restore the last checkpoint
+        self._left_before: list[str] = []
+
+    def take_in(self, *parts: list[Episode]) -> ShardStatus:
+        """Add those of the finished episodes that are this shard's, in the same order whoever collected what.
+
+        Args:
+            parts: of every collector that answered.
+
+        Raises:
+            DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
+        """
+        own = [episode for part in parts for episode in part if shard_of(episode, self.shards) == self.shard]
+        for episode in sorted(own, key=lambda episode: (episode.env_index, episode.number)):
+            self._left += [old.key for old in self.buffer.add(episode.owned())]
+            self.store.append(episode)
+        return self.holds()
+
+    def holds(self) -> ShardStatus:
+        """What is here."""
+        buffer = self.buffer
+        return ShardStatus(buffer.steps, len(buffer), buffer.eligible, buffer.longest)
+
+    def draw(self, rows: list[list[int]]) -> Any:
+        """Sample this shard's part of a batch, and share it out.
+
+        Args:
+            rows: per rank, how many segments it takes from every shard, as :meth:`Replay.plan` says.
+
+        Returns:
+            For every rank a :class:`SequenceBatch`, or None where it gets nothing from here; where there is one rank,
+            its part alone.
+        """
+        counts = [of_rank[self.shard] for of_rank in rows]
+        batch = self.buffer.sample(sum(counts)) if any(counts) else None
+        if batch is None or len(counts) == 1:
+            return batch if len(counts) == 1 else (None,) * len(counts)
+        return tuple(share if count else None for share, count in zip(batch.split(counts), counts, strict=True))
+
+    def peek(self) -> SequenceBatch | None:
+        """Sample one segment to look at; it counts as nothing and leaves the sequence of samples as it was."""
+        if not self.buffer.can_sample:
+            return None
+        state = self.buffer.state_dict()
+        batch = self.buffer.sample(1)
+        self.buffer.load_state_dict(state)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able, for a checkpoint: sampler and the position in the durable episodes.
+
+        Episodes that had left the buffer before the previous checkpoint are removed from disk now.
+        """
+        self.store.discard(self._left_before)
+        self._left_before, self._left = self._left, []
+        return {"buffer": self.buffer.state_dict(), "appended": self.store.appended}
+
+    def reload(self, state: dict[str, Any]) -> ShardStatus:
+        """Reload the episodes that a checkpoint knew; later ones are removed, for the run collects them anew.
+
+        Raises:
+            DataError: an episode file is damaged.
+        """
+        known = set(self.store.keys(state["appended"]))
+        self.store.discard([key for key in self.store.keys() if key not in known])
+        for episode in self.store.iterate(state["appended"]):
+            self._left += [old.key for old in self.buffer.add(episode)]
+        self.buffer.load_state_dict(state["buffer"])
+        return self.holds()
+
+
+def shard_of(episode: Episode, shards: int) -> int:
+    """The shard that an episode belongs to: whoever collected it, and evenly also where environments are few."""
+    return (episode.env_index + episode.number) % shards

@@ -1,0 +1,149 @@
+"""What a study looks like while it goes on: a live table on a terminal, a line per event elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune import Callback
+from rich.live import Live
+from rich.table import Table
+
+from prelar_ray.study.folder import StudyFolder
+from prelar_ray.study.plan import PlannedRun
+from prelar_ray.telemetry.progress import console
+
+__all__ = ["StudyTable", "progress_of", "study_table"]
+
+log = logging.getLogger(__name__)
+
+SHOWN = 40
+"""Rows of runs that a terminal can show."""
+
+
+def progress_of(run: PlannedRun, line: Mapping[str, Any]) -> float:
+    """Share of a run that is done, from a line of its metrics."""
+    if run.phase == "pretrain":
+        return min(1.0, float(line.get("update", 0)) / run.config.pretrain.updates)
+    return min(1.0, float(line.get("env_steps", 0)) / run.config.finetune.env_steps)
+
+
+def study_table(
+    runs: Sequence[PlannedRun], status: Mapping[str, str], lines: Mapping[str, Mapping[str, Any]], title: str = ""
+) -> Table:
+    """Return a table of all runs.
+
+    Args:
+        status: by name.
+        lines: by name, the last value of every metric.
+    """
+    table = Table(title=title or None, title_justify="left")
+    for column in ("run", "labels", "status"):
+        table.add_column(column, overflow="fold")
+    for column in ("done", "success", "return", "updates/s", "left"):
+        table.add_column(column, justify="right", no_wrap=True)
+    order = {"running": 0, "failed": 1, "stopped": 2, "interrupted": 3, "waiting": 4, "finished": 5}
+    shown = sorted(runs, key=lambda run: order.get(status.get(run.name, "waiting"), 9))[:SHOWN]
+    for run in [run for run in runs if run in shown]:
+        line, state = lines.get(run.name, {}), status.get(run.name, "waiting")
+        done = 1.0 if state == "finished" else progress_of(run, line)
+        began = line.get("began")
+        spent = time.monotonic() - began if began is not None else 0.0
+        since = done - line.get("done_before", 0.0)
+        left = f"{spent / since * (1 - done) / 60:.0f} min" if state == "running" and since > 0.02 else ""
+        labels = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in run.labels.items())
+        table.add_row(
+            run.name,
+            labels,
+            state,
+            f"{done:.0%}",
+            _number(line.get("evaluation/success_rate"), ".2f"),
+            _number(line.get("evaluation/return_mean"), ".1f"),
+            _number(line.get("rate/updates_per_second"), ".2f"),
+            left,
+        )
+    if len(runs) > len(shown):
+        table.caption = f"{len(runs) - len(shown)} more that wait or have finished"
+    return table
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""
+
+
+class StudyTable(Callback):
+    """Keeps the table, and the records of how runs ended."""
+
+    def __init__(self, runs: Sequence[PlannedRun], folder: StudyFolder) -> None:
+        """Begin with what the folders say."""
+        self.runs, self.folder = list(runs), folder
+        self.status = {run.name: folder.status(run.name) for run in runs}
+        for name, state in self.status.items():
+            if state in ("running", "interrupted"):
+                self.status[name] = "waiting"
+        self.lines: dict[str, dict[str, Any]] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> StudyTable:
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the terminal: Ray Tune keeps a copy of its callbacks on disk."""
+        return {**vars(self), "_live": None}
+
+    def _table(self) -> Table:
+        return study_table(self.runs, self.status, self.lines)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray Tune began a trial, or began it again."""
+        name = trial.config["name"]
+        begun_before = self.status.get(name) == "running"
+        self.status[name] = "running"
+        self.lines.setdefault(name, {})["began"] = time.monotonic()
+        self.lines[name]["done_before"] = progress_of(self._run(name), self.lines[name])
+        log.info("%s: %s", name, "goes on" if begun_before else "begins")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial wrote a line of metrics."""
+        line = self.lines.setdefault(trial.config["name"], {})
+        line |= {key: value for key, value in result.items() if "/" in key or key in ("update", "env_steps")}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended by itself, or was stopped."""
+        name = trial.config["name"]
+        self.status[name] = self.folder.status(name)
+        self.folder.note_failure(name, None)
+        line = self.lines.get(name, {})
+        said = f", success {line['evaluation/success_rate']:.2f}" if "evaluation/success_rate" in line else ""
+        said += f", return {line['evaluation/return_mean']:.1f}" if "evaluation/return_mean" in line else ""
+        finished = sum(state == "finished" for state in self.status.values())
+        log.info("%s: %s%s; %d of %d runs have finished", name, self.status[name], said, finished, len(self.runs))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good."""
+        name = trial.config["name"]
+        reason = failure_of(trial)
+        self.status[name] = "failed"
+        self.folder.note_failure(name, reason)
+        log.error("%s: failed: %s", name, reason)
+
+    def _run(self, name: str) -> PlannedRun:
+        return next(run for run in self.runs if run.name == name)
+
+
+def failure_of(trial: Any) -> str:
+    """The last line of what a trial raised: the exception itself."""
+    error = trial.get_error()
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,99 @@
+"""What RLlib sees of an environment is what everyone else sees, as floats."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prelar_ray.baselines.environment import ENVIRONMENT, FINISHED, FrameEnv, as_floats, environment_config, register
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.config.schema import EnvConfig
+from prelar_ray.envs.point_reach import PointReach
+from prelar_ray.envs.registry import make_env
+from prelar_ray.errors import EnvironmentFailure
+from prelar_ray.seeding import derive_seed
+
+CONFIG = EnvConfig(task="prelar/point-reach", action_repeat=2)
+
+
+def env(index: int = 0, first_number: int = 0, reward_scale: float = 1.0) -> FrameEnv:
+    return FrameEnv(CONFIG, 7, index, first_number, reward_scale)
+
+
+def test_all_256_levels_become_equally_spaced_floats_from_0_to_1() -> None:
+    floats = as_floats(np.arange(256, dtype=np.uint8))
+    assert floats.dtype == np.float32
+    np.testing.assert_array_equal(floats, np.arange(256, dtype=np.float32) / np.float32(255))
+    assert (floats[0], floats[255]) == (0, 1)
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_episodes_are_those_that_a_collector_s_environment_of_the_same_seeds_has() -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (10, 2)).astype(np.float32)
+    seen = env(index=3, first_number=5)
+    for number in (5, 6):
+        plain = make_env(CONFIG, derive_seed(7, "env", 3, number))
+        frame, _ = seen.reset()
+        np.testing.assert_array_equal(
+            frame, plain.reset(seed=derive_seed(7, "env", 3, number))[0]["image"] / np.float32(255)
+        )
+        assert seen.observation_space.contains(frame)
+        total, succeeded = 0.0, False
+        for step, action in enumerate(actions):
+            frame, reward, terminated, truncated, told = seen.step(action)
+            observation, expected, _, over, info = plain.step(action)
+            np.testing.assert_array_equal(frame, observation["image"] / np.float32(255))
+            assert (reward, terminated, truncated) == (expected, False, over)
+            total, succeeded = total + expected, succeeded or info["success"]
+            assert (FINISHED in told) == (step == 9)
+        assert told[FINISHED] == {"return": pytest.approx(total), "success": succeeded, "steps": 10}
+
+
+def test_a_scale_of_rewards_is_for_the_algorithm_alone() -> None:
+    plain, scaled = env(), env(reward_scale=0.1)
+    action = np.ones(2, np.float32)
+    told: Any = {}
+    plain.reset(), scaled.reset()
+    total = 0.0
+    while FINISHED not in told:
+        reward = plain.step(action)[1]
+        _, small, _, _, told = scaled.step(action)
+        assert small == pytest.approx(reward / 10)
+        total += reward
+    assert told[FINISHED]["return"] == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("patched", "result", "message"),
+    [
+        ("_advance", (math.nan, False, False), "step 1: ValueError: the reward is nan"),
+        ("_draw", np.zeros((32, 32, 3), np.uint8), "step 1: DataError: image: frames have shape"),
+    ],
+)
+def test_what_is_no_step_is_a_failure_that_names_environment_episode_and_step(
+    monkeypatch: pytest.MonkeyPatch, patched: str, result: Any, message: str
+) -> None:
+    broken = env(index=1, first_number=4)
+    broken.reset()
+    monkeypatch.setattr(PointReach, patched, lambda *_: result)
+    with pytest.raises(EnvironmentFailure, match=f"^environment 1, episode 4, {message}"):
+        broken.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(("worker", "indices"), [(0, [0, 1, 2]), (1, [0, 1, 2]), (2, [3, 4, 5])])
+def test_every_environment_of_every_process_has_an_index_of_its_own(worker: int, indices: list[int]) -> None:
+    from ray.rllib.env.env_context import EnvContext
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    config: RunConfig = load_config("tiny", None, ["method=rllib/PPO", "collect.envs_per_collector=3", "seed=9"])
+    register()
+    make = _global_registry.get(ENV_CREATOR, ENVIRONMENT)
+    context = EnvContext(environment_config(config, first_number=2), worker_index=worker)
+    made = [make(context) for _ in range(3)]
+    again = make(context)  # in the place of one that failed
+    for environment, index in zip([*made, again], [*indices, indices[0]], strict=True):
+        expected = PointReach(1).reset(seed=derive_seed(9, "env", index, 2))[0]["image"]
+        np.testing.assert_array_equal(environment.reset()[0], as_floats(expected))

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prelar_ray.errors import ConfigError
+from prelar_ray.study.plan import PlannedRun, plan_runs, recording
+from prelar_ray.study.sweep import Sweep, read_sweep
+
+ROOT = Path(__file__).parents[2]
+TASK = "prelar/point-reach"
+
+
+def study(**parts: Any) -> Sweep:
+    return Sweep.model_validate({"name": "study", "preset": "tiny", **parts})
+
+
+def plan(folder: Path, **parts: Any) -> list[PlannedRun]:
+    return plan_runs(study(**parts), folder)
+
+
+def finetunings(runs: list[PlannedRun]) -> list[PlannedRun]:
+    return [run for run in runs if run.phase == "finetune"]
+
+
+def test_each_distinct_pretraining_is_made_once_and_shared(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={"videos": {"a": "videos"}, "space": {"loss.consistency_weight": (0.1, 1.0)}},
+        finetune={"methods": ("prelar", "prelar_naive", "dreamerv2"), "tasks": (TASK,), "seeds": (0, 1)},
+    )
+    pretrainings = [run for run in runs if run.phase == "pretrain"]
+    assert [run.labels for run in pretrainings] == [{"loss.consistency_weight": v} for v in (0.1, 1.0)]
+    assert [run.config.loss.consistency_weight for run in pretrainings] == [0.1, 1.0]
+    assert {run.config.video.path for run in pretrainings} == {str(Path("videos").absolute())}
+    counted = Counter((run.method, run.init) for run in finetunings(runs))
+    first, second = (run.name for run in pretrainings)
+    assert counted == {
+        ("prelar", first): 2,
+        ("prelar", second): 2,
+        ("prelar_naive", first): 2,
+        ("prelar_naive", second): 2,
+        ("dreamerv2", None): 2,
+    }
+    assert len({run.name for run in runs}) == len(runs) == 12
+
+
+def test_methods_that_pretrain_otherwise_get_a_pretraining_of_their_own(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={"videos": {"a": "videos"}, "seeds": (0, 1)},
+        finetune={"methods": ("prelar", "apv"), "tasks": (TASK,), "seeds": (5,)},
+    )
+    assert Counter(run.method for run in runs if run.phase == "pretrain") == {"prelar": 2, "apv": 2}
+    for run in finetunings(runs):
+        assert run.init is not None
+        assert run.init.startswith(f"pretrain/{run.method}/")
+        assert run.labels["pretrain.seed"] in (0, 1)
+        assert run.config.seed == run.seed == 5
+
+
+def test_what_a_pretraining_was_made_with_holds_for_what_starts_from_it(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={
+            "videos": {"a": "videos"},
+            "settings": {"world_model.latent_action": 7},
+            "space": {"world_model.rssm.deter": (8, 16)},
+        },
+        finetune={"tasks": (TASK,), "seeds": (0,), "settings": {"finetune.env_steps": 2000}},
+    )
+    made = {run.name: run.config.world_model for run in runs if run.phase == "pretrain"}
+    for run in finetunings(runs):
+        assert run.init is not None
+        assert run.config.world_model == made[run.init]
+        assert run.config.world_model.latent_action == 7
+        assert run.config.finetune.env_steps == 2000
+
+
+def test_names_stay_when_seeds_tasks_and_methods_are_added_and_change_with_settings(tmp_path: Path) -> None:
+    def names(**finetune: Any) -> set[str]:
+        return {run.name for run in plan(tmp_path, finetune={"methods": ("dreamerv2",), "tasks": (TASK,), **finetune})}
+
+    few = names(seeds=(0, 1))
+    more = names(seeds=(0, 1, 2), tasks=(TASK, "metaworld/reach-v3"))
+    assert few < more
+    assert not few & names(seeds=(0, 1), settings={"behaviour.horizon": 3})
+
+
+def test_names_do_not_depend_on_where_the_study_lies(tmp_path: Path) -> None:
+    parts = {"pretrain": {"videos": {"a": {"record.tasks": (TASK,)}}}, "finetune": {"tasks": (TASK,)}}
+    one, two = (plan(tmp_path / name, **parts) for name in ("one", "two"))
+    assert [run.name for run in one] == [run.name for run in two]
+    assert one[0].config.video.path == str(tmp_path / "one" / "videos" / "a")
+
+
+def test_draws_are_the_same_each_time_and_within_their_range(tmp_path: Path) -> None:
+    parts = {
+        "search": {"kind": "random", "samples": 20},
+        "finetune": {
+            "methods": ("dreamerv2",),
+            "tasks": (TASK,),
+            "seeds": (0,),
+            "space": {
+                "loss.action_kl_weight": {"log_uniform": (0.01, 10.0)},
+                "behaviour.horizon": {"integers": (3, 5)},
+                "behaviour.discount": {"uniform": (0.9, 0.99)},
+                "finetune.batch_size": (4, 8),
+            },
+        },
+    }
+    one, two = plan(tmp_path, **parts), plan(tmp_path, **parts)
+    assert [run.labels for run in one] == [run.labels for run in two]
+    assert len({run.name for run in one}) == 20
+    assert {run.config.behaviour.horizon for run in one} == {3, 4, 5}
+    assert {run.config.finetune.batch_size for run in one} == {4, 8}
+    weights = [run.config.loss.action_kl_weight for run in one]
+    assert all(0.01 <= weight <= 10 for weight in weights)
+    assert sum(weight < 0.3 for weight in weights) >= 5, "every power of ten is as likely"
+    assert all(0.9 <= run.config.behaviour.discount <= 0.99 for run in one)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"finetune": {"methods": ("dreamer",)}},
+            r"^finetune\.methods: method=dreamer: unknown method; nearest: dreamerv2",
+        ),
+        ({"finetune": {"methods": ("dreamerv2",), "tasks": ("metaworld/raech-v3",)}}, r"^finetune\.tasks: .*reach-v3"),
+        (
+            {"finetune": {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"behaviour.horizn": (1, 2)}}},
+            r"^finetune: behaviour\.horizn=1: unknown key; nearest: behaviour\.horizon",
+        ),
+        (
+            {"finetune": {"methods": ("dreamerv2",), "tasks": (TASK,), "settings": {"behaviour.horizon": 0}}},
+            r"^finetune: behaviour\.horizon=0: must be",
+        ),
+        ({"finetune": {"tasks": (TASK,)}}, r"prelar starts from a pre-training, and nobody makes one; add a pretrain"),
+        ({"pretrain": {"videos": {"a": "v"}, "methods": ("dreamerv2",)}}, r"dreamerv2 learns from scratch"),
+        (
+            {"pretrain": {"videos": {"a": {"record.task": "x"}}}},
+            r"^pretrain\.videos: record\.task=x: unknown key; nearest: ",
+        ),
+        ({"preset": "huge", "finetune": {"methods": ("dreamerv2",), "tasks": (TASK,)}}, r"preset=huge: unknown preset"),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused_as_a_whole(tmp_path: Path, parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(tmp_path, **parts)
+
+
+def test_finished_pretrainings_of_elsewhere_may_be_named(tmp_path: Path) -> None:
+    runs = plan(tmp_path, finetune={"tasks": (TASK,), "seeds": (0,), "init": {"prelar": "runs/pretrained"}})
+    assert [run.init_path for run in runs] == [Path("runs/pretrained").absolute()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tune_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_can_be_planned(path: Path, tmp_path: Path) -> None:
+    sweep = read_sweep(path)
+    runs = plan_runs(sweep, tmp_path)
+    assert sweep.name == path.stem
+    assert runs
+    for given in sweep.pretrain.videos.values() if sweep.pretrain else ():
+        if not isinstance(given, str):
+            recording(sweep, given)
