@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from prelar_ray.config.schema import RLLIB
 from prelar_ray.reporting.comparison import Group
 from prelar_ray.reporting.notes import FEW_EPISODES, FEW_SEEDS, Note, shorter_training, smaller_networks, spaced
 from prelar_ray.reporting.protocols import UNSTATED
@@ -123,7 +124,8 @@ def _training(series: Mapping[str, Sequence[Trial]]) -> list[Note]:
     for name, trials in series.items():
         recorded = [trial for trial in trials if trial.info and trial.scores]
         texts = {shorter_training(max((trial.last_step for trial in recorded), default=0))}
-        texts |= {smaller_networks(trial.config) for trial in recorded}
+        if not trials[0].method.startswith(RLLIB):  # whose networks are others
+            texts |= {smaller_networks(trial.config) for trial in recorded}
         for text in sorted(filter(None, texts)):
             found.setdefault(text, Note(text)).runs.append(name)
     return [Note(note.text) if len(note.runs) == len(series) else note for note in found.values()]

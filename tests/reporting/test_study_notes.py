@@ -85,6 +85,12 @@ def test_short_training_and_small_networks_are_named_once(make_trial: MakeTrial)
     assert ": Networks smaller than the published ones: 128 deterministic units instead of 1024." in found
 
 
+def test_networks_of_rllib_are_not_compared_with_the_published_ones(make_trial: MakeTrial) -> None:
+    small = {**FULL, "config": {"world_model": {"rssm": {"deter": 128}}}}
+    trials = [make_trial("rllib/PPO", seed=seed, success=[0.5] * 250, protocol=PROTOCOL, **small) for seed in range(5)]
+    assert texts(trials) == []
+
+
 def test_few_episodes_unstated_protocols_and_mixtures_are_named(make_trial: MakeTrial) -> None:
     trials = [make_trial(seed=seed, protocol={"evaluation.episodes": "10"}) for seed in range(5)]
     assert ": Evaluations of 10 episodes: a run's success rate moves in steps of 0.1." in texts(trials)
