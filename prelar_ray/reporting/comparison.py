@@ -247,7 +247,7 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 def _profile_thresholds(metric: str, strata: Mapping[str, Sequence[Scores]]) -> npt.NDArray[np.float64]:
     """Return the thresholds of a profile: from 0 to 1 for success, over the range of all scores for returns."""
     if metric == SUCCESS:
-        return np.linspace(0.0, 1.0, PROFILE_POINTS).round(2)  # so that 3 successes in 10 are not above 0.3
+        return np.linspace(0.0, 1.0, PROFILE_POINTS)
     scores = np.concatenate([of for by_task in strata.values() for of in by_task])
     return np.linspace(min(0.0, float(scores.min())), float(scores.max()), PROFILE_POINTS)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prelar_ray.config.schema import RLLIB
 from prelar_ray.reporting.trials import Trial
 
 __all__ = ["HOW", "Cost", "TotalCost", "cost_of", "total_cost"]
@@ -66,7 +67,7 @@ def _gpus(config: Mapping[str, Any], info: Mapping[str, Any], phase: str) -> flo
             return 0.0
         learner, collect = config["learner"], config["collect"]
         gpus = float(learner["ranks"]) * (float(learner["gpus"]) or 1.0)
-        if phase == "finetune":
+        if phase == "finetune" and not str(config["method"]).startswith(RLLIB):  # whose environments have no GPU
             gpus += float(collect["collectors"]) * float(collect["gpus"])
         return gpus
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,7 +1,8 @@
 """Tables of scores as CSV: one row per evaluation, read and written.
 
 Columns ``method, task, seed, env_step`` and ``success_rate`` or ``episode_return`` or both. A column with a dot in its
-name (``loss.action_kl_weight``) is a setting that tells runs of one method apart; ``status`` says how the run ended
+name (``loss.action_kl_weight``) is a setting that tells runs of one method apart, ``label.NAME`` one that is no key of
+the configuration; ``status`` says how the run ended
 (without: finished), ``protocol`` how it was evaluated (a JSON object). Other columns are left alone.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ __all__ = ["read_scores", "write_scores"]
 
 REQUIRED = {"method": pa.string(), "task": pa.string(), "seed": pa.int64(), "env_step": pa.int64()}
 OPTIONAL = {**dict.fromkeys(METRICS, pa.float64()), "status": pa.string(), "protocol": pa.string()}
+
+LABEL = "label."
+"""Begins the columns of settings whose own name has no dot, so that they are known as settings."""
 
 Row = dict[str, Any]
 
@@ -53,13 +57,13 @@ def write_scores(path: Path, trials: Sequence[Trial]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    settings = list(dict.fromkeys(key for trial in trials for key in trial.labels if "." in key))
+    settings = {key: key if "." in key else f"{LABEL}{key}" for trial in trials for key in trial.labels}
     rows = [row for trial in trials for row in _rows(trial, settings)]
     fields = [
         *((name, kind) for name, kind in REQUIRED.items()),
         *((name, pa.float64()) for name in METRICS),
         ("status", pa.string()),
-        *((name, pa.string()) for name in settings),
+        *((column, pa.string()) for column in settings.values()),
         ("protocol", pa.string()),
     ]
     buffer = io.BytesIO()
@@ -126,7 +130,7 @@ def _trial(rows: list[Row], settings: Sequence[str], path: Path) -> Trial:
         method=first["method"],
         task=first["task"],
         seed=first["seed"],
-        labels={name: first[name] for name in settings if first[name] not in (None, "")},
+        labels={name.removeprefix(LABEL): first[name] for name in settings if first[name] not in (None, "")},
         status=status,
         reason="" if status == FINISHED else "as its table of scores says",
         scores={name: points for name in METRICS if (points := _points(rows, name))},
@@ -151,7 +155,7 @@ def _protocol(text: str | None, path: Path) -> dict[str, str]:
     return {str(item): str(value) for item, value in protocol.items()}
 
 
-def _rows(trial: Trial, settings: Sequence[str]) -> list[Row]:
+def _rows(trial: Trial, settings: Mapping[str, str]) -> list[Row]:
     values: dict[int, Row] = {}
     for metric, (steps, scores) in trial.scores.items():
         for step, score in zip(steps.tolist(), scores.tolist(), strict=True):
@@ -162,6 +166,6 @@ def _rows(trial: Trial, settings: Sequence[str]) -> list[Row]:
         "seed": trial.seed,
         "status": trial.status,
         "protocol": json.dumps(dict(trial.protocol)) if trial.protocol else None,
-        **{key: shown(trial.labels[key]) for key in settings if key in trial.labels},
+        **{column: shown(trial.labels[key]) for key, column in settings.items() if key in trial.labels},
     }
     return [{**common, "env_step": step, **values[step]} for step in sorted(values)]

@@ -5,11 +5,14 @@
     STUDY/
       study.yaml      what was asked for
       plan.json       {"runs": [{"name", "phase", "method", "task", "seed", "labels", "init"}, ...]}
+      failures.json   by name, why a run failed for good; it may never have come to a folder of its own
+      stopped.json    names of runs that a scheduler stopped early
       runs/NAME/      the run folder of each; missing where the run has not begun
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,9 +80,14 @@ def read_study(path: Path) -> Study:
     """
     plan = _plan(path / "plan.json")
     source = path.resolve().name
+    failures, stopped = _by_name(path / "failures.json"), _by_name(path / "stopped.json")
     trials: dict[str, Trial] = {}
     for run in plan.runs:
         trial = _trial(path / "runs" / run.name, source, run)
+        if trial.status != FINISHED and run.name in failures:
+            trial = replace(trial, status="failed", reason=trial.reason or str(failures[run.name]))
+        elif trial.status != FINISHED and run.name in stopped:
+            trial = replace(trial, status="stopped", reason="its scheduler stopped it early")
         if run.init and trial.status == NOT_BEGUN and (init := trials.get(run.init)) and not trial.reason:
             if init.status != FINISHED:
                 trial = replace(trial, reason=f"it starts from {run.init}, which is {init.status}")
@@ -134,6 +142,23 @@ def _plan(path: Path) -> Plan:
             f"{path}: half-written or damaged ({place}: {first['msg']}); let the study write it again, or restore it "
             "from a copy"
         ) from error
+
+
+def _by_name(path: Path) -> dict[str, Any]:
+    """Return what a file of the study says about runs; nothing if it is missing.
+
+    Raises:
+        DataError: it is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); restore it from a copy, or delete it") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object of runs by name; restore it from a copy, or delete it")
+    return content
 
 
 def _trial(path: Path, source: str, run: PlannedRun) -> Trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from prelar_ray.config.schema import RLLIB
 from prelar_ray.reporting.comparison import Group
 from prelar_ray.reporting.notes import FEW_EPISODES, FEW_SEEDS, Note, shorter_training, smaller_networks, spaced
 from prelar_ray.reporting.protocols import UNSTATED
@@ -35,7 +36,7 @@ def study_notes(
         found.append(Note(f"Runs of different protocols are put together, as asked for: {'; '.join(differences)}."))
     found += _lost(series, at)
     for group in groups:
-        found += [*_seeds(group), *_tasks(group)]
+        found += [*_seeds(group), *_tasks(group), *(_horizon(series, group) if at is None else [])]
     found += _training(series)
     found += _episodes(series)
     if published:
@@ -103,13 +104,28 @@ def _tasks(group: Group) -> list[Note]:
     return found
 
 
+def _horizon(series: Mapping[str, Sequence[Trial]], group: Group) -> list[Note]:
+    """Say that runs were compared before their end, because others were shorter."""
+    finished = [t for trials in series.values() for t in trials if t.is_complete and group.metric in t.scores]
+    last = max((trial.last_step for trial in finished), default=0)
+    if group.at is None or last <= group.at:
+        return []
+    return [
+        Note(
+            f"The {METRICS[group.metric]} is compared at {spaced(group.at)} environment steps, the last at which every "
+            f"finished run was evaluated; some went on to {spaced(last)}."
+        )
+    ]
+
+
 def _training(series: Mapping[str, Sequence[Trial]]) -> list[Note]:
     """Say that runs are shorter or smaller than the published ones."""
     found: dict[str, Note] = {}
     for name, trials in series.items():
         recorded = [trial for trial in trials if trial.info and trial.scores]
         texts = {shorter_training(max((trial.last_step for trial in recorded), default=0))}
-        texts |= {smaller_networks(trial.config) for trial in recorded}
+        if not trials[0].method.startswith(RLLIB):  # whose networks are others
+            texts |= {smaller_networks(trial.config) for trial in recorded}
         for text in sorted(filter(None, texts)):
             found.setdefault(text, Note(text)).runs.append(name)
     return [Note(note.text) if len(note.runs) == len(series) else note for note in found.values()]

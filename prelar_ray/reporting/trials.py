@@ -39,8 +39,9 @@ SYMBOLS = {
     "loss.consistency_weight": "β_r",
     "loss.dynamics_kl_weight": "β",
     "finetune.bonus.weight": "β_int",
+    "pretrain.seed": "pre-training seed",
 }
-"""How the paper calls settings."""
+"""How names of series call settings: as the paper does, or where the last part of the key would mislead."""
 
 Points = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Environment steps, ascending, and the score at each: both ``(E,)``."""
@@ -139,7 +140,7 @@ def _series_name(trial: Trial, keys: Sequence[str]) -> str:
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the paper's symbol of each dotted key, or its last part, or all of it where two would be the same."""
+    """Return what each dotted key is called: its symbol or last part, or all of it where two would be the same."""
     last = [SYMBOLS.get(key, key.rpartition(".")[2]) for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 

@@ -16,6 +16,7 @@ GPU = {"hardware": {"gpus": ["H100"]}, "timings": {"finetune": 7200.0, "evaluate
 
 def config(device: str = "auto", ranks: int = 1, gpus: float = 0.0, collectors: int = 1, theirs: float = 0.0) -> Any:
     return {
+        "method": "prelar",
         "device": device,
         "learner": {"ranks": ranks, "gpus": gpus},
         "collect": {"collectors": collectors, "gpus": theirs},
@@ -54,6 +55,11 @@ def test_pretraining_has_no_collectors(make_trial: MakeTrial) -> None:
 )
 def test_what_is_not_recorded_is_not_guessed(make_trial: MakeTrial, info: Any, settings: Any) -> None:
     assert cost_of(make_trial(info=info, config=settings)).gpu_hours is None
+
+
+def test_environments_of_rllib_have_no_gpu(make_trial: MakeTrial) -> None:
+    settings = {**config("cuda", collectors=4, theirs=0.25), "method": "rllib/PPO"}
+    assert cost_of(make_trial(info=GPU, config=settings)).gpus == 1.0
 
 
 def test_a_total_says_of_how_many_runs_the_cost_is_not_known(make_trial: MakeTrial) -> None:

@@ -87,7 +87,7 @@ def test_a_file_that_is_no_text_or_is_missing_is_refused(tmp_path: Path) -> None
 
 def test_what_is_written_reads_back_the_same(tmp_path: Path, make_trial: MakeTrial) -> None:
     protocol = {"success rule": "any step; or, never", "policy": "mode"}
-    labels = {"loss.action_kl_weight": 0.1, "env.camera": "corner"}
+    labels = {"loss.action_kl_weight": 0.1, "env.camera": "corner", "videos": "experts"}
     trials = [
         make_trial(success=[0.1, 1 / 3], returns=[1.5, 2.25], labels=labels, protocol=protocol),
         make_trial("apv", seed=7, success=[], returns=[-3.0], status="failed"),

@@ -142,6 +142,41 @@ def test_a_run_that_waits_for_a_failed_pretraining_says_so(
     assert trials[1].reason == "it starts from pretrain/ab, which is failed"
 
 
+def test_what_the_study_knows_of_failed_and_stopped_runs_is_told(
+    tmp_path: Path, planned: Planned, make_study: MakeStudy, begin: Run, finish: Run
+) -> None:
+    """One never came to a folder, one went with its node, one finished on a later try, one was stopped, one failed."""
+    runs = [planned("prelar", TASK, seed) for seed in range(5)]
+    study = make_study(tmp_path / "study", runs)
+    begin(study, runs[1])
+    finish(study, runs[2])
+    finish(study, runs[3], [0.1]).update(status="interrupted")
+    begin(study, runs[4]).update(status="failed", error="NonFiniteError: loss")
+    failures = {runs[i]["name"]: reason for i, reason in ((0, "ImportError: no"), (1, "node died"), (2, "x"), (4, "y"))}
+    (study / "failures.json").write_text(json.dumps(failures))
+    (study / "stopped.json").write_text(json.dumps({runs[3]["name"]: True}))
+    trials = read_study(study).trials
+    assert [(trial.status, trial.reason) for trial in trials] == [
+        ("failed", "ImportError: no"),
+        ("failed", "node died"),
+        ("finished", ""),
+        ("stopped", "its scheduler stopped it early"),
+        ("failed", "NonFiniteError: loss"),
+    ]
+    assert trials[3].scores
+    assert not trials[3].is_complete
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_half_written_failures_are_refused(
+    tmp_path: Path, planned: Planned, make_study: MakeStudy, content: str
+) -> None:
+    study = make_study(tmp_path / "study", [planned("prelar", TASK, 0)])
+    (study / "failures.json").write_text(content)
+    with pytest.raises(DataError, match="failures.json: "):
+        read_study(study)
+
+
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [

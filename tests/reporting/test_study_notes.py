@@ -62,6 +62,17 @@ def test_tasks_left_out_and_unequal_seeds_are_named(make_trial: MakeTrial) -> No
     assert ": No task has a success rate of every series: nothing is put together over tasks." in apart
 
 
+def test_runs_that_are_longer_than_others_are_compared_before_their_end(make_trial: MakeTrial) -> None:
+    trials = [long_trial(make_trial, seed) for seed in range(5)]
+    short = make_trial(seed=5, success=[0.5] * 200, protocol=PROTOCOL, **FULL)
+    (text,) = texts([*trials, short])
+    assert text == (
+        ": The success rate is compared at 200 000 environment steps, the last at which every finished run was "
+        "evaluated; some went on to 250 000."
+    )
+    assert texts([*trials, short], at=200_000) == []
+
+
 def test_that_nothing_is_compared_is_said_with_the_reason(make_trial: MakeTrial) -> None:
     assert ": No success rate is compared: no run has finished." in texts([long_trial(make_trial, 0, status="running")])
 
@@ -72,6 +83,12 @@ def test_short_training_and_small_networks_are_named_once(make_trial: MakeTrial)
     found = texts(trials)
     assert ": 1 000 environment steps of the published 250 000 (0.4\N{NO-BREAK SPACE}%)." in found
     assert ": Networks smaller than the published ones: 128 deterministic units instead of 1024." in found
+
+
+def test_networks_of_rllib_are_not_compared_with_the_published_ones(make_trial: MakeTrial) -> None:
+    small = {**FULL, "config": {"world_model": {"rssm": {"deter": 128}}}}
+    trials = [make_trial("rllib/PPO", seed=seed, success=[0.5] * 250, protocol=PROTOCOL, **small) for seed in range(5)]
+    assert texts(trials) == []
 
 
 def test_few_episodes_unstated_protocols_and_mixtures_are_named(make_trial: MakeTrial) -> None:

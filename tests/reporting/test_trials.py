@@ -25,6 +25,11 @@ def test_a_series_is_named_by_its_method_and_by_what_varies(make_trial: MakeTria
     assert [trial.seed for trial in series["prelar (β_a=1)"]] == [0, 1]
 
 
+def test_seeds_of_pretraining_make_series_of_their_own(make_trial: MakeTrial) -> None:
+    trials = [make_trial(seed=seed, labels={"pretrain.seed": first}) for first in (0, 1) for seed in (0, 1)]
+    assert list(name_series(trials)) == ["prelar (pre-training seed=0)", "prelar (pre-training seed=1)"]
+
+
 def test_a_setting_that_a_run_lacks_tells_it_apart(make_trial: MakeTrial) -> None:
     assert list(name_series([make_trial(), make_trial(labels={"a.b": 1})])) == ["prelar", "prelar (b=1)"]
 
