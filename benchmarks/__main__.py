@@ -10,6 +10,7 @@ NAMES = {
     "acting": "frames to actions, one and many (torch alone)",
     "weights": "from the learner to collectors that act with it, on Ray",
     "replay": "inserting and sampling beside a plain copy, in one process and on Ray",
+    "memory": "bytes of a step in the replay, and of every process of a run",
     "compression": "frames packed in the replay: bytes saved, and what a batch would cost",
     "checkpoint": "what a checkpoint costs the updates beside it (torch alone)",
     "collector": "a collector beside the bare environment",

@@ -42,21 +42,29 @@ def alone(preset: str, overrides: Sequence[str], repeats: int = 10) -> float:
     return timed(update, learner.device, repeats).median
 
 
-def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path, update_alone: float) -> Row:
-    """Run once.
+def finetuned(cluster: str, preset: str, overrides: Sequence[str], out: Path) -> list[dict[str, float]]:
+    """Run ``prelar-ray finetune`` into ``out``; returns the lines of its metrics.
 
     Raises:
         RuntimeError: the run failed; ends with what it printed.
     """
-    out = folder / cluster.replace("/", "-")
     command = [sys.executable, "-m", "prelar_ray.finetune", "--preset", preset, "--cluster", cluster, "--out", str(out)]
     done = subprocess.run([*command, *overrides], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"finetune ended with {done.returncode}: {done.stderr[-2000:]}")
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path, update_alone: float) -> Row:
+    """Run once.
+
+    Raises:
+        RuntimeError: the run failed, or was too short.
+    """
+    lines = finetuned(cluster, preset, overrides, folder / cluster.replace("/", "-"))
     lines = [line for line in lines if "time/update" in line][1:]  # the first holds what happens once
     if len(lines) < 2:
-        raise RuntimeError(f"{out}: too short to measure; raise finetune.env_steps, or lower telemetry.every_updates")
+        raise RuntimeError("too short to measure; raise finetune.env_steps, or lower telemetry.every_updates")
     began, ended = lines[0], lines[-1]
     seconds = ended["time"] - began["time"]
 

@@ -38,7 +38,7 @@ COLUMNS = {
 }
 
 
-def episode(number: int, steps: int) -> Episode:
+def noise(number: int, steps: int) -> Episode:
     """An episode of noise, ``steps`` + 1 rows."""
     rng, rows = np.random.default_rng(number), steps + 1
     first = np.zeros(rows, np.bool_)
@@ -58,13 +58,13 @@ def episode(number: int, steps: int) -> Episode:
 
 def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
     """Insert, sample, and memory, without Ray."""
-    episodes = [episode(number, steps) for number in range(repeats + 1)]
+    episodes = [noise(number, steps) for number in range(repeats + 1)]
     size = episodes[0].image.nbytes
     with tempfile.TemporaryDirectory() as folder:
         replay = Replay(config, Path(folder))
         coming = iter(episodes)
         inserting = timed(lambda: insert(replay, next(coming), steps), CPU, repeats, warmup=1)
-        held = _bytes_per_step(replay, steps, repeats + 1)
+        held = bytes_per_step(replay, steps, repeats + 1)
         memcpy = _copy(repeats)
         inserted = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
         rows, length = config.finetune.batch_size, config.finetune.segment_length
@@ -78,12 +78,12 @@ def insert(replay: Replay, one: Episode, steps: int) -> None:
     replay.count(steps, replay.take_in([one]))
 
 
-def _bytes_per_step(replay: Replay, steps: int, first: int) -> float:
+def bytes_per_step(replay: Replay, steps: int, first: int) -> float:
     """What the process grows by for every step that the replay takes in."""
     process = psutil.Process()
     before, held = process.memory_info().rss, replay.buffer.steps
     for number in range(first, first + EPISODES_WEIGHED):
-        insert(replay, episode(number, steps), steps)
+        insert(replay, noise(number, steps), steps)
     grown: int = process.memory_info().rss - before
     return grown / (replay.buffer.steps - held)
 
@@ -104,7 +104,7 @@ class Client:
 
     def __init__(self, index: int, steps: int) -> None:
         self.index, self.steps, self.sent = index, steps, 0
-        self.template = episode(index, steps)
+        self.template = noise(index, steps)
 
     def run(self, replay: Any, until: float) -> int:
         """Insert until then; returns how many episodes."""
@@ -158,7 +158,7 @@ def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: flo
         for count in clients:
             with tempfile.TemporaryDirectory() as folder:
                 replay = start(Looked, config, Path(folder))
-                ray.get([replay.take_in.remote([episode(number, steps)]) for number in range(4)])
+                ray.get([replay.take_in.remote([noise(number, steps)]) for number in range(4)])
                 crowd, sampler = [start(Client, index + 1, steps) for index in range(count)], start(Sampler)
                 until = time.time() + seconds
                 sent = [client.run.remote(replay, until) for client in crowd]

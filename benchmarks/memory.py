@@ -1,0 +1,65 @@
+"""Memory: what a step costs in the replay, and what every process of a run holds.
+
+``bytes_per_step`` is what the process grows by for a step, ``of_frame`` that over the 12 288 bytes of its frame. The
+roles are those of a short fine-tuning run on Ray: resident memory as its metrics tell, the most of all lines; shared
+libraries count in each process that maps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.end_to_end import finetuned
+from benchmarks.measuring import Result, Row, report_options, show
+from benchmarks.replay import FRAME_BYTES, bytes_per_step, insert, noise
+from prelar_ray.config import RunConfig, load_config
+from prelar_ray.replay.replay import Replay
+from prelar_ray.telemetry.metrics import METRICS
+
+ROLES = [name.removeprefix("memory/") for name in METRICS if name.startswith("memory/")]
+SHORT = [
+    *("finetune.random_steps=400", "finetune.initial_updates=2", "finetune.env_steps=1000"),
+    *("finetune.env_steps_per_update=200", "telemetry.every_updates=1"),
+    *("evaluation.every_env_steps=500", "evaluation.episodes=2"),
+]
+COLUMNS = {"bytes_per_step": ".0f", "of_frame": ".2%", "gib": ".2f"}
+
+
+def of_replay(config: RunConfig, steps: int) -> Row:
+    """A row for episodes of so many steps, after one that takes what comes once."""
+    with tempfile.TemporaryDirectory() as folder:
+        replay = Replay(config, Path(folder))
+        insert(replay, noise(0, steps), steps)
+        each = bytes_per_step(replay, steps, first=1)
+    return {"name": f"replay, episodes of {steps} steps", "bytes_per_step": each, "of_frame": each / FRAME_BYTES}
+
+
+def of_roles(preset: str, overrides: Sequence[str]) -> list[Row]:
+    """A row for each role of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = finetuned("auto", preset, [*SHORT, *overrides], Path(folder) / "run")
+    rows = []
+    for role in ROLES:
+        values = [line[f"memory/{role}"] for line in lines if line.get(f"memory/{role}") is not None]
+        if values:
+            rows.append({"name": f"{preset}: {'driver' if role == 'process' else role}", "gib": max(values)})
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the runs")
+    parser.add_argument("--presets", nargs="+", default=["tiny"])
+    parser.add_argument("--steps", nargs="+", type=int, default=[50, 500], help="of an episode in the replay")
+    report_options(parser)
+    args = parser.parse_intermixed_args(argv)
+    rows = [of_replay(load_config("paper", None, []), steps) for steps in args.steps]
+    for preset in args.presets:
+        rows += of_roles(preset, args.overrides)
+    settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
+    show(Result("memory", settings, {}, rows), COLUMNS, args)
+    return 0
