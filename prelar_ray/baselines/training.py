@@ -154,6 +154,8 @@ class _Baseline:
                 yield self._evaluate(phase)
         except KeyboardInterrupt:
             log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
+            if self.done.update > self._logged:  # the resumed run's lines begin after the checkpoint
+                self._log(phase)
             self._save()
             raise
         self._save()

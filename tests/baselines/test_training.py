@@ -197,6 +197,8 @@ def test_ctrl_c_lets_the_iteration_end_and_leaves_a_checkpoint_of_it(
     train(ppo, run, resume=True)
     assert run.info["status"] == "finished"
     assert [row["env_steps"] for row in run.evaluations()] == [80, 160]
+    learnt = [row["update"] for row in read_metrics(run.metrics_path) if "rllib/total_loss" in row]
+    assert learnt == [1, 2, 3, 4]
 
 
 def test_an_interrupt_thrown_in_between_two_lines_leaves_a_checkpoint(ppo: RunConfig, open_run: OpenRun) -> None:
