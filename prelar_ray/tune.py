@@ -127,22 +127,26 @@ def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> 
     needs = check_placeable(runs, nodes)
     parameters = {
         key: sum(summarise(run.config).parameters.get(run.phase, {}).values())
-        for key, run in {(run.phase, run.method): run for run in runs}.items()
+        for key, run in {(run.phase, run.method): run for run in runs if not run.config.algorithm}.items()
     }
     estimates = [
-        estimate(run, rates, list(needs[run.name].values()), parameters[run.phase, run.method]) for run in runs
+        estimate(run, rates, list(needs[run.name].values()), parameters.get((run.phase, run.method), 0)) for run in runs
     ]
     out = Console(soft_wrap=True, highlight=False, width=max(console.width, 180))
     out.print(_table(sweep, runs, estimates))
     together = min(at_once(list(needs.values()), whole), sweep.concurrent or len(runs))
-    total = None if any(e.hours is None for e in estimates) else sum(e.hours or 0.0 for e in estimates)
-    gpu_hours = None if total is None else sum(e.gpu_hours or 0.0 for e in estimates)
+    known = [e for e in estimates if e.updates is not None]
+    total = None if any(e.hours is None for e in known) or not known else sum(e.hours or 0.0 for e in known)
+    gpu_hours = None if total is None else sum(e.gpu_hours or 0.0 for e in known)
     out.print(f"nodes: {', '.join(map(str, whole))}; {together} of the largest trials at once")
     largest = max(needs.values(), key=lambda plan: sum(x.cpus for x in plan.values()))
     out.print("a trial: " + ", ".join(f"{name} {need}" for name, need in largest.items()))
-    if total is None:
+    if len(known) < len(estimates):
+        others = counted(len(estimates) - len(known), "run")
+        out.print(f"{others} of RLlib, which paces itself and keeps its own replay: in none of the numbers below")
+    if total is None and known:
         out.print("hours: no update rate is known; give update_seconds.pretrain and .finetune, or use --measure")
-    else:
+    elif total is not None:
         source = "measured on this machine" if args.measure else "given as update_seconds"
         out.print(f"hours of runs: {total:,.1f} ({source}); GPU-hours: {gpu_hours:,.1f}")
         out.print(f"wall time with {together} at once: {total / max(together, 1):,.1f} h, if nothing waits for another")
@@ -173,7 +177,7 @@ def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> T
             ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in run.labels.items()),
             start.removeprefix("pretrain/"),
             ", ".join(str(runs[index].seed) for index in members),
-            f"{made.updates:,}",
+            "?" if made.updates is None else f"{made.updates:,}",
             _hours(made.hours),
             f"{made.gpus:g}",
             _hours(None if made.gpu_hours is None else made.gpu_hours * len(members)),

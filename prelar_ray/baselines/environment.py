@@ -28,12 +28,15 @@ FINISHED = "finished"
 """Key of ``info``, in the last step of an episode, for what is to be known of it: return, success, steps."""
 
 FloatFrames = npt.NDArray[np.float32]
-"""Frames, float32 ``(..., Hpx, Wpx, C)`` in [0, 1]."""
+"""Frames, float32 ``(..., Hpx, Wpx, C)``; black is what the algorithm expects, white 1."""
+
+BLACK = {"DreamerV3": -1.0}
+"""Black of algorithms that do not take frames in [0, 1]."""
 
 
-def as_floats(frames: Frames) -> FloatFrames:
-    """Return frames, uint8 ``(..., Hpx, Wpx, C)``, as the networks of RLlib take them: float32 in [0, 1]."""
-    return frames.astype(np.float32) / np.float32(255)
+def as_floats(frames: Frames, black: float) -> FloatFrames:
+    """Return frames, uint8 ``(..., Hpx, Wpx, C)``, as the networks of RLlib take them: float32 from ``black`` to 1."""
+    return frames.astype(np.float32) * np.float32(1 - black) / np.float32(255) + np.float32(black)
 
 
 class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
@@ -48,13 +51,17 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         index: of the environment in the run.
         first_number: number of its first episode.
         reward_scale: factor of the rewards; what is told under :data:`FINISHED` is without it.
+        black: of the frames that it shows.
     """
 
-    def __init__(self, config: EnvConfig, seed: int, index: int, first_number: int, reward_scale: float) -> None:
+    def __init__(
+        self, config: EnvConfig, seed: int, index: int, first_number: int, reward_scale: float, black: float
+    ) -> None:
+        self._black = black
         self._seed, self._index, self._number = seed, index, first_number - 1
         self._timeout, self._reward_scale = config.timeout, reward_scale
         self._env = make_env(config, derive_seed(seed, "env", index, first_number))
-        self.observation_space = spaces.Box(0.0, 1.0, (IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+        self.observation_space = spaces.Box(black, 1.0, (IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
         self.action_space = self._env.action_space
         self._return, self._succeeded, self._steps = 0.0, False, 0
 
@@ -70,7 +77,7 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         try:
             with time_limit(self._timeout):
                 observation, _ = self._env.reset(seed=derive_seed(self._seed, "env", self._index, self._number))
-            frame = _frame(observation)
+            frame = self._frame(observation)
         except Exception as error:
             raise self._failure("reset", error) from error
         self._return, self._succeeded, self._steps = 0.0, False, 0
@@ -88,7 +95,7 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
                 observation, reward, terminated, truncated, info = self._env.step(action)
             if not math.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
-            frame = _frame(observation)
+            frame = self._frame(observation)
         except Exception as error:
             raise self._failure(f"step {self._steps}", error) from error
         self._return += float(reward)
@@ -101,6 +108,9 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+    def _frame(self, observation: Any) -> FloatFrames:
+        return as_floats(check_frames(observation["image"][np.newaxis], "image")[0], self._black)
 
     def _failure(self, where: str, error: Exception) -> EnvironmentFailure:
         what = f"environment {self._index}, episode {self._number}, {where}"
@@ -115,6 +125,7 @@ def environment_config(config: RunConfig, first_number: int) -> dict[str, Any]:
         "first_number": first_number,
         "envs": config.collect.envs_per_collector,
         "reward_scale": config.rllib.reward_scale,
+        "black": BLACK.get(config.algorithm, 0.0),
     }
 
 
@@ -135,9 +146,5 @@ class _Maker:
         index = max(context.worker_index - 1, 0) * envs + self._made % envs  # 0 is the algorithm's own process
         self._made += 1
         config = EnvConfig.model_validate(settings["env"])
-        return FrameEnv(config, settings["seed"], index, settings["first_number"], settings["reward_scale"])
-
-
-def _frame(observation: Any) -> FloatFrames:
-    image = observation["image"]
-    return as_floats(check_frames(image[np.newaxis], "image")[0])
+        shown = settings["reward_scale"], settings["black"]
+        return FrameEnv(config, settings["seed"], index, settings["first_number"], *shown)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor
@@ -43,6 +44,9 @@ class ModulePolicy:
     def __init__(self, module: TorchRLModule, action: int, version: int, seed: int) -> None:
         """Act with ``module`` as it is then, in environments of ``action`` numbers to an action."""
         self.module, self.action_size, self.version = module, action, version
+        shown = module.observation_space
+        assert isinstance(shown, spaces.Box)
+        self._black = float(shown.low.min())
         self._device = next(module.parameters()).device
         with torch.random.fork_rng(devices=[]):
             self._has_memory = bool(module.is_stateful())  # draws, the first time it is asked
@@ -70,7 +74,7 @@ class ModulePolicy:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.
         """
         with self._own_randomness():
-            return self._act(torch.from_numpy(as_floats(image)).to(self._device), is_first, state)
+            return self._act(torch.from_numpy(as_floats(image, self._black)).to(self._device), is_first, state)
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:

@@ -70,7 +70,8 @@ class RayBackend:
             self.close()
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
-        free = (os.cpu_count() or 1) - (config.collect.collectors if phase == "finetune" else 0)
+        cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(max(node.cpus for node in nodes))
+        free = cores - (config.collect.collectors if phase == "finetune" else 0)
         self._threads = config.threads or max(1, free // config.learner.ranks)
         kinds = Counter(name.split("-")[0] for name in self._plan)
         asked = {name.split("-")[0]: need for name, need in self._plan.items()}

@@ -59,22 +59,26 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
     actors, key = collect.collectors, "collect.collectors"
     if config.algorithm:
         actors, key = config.rllib.env_runners, "rllib.env_runners"
-    if config.device == "cuda" and gpus < 1:
+    if config.device == "cuda" and not gpus:
         raise ResourceError(
             f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
-    on_gpu = config.device != "cpu" and gpus >= 1
+    on_gpu = config.device != "cpu" and gpus > 0
     if phase == "finetune" and not config.algorithm:
         check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
     per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
     needed = ranks * per_rank + (actors * collect.gpus if phase == "finetune" else 0.0)
     if needed > gpus:
         fewer = int(gpus / per_rank) if per_rank else ranks
+        there = "a run's part of the cluster is" if gpus % 1 else "the cluster has"
+        less = "collect.gpus=0, or "
+        if gpus < ranks:
+            less = f"learner.gpus={math.floor(gpus / ranks * 100) / 100:g} to share one, or "
         raise ResourceError(
             f"learner.ranks={ranks} with {per_rank:g} GPU each and {key}={actors} with "
-            f"{collect.gpus:g} each need {needed:g} GPUs, the cluster has {gpus:g}; use "
-            + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else "collect.gpus=0, or ")
+            f"{collect.gpus:g} each need {needed:g} GPUs, {there} {gpus:g}; use "
+            + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else less)
             + "device=cpu"
         )
     share = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +40,8 @@ def trial_settings(
     """What :class:`Trial` takes as its configuration; JSON-able.
 
     Args:
-        config: of the run; ``cluster`` is not read, the trial is on a cluster already.
+        config: of the run; ``cluster`` is not read, the trial is on a cluster already. Where ``threads`` is left open,
+            the trials that have a place on a node share its cores.
         phase: pretrain or finetune.
         out: run folder, on storage that every node sees.
         nodes: what each node of the cluster has in all.
@@ -58,6 +60,8 @@ def trial_settings(
     # An RLlib algorithm is itself what the trial's process holds.
     free = nodes if config.algorithm else [node.without(DRIVER) for node in nodes]
     plan = plan_resources(config, free, phase)
+    if not config.threads:
+        config = config.model_copy(update={"threads": _threads(config, phase, plan, nodes)})
     return {
         "config": config.model_dump(mode="json"),
         "phase": phase,
@@ -65,6 +69,17 @@ def trial_settings(
         "init": str(init.absolute()) if init else None,
         "plan": {name: astuple(need) for name, need in plan.items()},
     }
+
+
+def _threads(config: RunConfig, phase: str, plan: Mapping[str, Resources], nodes: Sequence[Resources]) -> int:
+    """Of each learner rank, so that the trials beside each other do not ask for more cores than a node has."""
+    together = math.inf
+    for kind in ("cpus", "gpus"):
+        there, needed = (sum(getattr(part, kind) for part in parts) for parts in (nodes, plan.values()))
+        together = min(together, there // needed) if needed else together
+    cores = max(node.cpus for node in nodes) / max(1, math.ceil(together / len(nodes)))
+    collectors = config.collect.collectors if phase == "finetune" and not config.algorithm else 0
+    return max(1, int((cores - collectors) / config.learner.ranks))
 
 
 class Trial(tune.Trainable):

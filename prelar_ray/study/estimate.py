@@ -25,7 +25,8 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 class Estimate:
     """Of one run."""
 
-    updates: int
+    updates: int | None
+    """None for an algorithm of RLlib, which paces itself."""
     hours: float | None
     """Of wall time; None where no rate is known."""
     gpus: float
@@ -41,14 +42,16 @@ class Estimate:
 
 
 def estimate(run: PlannedRun, rates: Rates, need: Sequence[Resources], parameters: int) -> Estimate:
-    """Estimate one run.
+    """Estimate one run; of an algorithm of RLlib nothing is known but its GPUs.
 
     Args:
         rates: seconds per update.
         need: what each of its processes gets.
         parameters: trainable parameters of its networks.
     """
-    config = run.config
+    config, gpus = run.config, sum(part.gpus for part in need)
+    if config.algorithm:
+        return Estimate(None, None, gpus, 0, 0)
     checkpoints = (config.checkpoint.keep_last + 1) * CHECKPOINT_BYTES_PER_PARAMETER * parameters
     if run.phase == "pretrain":
         updates, seconds, replay = config.pretrain.updates, rates.pretrain, 0
@@ -57,7 +60,7 @@ def estimate(run: PlannedRun, rates: Rates, need: Sequence[Resources], parameter
         updates = tune.initial_updates + (tune.env_steps - tune.random_steps) // tune.env_steps_per_update
         seconds, replay = rates.finetune, replay_bytes(config) * config.replay.shards
     hours = None if seconds is None else updates * seconds / 3600
-    return Estimate(updates, hours, sum(part.gpus for part in need), checkpoints + replay, replay)
+    return Estimate(updates, hours, gpus, checkpoints + replay, replay)
 
 
 def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Resources]:
@@ -124,7 +127,7 @@ def measured_rates(runs: Sequence[PlannedRun], updates: int = 3) -> Rates:
         batch = SequenceBatch(image, action, rng.normal(size=shape).astype(np.float32), flags, flags)
         return float(np.median(_timed(lambda: finetune.update(batch), updates)))
 
-    first = {run.phase: run.config for run in reversed(runs) if not run.method.startswith("rllib/")}
+    first = {run.phase: run.config for run in reversed(runs) if not run.config.algorithm}
     return Rates(**{phase: seconds(config, phase) for phase, config in first.items()})
 
 

@@ -7,7 +7,7 @@
       plan.json      every run: name, phase, method, task, seed, labels, what it starts from
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
-      videos/        data sets that the study recorded
+      videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
       tune/          Ray Tune's own records: TensorBoard, CSV and JSON of every trial
       report.html    and report/, once `prelar-ray report` was there
@@ -66,7 +66,7 @@ class StudyFolder:
         return folder
 
     def write_plan(self, sweep: bytes, runs: Sequence[PlannedRun], name: str) -> None:
-        """Record the sweep file and what it comes to, with what an earlier plan had besides.
+        """Record the sweep file and what it comes to; runs and proposed values that an earlier plan had stay in it.
 
         Raises:
             DataError: the folder cannot be written.
@@ -76,6 +76,9 @@ class StudyFolder:
             file.write(named + sweep)
         planned = {run.name: self._entry(run) for run in runs}
         earlier = {entry["name"]: entry for entry in self._read("plan.json", {"runs": []})["runs"]}
+        for run in runs:
+            if run.slot is not None and run.name in earlier:
+                planned[run.name]["labels"] = earlier[run.name]["labels"] | dict(run.labels)
         self._write("plan.json", {"runs": list((earlier | planned).values())})
 
     def set_labels(self, run: PlannedRun) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prelar_ray.config import RunConfig, load_config
+from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.config.compare import same_pretraining
 from prelar_ray.envs import check_task
 from prelar_ray.errors import ConfigError, UsageError
@@ -22,10 +22,14 @@ from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, S
 __all__ = ["PlannedRun", "changed", "plan_runs", "recording", "video_stores"]
 
 APART = ("seed", "cluster", "dashboard", "telemetry", "checkpoint", "learner", "threads", "device")
-"""Sections that leave a run the same run: they are in no name."""
+"""Sections that leave a run the same run: they are in no name, unless a space varies them."""
 
 PRETRAINING = ("world_model", "loss", "pretrain", "video", "precision")
-"""Sections that pre-training reads."""
+"""Sections that pre-training reads and that make it what it is."""
+
+
+OWN_KEYS = {"seed": "pretrain.seeds and finetune.seeds", "method": "finetune.methods", "env.task": "finetune.tasks"}
+"""Settings of a run that are no settings of a study, and where it has them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:
     pretrainings: list[PlannedRun] = []
     runs: list[PlannedRun] = []
     tune = sweep.finetune
+    _check_own_keys(sweep)
     if sweep.pretrain:
         for given in sweep.pretrain.videos.values():
             if not isinstance(given, str):
@@ -72,9 +77,26 @@ def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:
         for task in tune.tasks:
             with _at("finetune.tasks"):
                 check_task(task, "task")
+        _check_init(tune)
         for method in tune.methods:
             runs += _finetunings(sweep, tune, method, pretrainings)
-    return [*pretrainings, *runs]
+        if sweep.search.kind == "optuna":
+            for run in {run.method: run for run in runs}.values():
+                _check_space(run, tune.space)
+    found = {run.name: run for run in [*pretrainings, *runs]}  # draws from few values, and seeds given twice, repeat
+    return list(found.values())
+
+
+def _check_own_keys(sweep: Sweep) -> None:
+    """Refuse settings that the sweep file has keys of its own for, which would win or be overruled unseen."""
+    given = {"settings": sweep.settings}
+    for name, stage in (("pretrain", sweep.pretrain), ("finetune", sweep.finetune)):
+        if stage:
+            given |= {f"{name}.settings": stage.settings, f"{name}.space": dict(stage.space)}
+    for where, settings in given.items():
+        for key in settings:
+            if key in OWN_KEYS:
+                raise ConfigError(f"{where}.{key}: a study gives it in {OWN_KEYS[key]}")
 
 
 def changed(run: PlannedRun, point: Mapping[str, Any]) -> PlannedRun:
@@ -88,13 +110,19 @@ def changed(run: PlannedRun, point: Mapping[str, Any]) -> PlannedRun:
 
 
 def video_stores(sweep: Sweep, folder: Path) -> dict[str, Path]:
-    """Where each data set is or will be, by name."""
+    """Where each data set is or will be, by name; recorded with other settings, it is another."""
     if not sweep.pretrain:
         return {}
+    videos = folder.absolute() / "videos"
     return {
-        name: Path(given).absolute() if isinstance(given, str) else folder.absolute() / "videos" / name
+        name: Path(given).absolute() if isinstance(given, str) else videos / f"{name}-{_recorded(sweep, given)}"
         for name, given in sweep.pretrain.videos.items()
     }
+
+
+def _recorded(sweep: Sweep, settings: Mapping[str, Any]) -> str:
+    config = recording(sweep, settings)
+    return _digest({name: getattr(config, name) for name in ("record", "env", "seed")})
 
 
 def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:
@@ -104,7 +132,7 @@ def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:
         ConfigError: a setting is wrong.
     """
     with _at("pretrain.videos"):
-        return _config(sweep, {**sweep.settings, **settings}, 0)
+        return _config(sweep, {**sweep.settings, **settings}, settings.get("seed", 0))
 
 
 def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]) -> list[PlannedRun]:
@@ -117,7 +145,10 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
             with _at("pretrain"):
                 config = _config(sweep, {**settings, **point}, seed)
             given = stage.videos[data]  # not where the store lies: a study keeps its names wherever its folder is
-            digest = _digest({name: getattr(config, name) for name in PRETRAINING}, method, given)
+            parts = {name: getattr(config, name) for name in PRETRAINING}
+            if not isinstance(given, str):
+                given = _recorded(sweep, given)
+            digest = _digest(parts | _apart(point, "pretrain", PRETRAINING), method, given)
             config = config.model_copy(update={"video": config.video.model_copy(update={"path": str(store)})})
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
@@ -126,8 +157,21 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
     return list(found.values())
 
 
+def _apart(point: Mapping[str, Any], stage: str, read: Sequence[str]) -> dict[str, Any]:
+    """Those values of a space that no section in a run's name holds.
+
+    Raises:
+        ConfigError: what a space varies makes no difference to the run.
+    """
+    for key in point:
+        if key.partition(".")[0] not in (*read, *APART):
+            other = "finetune" if stage == "pretrain" else "pretrain"
+            raise ConfigError(f"{stage}.space.{key}: this stage does not read it; vary it in {other}.space")
+    return {key: value for key, value in point.items() if key.partition(".")[0] in APART}
+
+
 def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
-    """Methods to pre-train, one for all that pre-train alike."""
+    """Methods to pre-train, one for all that pre-train alike: always the same, whichever of them the study names."""
     asked = stage.methods
     if sweep.finetune:
         asked = tuple(m for m in sweep.finetune.methods if _needs_pretraining(m) and m not in sweep.finetune.init)
@@ -136,9 +180,36 @@ def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
         with _at("pretrain.methods"):
             if not _needs_pretraining(method):
                 raise ConfigError(f"{method} learns from scratch, there is nothing to pre-train")
-        if not any(same_pretraining(method, other) for other in chosen):
-            chosen.append(method)
+        first = next(other for other in native_methods() if same_pretraining(other, method))
+        if first not in chosen:
+            chosen.append(first)
     return chosen
+
+
+def _check_init(stage: FinetuneStage) -> None:
+    for method in stage.init:
+        if method not in stage.methods or not _needs_pretraining(method):
+            usable = [name for name in stage.methods if _needs_pretraining(name)]
+            raise ConfigError(
+                f"finetune.init.{method}: names no method of finetune.methods that starts from a pre-training; "
+                f"those are: {', '.join(usable) or 'none'}"
+            )
+
+
+def _check_space(run: PlannedRun, space: Space) -> None:
+    """Make sure that proposals will be values that the run can have: ends of ranges and choices, one key at a time.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for key, values in space.items():
+        ends = values
+        if isinstance(values, Range):
+            ends = values.choice or values.integers or values.uniform or values.log_uniform or ()
+        assert isinstance(ends, tuple)
+        for value in ends:
+            with _at("finetune.space"):
+                changed(run, {key: value})
 
 
 def _needs_pretraining(method: str) -> bool:
@@ -162,6 +233,7 @@ def _finetunings(
             config = _config(sweep, {**settings, **point}, seed)
         start = init.name if isinstance(init, PlannedRun) else str(init or "")
         whole = {name: value for name, value in config if name not in (*APART, "method", "video", "record", "pretrain")}
+        whole |= _apart(point, "finetune", list(whole))
         digest = _digest(whole, start + (f"#{slot}" if slot is not None else ""))
         run = PlannedRun(
             f"finetune/{method.replace('/', '-')}/{task.replace('/', '-')}/{digest}/seed-{seed}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -30,12 +31,16 @@ from prelar_ray.study.searcher import RunSearcher
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.study.table import StudyTable
 from prelar_ray.telemetry.progress import Progress
+from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import record
-from prelar_ray.video.store import MANIFEST
+from prelar_ray.video.store import MANIFEST, is_complete
 
 __all__ = ["check_inputs", "record_videos", "run_study"]
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 600
+"""How long runs that are stopped together, by Ctrl-C or at the end of the budget, may take for their checkpoints."""
 
 
 def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
@@ -56,15 +61,22 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
 
 
 def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
-    """Record the data sets that the sweep file describes and that are not there yet.
+    """Record the data sets that the sweep file describes and that are not there yet; one that was cut off, anew.
 
     Raises:
         ConfigError: settings of a recording are wrong.
+        DataError: what is there of a recording cannot be read.
     """
     for name, path in video_stores(sweep, folder.path).items():
         given = sweep.pretrain.videos[name] if sweep.pretrain else ""
-        if isinstance(given, str) or (path / MANIFEST).exists():
+        if isinstance(given, str):
             continue
+        if path.exists():
+            if (path / MANIFEST).exists() and is_complete(path):
+                continue
+            log.warning("%s: its recording was cut off; recording it anew", path)
+            shutil.rmtree(path)
+            actions_path(path).unlink(missing_ok=True)
         config = recording(sweep, given)
         asked = config.record
         frames = len(asked.tasks) * asked.episodes_per_task * asked.frames_per_episode
@@ -142,15 +154,15 @@ def _tuner(sweep: Sweep, searcher: RunSearcher, table: StudyTable, folder: Study
 def _scheduler(sweep: Sweep, folder: StudyFolder) -> TrialScheduler:
     asked = sweep.scheduler
     if asked.kind == "fifo":
-        return FIFOScheduler()
+        return _patient(FIFOScheduler)()
     settings: dict[str, Any] = {"time_attr": "env_steps", "metric": asked.metric, "mode": "max"}
     settings["grace_period"] = asked.grace_env_steps
-    kind: type[TrialScheduler] = MedianStoppingRule
+    kind: type[TrialScheduler] = _MedianRule
     if asked.kind == "asha":
         kind = ASHAScheduler
         settings |= {"reduction_factor": asked.reduction, "max_t": 10**12}
 
-    class Noting(kind):  # type: ignore[valid-type,misc]
+    class Noting(_patient(kind)):  # type: ignore[misc]
         """Records whom it stops, so that a resumed study leaves them alone."""
 
         def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -160,6 +172,33 @@ def _scheduler(sweep: Sweep, folder: StudyFolder) -> TrialScheduler:
             return decision
 
     return Noting(**settings)
+
+
+def _patient(kind: type[TrialScheduler]) -> type[TrialScheduler]:
+    """The scheduler, with time for trials that are stopped together to write their checkpoints.
+
+    Ray Tune kills those that take more than ten seconds, and has no setting for it; a trial looks up between lines of
+    metrics only.
+    """
+
+    class Patient(kind):  # type: ignore[valid-type,misc]
+        def on_trial_add(self, controller: Any, trial: Any) -> None:
+            controller = getattr(controller, "_tune_controller", controller)
+            controller._actor_force_cleanup_timeout = CHECKPOINT_SECONDS
+            super().on_trial_add(controller, trial)
+
+    return Patient
+
+
+class _MedianRule(MedianStoppingRule):
+    """Stops and nothing else: it neither pauses runs while there are few others, nor counts a run without numbers."""
+
+    def _on_insufficient_samples(self, *_: Any) -> str:
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if self._time_attr in result and self._metric in result:
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 def _loggers(sweep: Sweep) -> list[tune.Callback]:
@@ -224,6 +263,7 @@ def _fit(tuner: tune.Tuner) -> None:
         KeyboardInterrupt: after Ctrl-C, once the trials under way wrote their checkpoints.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its newer tables are printed whatever `verbose` says
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # lines before the first evaluation lack its metric
     before = signal.getsignal(signal.SIGINT)
     try:
         tuner.fit()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from prelar_ray.errors import ConfigError
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
 
@@ -52,7 +53,12 @@ class RunSearcher(Searcher):
             if start == "finished":
                 self.waiting.remove(run)
                 if run.slot is not None and self._propose:
-                    run = self._propose(run)
+                    try:
+                        run = self._propose(run)
+                    except ConfigError as error:  # values that contradict each other; the others go on
+                        self.folder.note_failure(run.name, str(error))
+                        log.warning("%s: left out: %s", run.name, error)
+                        continue
                     self.folder.set_labels(run)
                 self.begun[trial_id] = run
                 return self._settings(run)

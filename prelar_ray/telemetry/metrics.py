@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "rllib/entropy": Metric("nats", "Mean entropy of the policy: on collected (PPO) or imagined states (DreamerV3)."),
     "rllib/grad_norm": Metric("", "Global gradient norm of PPO's networks, before clipping."),
     "rllib/world_model_loss": Metric("nats", "Loss of DreamerV3's world model, all terms together."),
-    "rllib/image_loss": Metric("", "Squared error of DreamerV3's decoded image in [0, 1], summed over pixels."),
+    "rllib/image_loss": Metric("", "Squared error of DreamerV3's decoded image in [-1, 1], summed over pixels."),
     "rllib/reward_loss": Metric("nats", "Cross-entropy of DreamerV3's reward, in buckets of its symlog."),
     "rllib/continue_loss": Metric("nats", "Cross-entropy of DreamerV3's guess whether the episode goes on."),
     "rllib/dynamics_kl": Metric("nats", "KL divergence from DreamerV3's posterior to its prior, at least 1."),

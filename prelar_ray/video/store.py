@@ -34,7 +34,7 @@ from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.types import Frames, check_frames
 from prelar_ray.wording import counted
 
-__all__ = ["MANIFEST", "VideoStore", "VideoWriter"]
+__all__ = ["MANIFEST", "VideoStore", "VideoWriter", "is_complete"]
 
 FORMAT: Final = "prelar_ray/video"
 VERSION: Final = 1
@@ -153,6 +153,15 @@ class VideoWriter:
     def _write_manifest(self) -> None:
         with atomic_file(self._path / MANIFEST) as file:
             file.write(self._manifest.model_dump_json(indent=2).encode())
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the recording of the video store at ``path`` came to its end.
+
+    Raises:
+        DataError: there is no video store, or its manifest cannot be read.
+    """
+    return _read_manifest(path).complete
 
 
 class VideoStore:

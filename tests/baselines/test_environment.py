@@ -20,14 +20,25 @@ CONFIG = EnvConfig(task="prelar/point-reach", action_repeat=2)
 
 
 def env(index: int = 0, first_number: int = 0, reward_scale: float = 1.0) -> FrameEnv:
-    return FrameEnv(CONFIG, 7, index, first_number, reward_scale)
+    return FrameEnv(CONFIG, 7, index, first_number, reward_scale, black=0.0)
 
 
-def test_all_256_levels_become_equally_spaced_floats_from_0_to_1() -> None:
-    floats = as_floats(np.arange(256, dtype=np.uint8))
+@pytest.mark.parametrize("black", [0.0, -1.0])
+def test_all_256_levels_become_equally_spaced_floats_from_black_to_1(black: float) -> None:
+    floats = as_floats(np.arange(256, dtype=np.uint8), black)
     assert floats.dtype == np.float32
-    np.testing.assert_array_equal(floats, np.arange(256, dtype=np.float32) / np.float32(255))
-    assert (floats[0], floats[255]) == (0, 1)
+    np.testing.assert_allclose(floats, np.linspace(black, 1, 256), atol=1e-7)
+    assert (floats[0], floats[255]) == (black, 1)
+
+
+@pytest.mark.parametrize(("method", "black"), [("rllib/PPO", 0.0), ("rllib/DreamerV3", -1.0)])
+def test_frames_have_the_range_that_the_algorithm_expects(method: str, black: float) -> None:
+    settings = environment_config(load_config("tiny", None, [f"method={method}"]), first_number=0)
+    shown = FrameEnv(EnvConfig(**settings["env"]), 7, 0, 0, 1.0, settings["black"])
+    frame, _ = shown.reset()
+    assert shown.observation_space.contains(frame)
+    assert shown.observation_space.low.min() == black
+    assert black <= frame.min() < black + 0.5
 
 
 @pytest.mark.usefixtures("short_episodes")
@@ -96,4 +107,4 @@ def test_every_environment_of_every_process_has_an_index_of_its_own(worker: int,
     again = make(context)  # in the place of one that failed
     for environment, index in zip([*made, again], [*indices, indices[0]], strict=True):
         expected = PointReach(1).reset(seed=derive_seed(9, "env", index, 2))[0]["image"]
-        np.testing.assert_array_equal(environment.reset()[0], as_floats(expected))
+        np.testing.assert_array_equal(environment.reset()[0], as_floats(expected, 0.0))

@@ -38,7 +38,7 @@ def test_ppo_acts_with_the_clipped_mean_of_its_gaussian(ppo: RunConfig) -> None:
     policy = ModulePolicy(network, 2, version=3, seed=0)
     image = frames(3)
     actions, state = policy.act(image, np.ones(3, np.bool_), policy.initial(3), NO_NOISE)
-    out = network.forward_inference({"obs": torch.from_numpy(as_floats(image))})
+    out = network.forward_inference({"obs": torch.from_numpy(as_floats(image, 0.0))})
     np.testing.assert_allclose(actions, out["action_dist_inputs"][:, :2].detach().clamp(-1, 1).numpy(), rtol=1e-6)
     assert (actions[:, 1] == 1).all()
     assert (actions.dtype, actions.shape, policy.version) == (np.float32, (3, 2), 3)

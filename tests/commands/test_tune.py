@@ -99,6 +99,18 @@ def test_a_dry_run_says_what_a_study_costs_on_given_nodes(tmp_path: Path, capsys
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_leaves_runs_of_rllib_out_of_its_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = "finetune: {methods: [dreamerv2, rllib/PPO], tasks: [prelar/point-reach], seeds: [0, 1]}"
+    path = sweep_file(tmp_path, stages, update_seconds={"finetune": 36.0})
+    assert tune.main([str(path), "--dry-run", "--nodes", "64x8x256"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs of RLlib, which paces itself and keeps its own replay: in none of the numbers below" in said
+    assert "hours of runs: 0.2 (given as update_seconds)" in said
+    path = sweep_file(tmp_path, stages.replace("dreamerv2, ", ""))
+    assert tune.main([str(path), "--dry-run", "--nodes", "64x8x256"]) == 0
+    assert "hours" not in capsys.readouterr().out.partition("in none of the numbers")[2]
+
+
 def test_more_than_any_node_has_is_refused_before_anything_starts(tmp_path: Path) -> None:
     path = sweep_file(tmp_path)
     text = path.read_text().replace("device: cpu", "device: cuda")

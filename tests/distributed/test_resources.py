@@ -75,6 +75,15 @@ def test_every_rank_gets_a_gpu_or_none_does() -> None:
     assert 0 < plan_resources(two, [node(2, 2)])["learner-0"].cpus < 0.5
 
 
+def test_runs_may_share_a_gpu_where_they_ask_for_a_part_of_it() -> None:
+    half = Resources(8, 0.5, 64)  # a run's part of a node where two are at once
+    shared = config("device=auto", "learner.gpus=0.5")
+    assert plan_resources(shared, [half])["learner"].gpus == 0.5
+    wanted = r"with 1 GPU each .* need 1 GPUs, a run's part of the cluster is 0\.5; use learner\.gpus=0\.5 to share one"
+    with pytest.raises(ResourceError, match=wanted):
+        plan_resources(config("device=auto"), [half])
+
+
 def test_what_no_node_can_hold_is_refused_with_the_arithmetic() -> None:
     wanted = r"learner needs 3 CPU 0 GPU, and no node has that left beside the other 3 roles .*: 2 CPU 0 GPU 64 GiB, 2 "
     with pytest.raises(ResourceError, match=wanted):

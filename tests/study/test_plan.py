@@ -94,7 +94,43 @@ def test_names_do_not_depend_on_where_the_study_lies(tmp_path: Path) -> None:
     parts = {"pretrain": {"videos": {"a": {"record.tasks": (TASK,)}}}, "finetune": {"tasks": (TASK,)}}
     one, two = (plan(tmp_path / name, **parts) for name in ("one", "two"))
     assert [run.name for run in one] == [run.name for run in two]
-    assert one[0].config.video.path == str(tmp_path / "one" / "videos" / "a")
+    assert Path(one[0].config.video.path).parent == tmp_path / "one" / "videos"
+
+
+def test_a_recording_with_other_settings_is_another_data_set(tmp_path: Path) -> None:
+    def store(settings: dict[str, Any], **recording: Any) -> str:
+        parts = {"a": {"record.tasks": (TASK,), **recording}}
+        (run,) = plan(tmp_path, settings=settings, pretrain={"videos": parts})
+        return f"{run.name} from {run.config.video.path}"
+
+    stores = [store({}), store({}, **{"record.noise": 0.3}), store({"env.camera": "1"}), store({}, seed=5)]
+    assert len(set(stores)) == 4
+    assert store({"behaviour.horizon": 3}) == stores[0]
+
+
+def test_a_run_that_is_asked_for_twice_is_planned_once(tmp_path: Path) -> None:
+    finetune = {"methods": ("dreamerv2", "dreamerv2"), "tasks": (TASK,), "seeds": (0, 0, 1)}
+    assert len(plan(tmp_path, finetune=finetune)) == 2
+    few = {**finetune, "space": {"behaviour.horizon": (3, 5)}}
+    runs = plan(tmp_path, finetune=few, search={"kind": "random", "samples": 20})
+    assert sorted((run.labels["behaviour.horizon"], run.seed) for run in runs) == [(3, 0), (3, 1), (5, 0), (5, 1)]
+
+
+def test_whatever_a_space_varies_makes_runs_of_their_own(tmp_path: Path) -> None:
+    space = {"learner.norm_statistics": ("local", "synchronised"), "behaviour.horizon": (3, 5)}
+    runs = plan(tmp_path, finetune={"methods": ("dreamerv2",), "tasks": (TASK,), "seeds": (0,), "space": space})
+    assert len({run.name for run in runs}) == 4
+    pretrain = {"videos": {"a": "videos"}, "space": {"learner.norm_statistics": ("local", "synchronised")}}
+    runs = plan(tmp_path, pretrain=pretrain)
+    assert [run.config.learner.norm_statistics for run in runs] == ["local", "synchronised"]
+
+
+def test_methods_that_pretrain_alike_share_one_whichever_is_named_first(tmp_path: Path) -> None:
+    def names(*methods: str) -> set[str]:
+        finetune = {"methods": methods, "tasks": (TASK,), "seeds": (0,)}
+        return {run.name for run in plan(tmp_path, pretrain={"videos": {"a": "videos"}}, finetune=finetune)}
+
+    assert names("prelar_naive") < names("prelar", "prelar_naive") == names("prelar_naive", "prelar")
 
 
 def test_draws_are_the_same_each_time_and_within_their_range(tmp_path: Path) -> None:
@@ -144,6 +180,44 @@ def test_draws_are_the_same_each_time_and_within_their_range(tmp_path: Path) -> 
         (
             {"pretrain": {"videos": {"a": {"record.task": "x"}}}},
             r"^pretrain\.videos: record\.task=x: unknown key; nearest: ",
+        ),
+        (
+            {"pretrain": {"videos": {"a": "v"}, "space": {"behaviour.horizon": (3, 5)}}},
+            r"^pretrain\.space\.behaviour\.horizon: this stage does not read it; vary it in finetune\.space",
+        ),
+        (
+            {"finetune": {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"pretrain.batch_size": (8, 16)}}},
+            r"^finetune\.space\.pretrain\.batch_size: this stage does not read it; vary it in pretrain\.space",
+        ),
+        (
+            {"settings": {"env.task": TASK}, "finetune": {"methods": ("dreamerv2",), "tasks": (TASK,)}},
+            r"^settings\.env\.task: a study gives it in finetune\.tasks",
+        ),
+        (
+            {"finetune": {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"seed": (0, 1)}}},
+            r"^finetune\.space\.seed: a study gives it in pretrain\.seeds and finetune\.seeds",
+        ),
+        (
+            {"pretrain": {"videos": {"a": "v"}}, "finetune": {"tasks": (TASK,), "init": {"prelra": "runs/x"}}},
+            r"^finetune\.init\.prelra: names no method .*; those are: prelar$",
+        ),
+        (
+            {
+                "finetune": {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"behaviour.horizn": (1, 2)}},
+                "search": {"kind": "optuna"},
+            },
+            r"^finetune\.space: behaviour\.horizn=1: unknown key; nearest: behaviour\.horizon",
+        ),
+        (
+            {
+                "finetune": {
+                    "methods": ("dreamerv2",),
+                    "tasks": (TASK,),
+                    "space": {"behaviour.horizon": {"integers": (0, 5)}},
+                },
+                "search": {"kind": "optuna"},
+            },
+            r"^finetune\.space: behaviour\.horizon=0: must be",
         ),
         ({"preset": "huge", "finetune": {"methods": ("dreamerv2",), "tasks": (TASK,)}}, r"preset=huge: unknown preset"),
     ],
