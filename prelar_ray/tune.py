@@ -84,20 +84,21 @@ def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespa
 
     check_inputs(sweep, runs)
     folder = StudyFolder.open(out, sweep.name, args.resume)
-    folder.write_plan(args.sweep.read_bytes(), runs, sweep.name)
-    record_videos(sweep, folder)
     again = ["tune", args.sweep, "--out", out, "--resume"]
-    try:
-        with connected(load_config(None, None, [f"cluster={args.cluster}"])):
-            status = run_study(sweep, runs, folder, args.retry_failed)
-    except KeyboardInterrupt:
-        print_next(f"kept: {out}", again)
-        raise
-    except PrelarError:
-        console.print(
-            f"kept: {out}; go on with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
-        )
-        raise
+    with folder.driven():
+        try:
+            folder.write_plan(args.sweep.read_bytes(), runs, sweep.name)
+            record_videos(sweep, folder)
+            with connected(load_config(None, None, [f"cluster={args.cluster}"])):
+                status = run_study(sweep, runs, folder, args.retry_failed)
+        except KeyboardInterrupt:
+            print_next(f"kept: {out}", again)
+            raise
+        except PrelarError:
+            console.print(
+                f"kept: {out}; go on with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
+            )
+            raise
     return _conclude(folder.failures(), status, out, again)
 
 

@@ -7,6 +7,7 @@
       plan.json      every run: name, phase, method, task, seed, labels, what it starts from
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
+      driver.json    the process that is at work on the study, while it is
       videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
       tune/          Ray Tune's own records: TensorBoard, CSV and JSON of every trial
@@ -16,13 +17,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.files import atomic_file
+from prelar_ray.processes import is_gone, this_process
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.study.plan import PlannedRun
 
@@ -64,6 +67,27 @@ class StudyFolder:
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
         return folder
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Keep other processes from driving the study too, while the block lasts.
+
+        Raises:
+            RunFolderError: one does already, or one of another machine may.
+            DataError: the folder cannot be written.
+        """
+        record = self.path / "driver.json"
+        driver = self._read("driver.json", None)
+        if driver and not is_gone(driver):
+            raise RunFolderError(
+                f"{self.path}: process {driver['pid']} on {driver['host']} is at work on this study; end it first with "
+                f"Ctrl-C, or delete {record} if it is gone"
+            )
+        self._write("driver.json", this_process())
+        try:
+            yield
+        finally:
+            record.unlink(missing_ok=True)
 
     def write_plan(self, sweep: bytes, runs: Sequence[PlannedRun], name: str) -> None:
         """Record the sweep file and what it comes to; runs and proposed values that an earlier plan had stay in it.

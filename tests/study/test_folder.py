@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from prelar_ray.errors import DataError, RunFolderError
@@ -56,6 +61,26 @@ def test_the_plan_keeps_what_an_earlier_one_had(tmp_path: Path) -> None:
     entries = json.loads((folder.path / "plan.json").read_text())["runs"]
     assert [entry["seed"] for entry in entries] == [0, 1, 2]
     assert set(entries[0]) == {"name", "phase", "method", "task", "seed", "labels", "init"}
+
+
+def test_a_study_that_a_process_is_at_work_on_is_left_to_it(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    record = folder.path / "driver.json"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started = psutil.Process(other.pid).create_time()
+        record.write_text(json.dumps({"host": socket.gethostname(), "pid": other.pid, "started": started}))
+        with (
+            pytest.raises(RunFolderError, match=f"process {other.pid} on .* is at work on this study"),
+            folder.driven(),
+        ):
+            pass
+        other.kill()
+    with folder.driven():
+        assert json.loads(record.read_text())["pid"] == os.getpid()
+    assert not record.exists()
+    record.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 0.0}))
+    with pytest.raises(RunFolderError, match="process 1 on elsewhere .* or delete .* if it is gone"), folder.driven():
+        pass
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
