@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.algorithm:
             _train_baseline(config, run, args.out.name, args.resume)
         else:
-            finetune(config, run, lambda: make_backend(config, args.out.name), init, args.resume)
+            finetune(config, run, lambda: make_backend(config, args.out), init, args.resume)
     evaluate = [] if config.algorithm else [["evaluate", args.out, "--film", "film.mp4"]]
     print_next(f"fine-tuned: {args.out}", *evaluate, ["report", args.out])
     return 0
 
 
-def make_backend(config: RunConfig, run: str = "") -> Backend:
-    """Return where the roles of ``run`` will live, as ``config.cluster`` says.
+def make_backend(config: RunConfig, out: Path) -> Backend:
+    """Return where the roles of the run in the folder ``out`` will live, as ``config.cluster`` says.
 
     Raises:
         ResourceError: see :class:`prelar_ray.distributed.ray_backend.RayBackend`.
@@ -80,7 +80,7 @@ def make_backend(config: RunConfig, run: str = "") -> Backend:
         return LocalBackend()
     from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
 
-    return RayBackend(config, "finetune", run)
+    return RayBackend(config, "finetune", out)
 
 
 def _train_baseline(config: RunConfig, run: RunFolder, name: str, resume: bool) -> None:

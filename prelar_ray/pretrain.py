@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = _with_absolute_videos(config)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
     with saying_what_is_kept(run):
-        checkpoint = pretrain(config, run, args.resume, lambda: _make_backend(config, args.out.name))
+        checkpoint = pretrain(config, run, args.resume, lambda: _make_backend(config, args.out))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"
     print_next(
         f"pre-trained: {checkpoint}",
@@ -59,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_backend(config: RunConfig, run: str) -> Backend:
+def _make_backend(config: RunConfig, out: Path) -> Backend:
     """This process for one learner, Ray for several ranks."""
     if config.learner.ranks == 1:
         return LocalBackend()
     from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
 
-    return RayBackend(config, "pretrain", run)
+    return RayBackend(config, "pretrain", out)
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.memory import GIB
 from prelar_ray.training.backend import Role
@@ -44,26 +46,33 @@ class RayBackend:
     parallel = True
 
     def __init__(
-        self, config: RunConfig, phase: str = "finetune", run: str = "", plan: dict[str, Resources] | None = None
+        self,
+        config: RunConfig,
+        phase: str = "finetune",
+        folder: Path | None = None,
+        plan: dict[str, Resources] | None = None,
     ) -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``, and reserve a place for every role.
 
         Args:
             phase: pretrain or finetune.
-            run: what tells this run's metrics from those of others on the cluster.
+            folder: of the run; its name tells this run's metrics from those of others on the cluster.
             plan: what a Tune trial has reserved; then this process is the trial's, and Ray is not its to end.
 
         Raises:
-            ResourceError: no cluster at that address, or it can never hold what the configuration asks for.
+            ResourceError: no cluster at that address, it can never hold what the configuration asks for, or its nodes
+                do not share ``folder``.
         """
         self._roles: dict[str, _RayRole] = {}  # by actor id
         self._group: PlacementGroup | None = None
-        self._gauges = Gauges(run)
+        self._gauges = Gauges(folder.name if folder else "")
         self._in_trial = plan is not None
         if not self._in_trial:
             connect(config)
         nodes = cluster_nodes()
         try:
+            if folder and not self._in_trial and len(nodes) > 1:
+                check_shared(folder)
             self._plan = plan or plan_resources(config, nodes, phase)
             self._group = _own_group() if self._in_trial else _reserve(self._plan)
         except ResourceError:

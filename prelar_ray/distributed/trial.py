@@ -111,7 +111,7 @@ class Trial(tune.Trainable):
         run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
         if "manifest" in config:
             write_manifest(run, config)
-        backend = partial(RayBackend, run_config, phase, self._out.name, _plan(config))
+        backend = partial(RayBackend, run_config, phase, self._out, _plan(config))
         self._last: dict[str, Any] = {}
         if run_config.algorithm:
             from prelar_ray.baselines.training import rllib_by_lines

@@ -7,22 +7,20 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
+from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.distributed.trial import Trial, trial_settings
-from prelar_ray.errors import ConfigError, ResourceError
+from prelar_ray.errors import ConfigError
 from prelar_ray.study.estimate import check_placeable, trial_nodes
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
@@ -103,7 +101,7 @@ def run_study(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder, ret
     ]
     nodes = trial_nodes(cluster_nodes(), sweep.concurrent)
     check_placeable(left, nodes)
-    check_shared(folder)
+    check_shared(folder.path)
     table = StudyTable(runs, folder)
     if left:
         for run in left:
@@ -220,40 +218,6 @@ def _loggers(sweep: Sweep) -> list[tune.Callback]:
         except ImportError as error:
             raise ConfigError(f"loggers: {name} is not installed; pip install {name}, or leave it out") from error
     return found
-
-
-def check_shared(folder: StudyFolder) -> None:
-    """Make sure that every node of the cluster sees the study's folder and may write there.
-
-    Raises:
-        ResourceError: one does not; names it.
-    """
-    here = socket.gethostname()
-    token = folder.path / f".shared-{uuid.uuid4().hex}"
-    token.write_text(here)
-
-    def look(path: str) -> str:
-        try:
-            answer = Path(f"{path}-{uuid.uuid4().hex}")
-            seen = Path(path).exists()
-            answer.write_text("")
-            answer.unlink()
-        except OSError as error:
-            return f"cannot write there ({error.strerror})"
-        return "" if seen else "has another folder of that name"
-
-    try:
-        for node in [node for node in ray.nodes() if node["Alive"]]:
-            affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(look).options(num_cpus=0, scheduling_strategy=affinity)
-            problem = ray.get(task.remote(str(token)), timeout=120)
-            if problem:
-                raise ResourceError(
-                    f"{folder.path}: node {node['NodeManagerAddress']} {problem}; runs move between nodes, so give an "
-                    "--out on storage that all of them share"
-                )
-    finally:
-        token.unlink(missing_ok=True)
 
 
 def _fit(tuner: tune.Tuner) -> None:

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_
 
 
 def test_without_a_cluster_all_roles_live_in_this_process(minute_config: RunConfig) -> None:
-    assert isinstance(finetune.make_backend(minute_config), LocalBackend)
+    assert isinstance(finetune.make_backend(minute_config, Path()), LocalBackend)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: Path) -> None:
