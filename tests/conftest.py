@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.types import Episode
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples, however slow the machine
+settings.load_profile("repeatable")
 
 MINUTE = """
     cluster=none device=cpu threads=1

@@ -58,7 +58,7 @@ def arrays(draw: st.DrawFn) -> Arrays:
     }
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(arrays(), st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), st.booleans())
 def test_arrays_and_metadata_survive_a_round_trip(
     tmp_path_factory: pytest.TempPathFactory, written: Arrays, metadata: dict[str, str], copy: bool

@@ -202,7 +202,7 @@ def test_mistakes_inside_a_file_are_told_by_dotted_path(written):
 # Round trip
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**63),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prelar_ray.config import RunConfig, load_config
@@ -26,7 +26,6 @@ def fits(plan: dict[str, Resources], nodes: list[Resources]) -> bool:
     return places >= len(plan) - 1 and sum(need.cpus for need in plan.values()) <= sum(node.cpus for node in nodes)
 
 
-@settings(deadline=None, derandomize=True)
 @given(NODES, st.integers(1, 7))
 def test_all_roles_have_a_place_whatever_the_cluster(nodes: list[Resources], collectors: int) -> None:
     plan = plan_resources(config(f"collect.collectors={collectors}"), nodes)

@@ -37,7 +37,7 @@ distances = st.integers(1, 7).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(distances)
 def test_value_is_the_mean_squared_difference_of_signs_over_all_ordered_pairs(values: np.ndarray) -> None:
     state, action = torch.from_numpy(values)

@@ -61,7 +61,7 @@ def test_gaussian_divergence_sums_over_dimensions() -> None:
     torch.testing.assert_close(ours, kl_divergence(first, second))
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.floats(0.01, 1e4), st.floats(-100, 100))
 def test_categorical_divergence_is_finite_never_negative_and_ignores_a_shift_of_the_logits(
     seed: int, spread: float, shift: float
@@ -108,7 +108,7 @@ def test_gradient_of_a_truncated_normal_sample_is_that_of_the_quantile() -> None
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.floats(-1, 1, width=32),
     st.floats(np.float32(0.1), np.float32(2.1), width=32),

@@ -9,7 +9,7 @@ from scipy import stats
 from prelar_ray.models.noise import Deterministic, Noise
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(2, 60), st.integers(0, 2**63 - 1))
 def test_derangement_is_a_permutation_without_a_fixed_point(n: int, seed: int) -> None:
     permutation = Noise(seed).derangement(n)

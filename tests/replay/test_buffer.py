@@ -35,7 +35,7 @@ def assert_same(one: SequenceBatch, two: SequenceBatch) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=25), capacity=st.integers(9, 40), segment=st.just(4))
 def test_the_oldest_episodes_leave_first_and_no_more_than_must(
     make_episode: Make, lengths: list[int], capacity: int, segment: int
@@ -58,7 +58,7 @@ def test_the_oldest_episodes_leave_first_and_no_more_than_must(
             assert {number for number, _ in origins(buffer.sample(5))} <= long
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), segment=st.integers(1, 12), seed=st.integers(0, 99)
 )

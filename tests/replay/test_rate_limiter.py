@@ -32,7 +32,7 @@ def test_an_update_that_nothing_paid_for_is_refused() -> None:
     assert limiter.updates == 1
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     random_steps=st.integers(0, 30),
     per_update=st.integers(1, 7),

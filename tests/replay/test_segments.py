@@ -47,7 +47,7 @@ def files(path: Path) -> list[str]:
     return sorted(file.name for file in path.iterdir())
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 12_345), st.integers(0, 1_234_567), st.integers(0, 2**32))
 def test_an_episode_survives_a_round_trip(
     tmp_path_factory: pytest.TempPathFactory, length: int, actions: int, env_index: int, number: int, seed: int

@@ -69,7 +69,7 @@ def test_every_episode_is_in_one_shard_and_counted_once(config: RunConfig, tmp_p
     assert stored == held
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(2, 12), min_size=1, max_size=30),
     count=st.integers(1, 5),

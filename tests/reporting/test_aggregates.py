@@ -92,7 +92,7 @@ def test_the_improvement_interval_is_that_of_a_bootstrap_of_both_sides() -> None
     assert interval.high == pytest.approx(high, abs=0.02)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.lists(st.integers(0, 3), min_size=2, max_size=6))
 def test_an_improvement_and_its_reverse_add_up_to_one(x: list[int], y: list[int]) -> None:
     one, other = [np.array(x, np.float64)], [np.array(y, np.float64)]

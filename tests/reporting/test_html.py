@@ -123,7 +123,7 @@ DAMAGE: list[Callable[[bytes, int], bytes | None]] = [
 ]
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(file=st.sampled_from(FILES), damage=st.sampled_from(DAMAGE), where=st.integers(0, 10**6))
 def test_a_damaged_run_is_reported_all_the_same(
     tmp_path_factory: pytest.TempPathFactory,

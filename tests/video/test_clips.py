@@ -39,7 +39,7 @@ def positions(clips: Frames) -> list[tuple[int, int]]:
     return result
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.integers(1, 6),

@@ -52,7 +52,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=8), st.integers(1, 12))
 def test_what_is_recorded_is_read(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], shard_frames: int
