@@ -51,13 +51,15 @@ class RayBackend:
         phase: str = "finetune",
         folder: Path | None = None,
         plan: dict[str, Resources] | None = None,
+        run: str = "",
     ) -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``, and reserve a place for every role.
 
         Args:
             phase: pretrain or finetune.
-            folder: of the run; its name tells this run's metrics from those of others on the cluster.
+            folder: of the run.
             plan: what a Tune trial has reserved; then this process is the trial's, and Ray is not its to end.
+            run: what tells this run's logs and metrics from those of others on the cluster; without: the folder's name.
 
         Raises:
             ResourceError: no cluster at that address, it can never hold what the configuration asks for, or its nodes
@@ -65,7 +67,8 @@ class RayBackend:
         """
         self._roles: dict[str, _RayRole] = {}  # by actor id
         self._group: PlacementGroup | None = None
-        self._gauges = Gauges(folder.name if folder else "")
+        self._run = run or (folder.name if folder else "")
+        self._gauges = Gauges(self._run)
         self._in_trial = plan is not None
         if not self._in_trial:
             connect(config)
@@ -106,7 +109,7 @@ class RayBackend:
                 placement_group_capture_child_tasks=True,
             ),
         }
-        actor = ray.remote(factory).options(**options).remote(*args)
+        actor = ray.remote(labelled(factory, f"{self._run}/{name}".lstrip("/"))).options(**options).remote(*args)
         role = _RayRole(name, actor)
         self._roles[actor._actor_id.hex()] = role
         return role
@@ -254,6 +257,12 @@ class _RayRole:
         return getattr(self.actor, method).options(num_returns=returns).remote(*args)
 
 
+def labelled(factory: Callable[..., Any], label: str) -> type[Any]:
+    """The class of a role whose lines in the log, and whose row on the dashboard, begin with ``label``."""
+    assert isinstance(factory, type)
+    return type(factory.__name__, (factory,), {"__repr__": lambda role: label, "__module__": factory.__module__})
+
+
 def _resident(role: Any) -> float:
     return float(psutil.Process().memory_info().rss) / 2**30
 
@@ -262,7 +271,7 @@ def connect(config: RunConfig) -> None:
     """Connect to the cluster that ``config.cluster`` names, or start one on this machine for ``auto``.
 
     Raises:
-        ResourceError: no cluster at that address.
+        ResourceError: no cluster at that address, or none could be started.
     """
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -276,7 +285,13 @@ def connect(config: RunConfig) -> None:
 def _initialise(config: RunConfig) -> None:
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if config.cluster == "auto":
-        ray.init(address="local", include_dashboard=config.dashboard, **common)
+        try:
+            ray.init(address="local", include_dashboard=config.dashboard, **common)
+        except Exception as error:  # Ray raises just that where a process of its own does not come up in time
+            raise ResourceError(
+                f"cluster=auto: Ray did not start on this machine ({_first_line(error)}); where the machine is busy, "
+                "try again, else run prelar-ray doctor; cluster=none does without"
+            ) from error
         return
     try:
         ray.init(address=config.cluster, **common)

@@ -111,18 +111,23 @@ class Trial(tune.Trainable):
         run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
         if "manifest" in config:
             write_manifest(run, config)
-        backend = partial(RayBackend, run_config, phase, self._out, _plan(config))
+        name = config.get("name", self._out.name)
+        backend = partial(RayBackend, run_config, phase, self._out, _plan(config), name)
         self._last: dict[str, Any] = {}
         if run_config.algorithm:
             from prelar_ray.baselines.training import rllib_by_lines
 
-            place = partial(RLlibPlace, run_config, self._out.name, _plan(config))
+            place = partial(RLlibPlace, run_config, name, _plan(config))
             self._lines = rllib_by_lines(run_config, run, place, resume)
         elif phase == "pretrain":
             self._lines = pretrain_by_lines(run_config, run, resume, backend)
         else:
             init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
             self._lines = finetune_by_lines(run_config, run, backend, init, resume)
+
+    def __repr__(self) -> str:
+        """Begins its lines in the log, and its row on the dashboard."""
+        return str(self.config.get("name", Path(self.config["out"]).name)) if self.config else type(self).__name__
 
     def step(self) -> dict[str, Any]:
         """Go on to the next line of metrics."""
