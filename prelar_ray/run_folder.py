@@ -18,7 +18,6 @@ import logging
 import os
 import shlex
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -28,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.processes import is_gone, this_process
 from prelar_ray.provenance import provenance
 
 __all__ = ["IMPORT", "RunFolder", "require_new"]
@@ -103,7 +102,7 @@ class RunFolder:
         self._going_on = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
-        self.update(status="running", finished=None, process=_this_process())
+        self.update(status="running", finished=None, process=this_process())
         with atomic_file(self.config_path) as file:
             file.write(self._config_yaml.encode())
 
@@ -264,7 +263,7 @@ def _came_to_nothing(path: Path, abandoned: bool) -> bool:
     """
     with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
         info = json.loads((path / "run.json").read_bytes())
-        killed = info["status"] == "running" and (abandoned or _was_killed(info))
+        killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
         ended = killed or info["status"] in ("failed", "interrupted")
         made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
         saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
@@ -292,27 +291,6 @@ def _remove_remains(path: Path) -> None:
             shutil.rmtree(remains)
         else:
             remains.unlink()
-
-
-def _was_killed(info: dict[str, Any]) -> bool:
-    """Whether the process that a record calls running is known to be gone; on another machine nobody can tell."""
-    process, this = info["process"], _this_process()
-    if process["host"] != this["host"]:
-        return False
-    try:
-        found = psutil.Process(process["pid"])
-        started = found.create_time()
-        if found.status() == psutil.STATUS_ZOMBIE:  # ended, and nobody asked how
-            return True
-    except psutil.NoSuchProcess:
-        return True
-    return bool(abs(started - process["started"]) > 2.0)  # seconds; another got its number. Clocks are adjusted
-
-
-def _this_process() -> dict[str, Any]:
-    """What tells a process from all others, also from a later one with its number."""
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
 def _now() -> str:

@@ -13,7 +13,10 @@ import prelar_ray
 PACKAGE = Path(prelar_ray.__file__).parent
 
 PACKAGE_INIT = "prelar_ray"
-BASE = {"types", "errors", "seeding", "files", "interrupts", "statistics", "provenance", "wording", PACKAGE_INIT}
+BASE = {
+    *("types", "errors", "seeding", "files", "interrupts", "processes", "statistics", "provenance", "wording"),
+    PACKAGE_INIT,
+}
 RECORDS = {"config", "telemetry", "run_folder", "memory", "mirror"}
 DATA = {"arrow_io", "envs", "video", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from prelar_ray import run_folder
@@ -241,15 +237,6 @@ def test_a_trial_of_a_study_begins_anew_what_no_process_is_at_work_in(tmp_path: 
     (path / "manifest.json").write_text("{}")
     RunFolder.create(path, "seed: 1\n", "finetune", abandoned=True)
     assert sorted(entry.name for entry in path.iterdir()) == ["config.yaml", "run.json"]
-
-
-def test_a_process_that_ended_and_that_nobody_waited_for_is_gone(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
-        started = psutil.Process(ended.pid).create_time()
-        while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
-        process = {**GONE, "pid": ended.pid, "started": started}
-        RunFolder.create(begun(tmp_path / "run", status="running", process=process), "seed: 1\n", "finetune")
 
 
 @pytest.mark.parametrize("file", ["checkpoints/000000000/state.pt", "evaluations.jsonl", "thesis.txt"])
