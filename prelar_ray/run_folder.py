@@ -76,11 +76,14 @@ class RunFolder:
             abandoned: the caller knows that no process is at work in the folder, wherever the last one was.
 
         Raises:
-            RunFolderError: the folder cannot be used; the message says why and what to do instead.
+            RunFolderError: the folder cannot be used, or another process is at work in it; the message says why and
+                what to do instead.
         """
         if resume:
             folder = cls._to_resume(path, phase, config_yaml)
             _refuse_unusable(path)
+            if not abandoned:
+                _refuse_at_work(path, folder.info)
             return folder
         _refuse_unusable(path)
         _refuse_occupied(path, abandoned)
@@ -243,6 +246,27 @@ def _refuse_unusable(path: Path) -> None:
         raise RunFolderError(f"{path}: cannot make this folder: {error.strerror}; choose another --out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
+
+
+def _refuse_at_work(path: Path, info: dict[str, Any]) -> None:
+    """Two processes in one folder would write over, and remove, what the other made."""
+    this = this_process()
+    with suppress(KeyError, TypeError):  # an older record does not say which process it is
+        process = info["process"]
+        if info["status"] != "running" or is_gone(process):
+            return
+        pid, host = process["pid"], process["host"]
+        if host != this["host"]:
+            log.warning(
+                "%s: its record says that process %s on %s is at work in it; make sure that it is not: two at once "
+                "destroy each other's files",
+                *(path, pid, host),
+            )
+        elif pid != this["pid"]:
+            raise RunFolderError(
+                f"{path}: process {pid} is at work in it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
+                "checkpoint), then --resume"
+            )
 
 
 def _refuse_occupied(path: Path, abandoned: bool) -> None:
