@@ -25,7 +25,15 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.files import atomic_file, cannot_write
 
-__all__ = ["FOREIGN_META", "Checkpoint", "CheckpointFolders", "CheckpointStore", "load_checkpoint", "snapshot"]
+__all__ = [
+    "FOREIGN_META",
+    "Checkpoint",
+    "CheckpointFolders",
+    "CheckpointStore",
+    "is_whole",
+    "load_checkpoint",
+    "snapshot",
+]
 
 T = TypeVar("T")
 
@@ -204,6 +212,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if checksum(state_path) != sha256:
         raise CheckpointError(f"{state_path}: checksum differs from {_META}: truncated or damaged; use an earlier one")
     return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's tensors are what its checksum says; they are not loaded."""
+    try:
+        return bool(checksum(path / _STATE) == json.loads((path / _META).read_bytes())["sha256"])
+    except (OSError, DataError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _move(folder: Path, target: Path) -> None:

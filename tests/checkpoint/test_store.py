@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from prelar_ray.arrow_io import checksum
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 
@@ -236,9 +236,9 @@ def empty(path: Path) -> None:
 def test_a_damaged_state_is_refused_by_name_and_passed_over_in_search_of_the_latest(
     store: CheckpointStore, save: Save, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
-    save(1)
-    path = save(2)
+    earlier, path = save(1), save(2)
     damage(path / "state.pt")
+    assert (is_whole(earlier), is_whole(path)) == (True, False)
     with pytest.raises(CheckpointError, match=r"000000002/state\.pt: checksum differs from meta\.json: truncated or d"):
         load_checkpoint(path)
     with caplog.at_level(logging.WARNING):
