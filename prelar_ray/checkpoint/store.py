@@ -69,7 +69,7 @@ class CheckpointFolders:
     def writing(self, update: int) -> Iterator[Path]:
         """Give the block an empty folder to fill; it becomes the checkpoint whole or not at all.
 
-        Older ones are pruned only afterwards.
+        Older ones are pruned only afterwards. Only one process writes, so what a killed one left is removed.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
@@ -78,7 +78,8 @@ class CheckpointFolders:
         temporary = self.folder / f".{target.name}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in (*self.folder.glob(".[0-9]*.tmp"), *self.folder.glob(".[0-9]*.old")):
+                shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
             yield temporary
             _move(temporary, target)
@@ -97,7 +98,7 @@ class CheckpointFolders:
         if path.exists():
             with atomic_file(path / "score.json") as file:
                 file.write(json.dumps({"evaluation_return": score}).encode())
-            self._prune()
+            self._prune(path)
 
     def path(self, update: int) -> Path:
         """Where the checkpoint of an update is, or would be."""
@@ -125,10 +126,15 @@ class CheckpointFolders:
                 log.warning("%s; trying the one before", error)
         raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
 
-    def _prune(self, saved: Path | None = None) -> None:
-        # What was just saved stays even behind later ones: they are damaged, or the run would not have gone back.
-        keep = set(self.paths()[-self.keep_last :]) | {self.best(), saved}
-        for path in self.paths():
+    def _prune(self, reached: Path) -> None:
+        """Leave the newest ones up to the one that was just saved or scored, and the best.
+
+        What lies beyond is damaged, or the run would not have gone back, or newer than what was scored; so that the
+        newest whole one is never removed.
+        """
+        older = [path for path in self.paths() if path <= reached]
+        keep = {*older[-self.keep_last :], self.best()}
+        for path in older:
             if path not in keep:
                 shutil.rmtree(path)
 
