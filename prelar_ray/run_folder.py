@@ -3,7 +3,7 @@
 ::
 
     RUN/
-      run.json            phase, status, versions, hardware, timings, summary
+      run.json            phase, id, status, versions, hardware, timings, summary
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
@@ -20,6 +20,7 @@ import shlex
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -51,7 +52,8 @@ class RunFolder:
     def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
         self._config_yaml = config_yaml
-        self._going_on = False
+        self.going_on = False
+        """Whether training is under way in this process; until then a run to resume is as it was."""
         self.info = info
         """Content of ``run.json``. Its status is running (a killed run stays that), finished, interrupted or failed."""
         self.config_path = path / "config.yaml"
@@ -76,18 +78,21 @@ class RunFolder:
             abandoned: the caller knows that no process is at work in the folder, wherever the last one was.
 
         Raises:
-            RunFolderError: the folder cannot be used; the message says why and what to do instead.
+            RunFolderError: the folder cannot be used, or another process is at work in it; the message says why and
+                what to do instead.
         """
         if resume:
             folder = cls._to_resume(path, phase, config_yaml)
             _refuse_unusable(path)
+            if not abandoned:
+                _refuse_at_work(path, folder.info)
             return folder
         _refuse_unusable(path)
         _refuse_occupied(path, abandoned)
         _remove_remains(path)
         folder = cls(path, {}, config_yaml)
-        folder.info = {"phase": phase, "created": _now(), "command": shlex.join(sys.orig_argv), **provenance()}
-        folder.info |= {"timings": {}, "summary": {}}
+        folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now(), "command": shlex.join(sys.orig_argv)}
+        folder.info |= {**provenance(), "timings": {}, "summary": {}}
         folder.go_on()
         return folder
 
@@ -97,9 +102,9 @@ class RunFolder:
         Raises:
             DataError: it cannot be written.
         """
-        if self._going_on:
+        if self.going_on:
             return
-        self._going_on = True
+        self.going_on = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
         self.update(status="running", finished=None, process=this_process())
@@ -150,7 +155,7 @@ class RunFolder:
                 ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
             # The reason the run ends matters more than a second failure, e.g. of writing to a full disk.
             with suppress(PrelarError):
-                if self._going_on:
+                if self.going_on:
                     self.update(finished=_now(), **ending)
             raise
         self.update(status="finished", finished=_now())
@@ -164,7 +169,7 @@ class RunFolder:
         finally:
             timings = dict(self.info["timings"])
             timings[name] = round(timings.get(name, 0.0) + time.monotonic() - began, 3)
-            if self._going_on:
+            if self.going_on:
                 self.update(timings=timings)
 
     def save_frames(self, name: str, **arrays: Any) -> None:
@@ -243,6 +248,27 @@ def _refuse_unusable(path: Path) -> None:
         raise RunFolderError(f"{path}: cannot make this folder: {error.strerror}; choose another --out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
+
+
+def _refuse_at_work(path: Path, info: dict[str, Any]) -> None:
+    """Two processes in one folder would write over, and remove, what the other made."""
+    this = this_process()
+    with suppress(KeyError, TypeError):  # an older record does not say which process it is
+        process = info["process"]
+        if info["status"] != "running" or is_gone(process):
+            return
+        pid, host = process["pid"], process["host"]
+        if host != this["host"]:
+            log.warning(
+                "%s: its record says that process %s on %s is at work in it; make sure that it is not: two at once "
+                "destroy each other's files",
+                *(path, pid, host),
+            )
+        elif pid != this["pid"]:
+            raise RunFolderError(
+                f"{path}: process {pid} is at work in it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
+                "checkpoint), then --resume"
+            )
 
 
 def _refuse_occupied(path: Path, abandoned: bool) -> None:

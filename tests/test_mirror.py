@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from prelar_ray import fetch as command
 from prelar_ray import finetune, mirror
-from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.checkpoint.store import is_whole, load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.errors import ConfigError, DataError, RunFolderError
 from prelar_ray.mirror import Mirror, fetch, mirrored
+from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 
 
@@ -19,7 +23,7 @@ from prelar_ray.telemetry.writers import read_metrics
 def folder(tmp_path: Path) -> Path:
     """Looks like a run in the middle of its work."""
     run = tmp_path / "here" / "run"
-    write(run / "run.json", "{}")
+    RunFolder.create(run, "seed: 0\n", "finetune")
     write(run / "metrics.jsonl", "1\n")
     write(run / "replay/00000000-env0000-episode000000.arrow", "steps")
     checkpoint(run, 10)
@@ -33,9 +37,21 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def checkpoint(run: Path, update: int) -> None:
-    write(run / f"checkpoints/{update:09d}/state.pt", f"tensors {update}")
-    write(run / f"checkpoints/{update:09d}/meta.json", f"whole {update}")
+def checkpoint(run: Path, update: int, tensors: str = "tensors") -> Path:
+    path = run / f"checkpoints/{update:09d}"
+    write(path / "state.pt", tensors)
+    write(path / "meta.json", json.dumps({"sha256": hashlib.sha256(tensors.encode()).hexdigest()}))
+    return path
+
+
+def mirror_of(run: Path, there: Path) -> Mirror:
+    return Mirror(RunFolder.open(run), f"file://{there}", is_whole)
+
+
+def going_on(path: Path) -> RunFolder:
+    run = RunFolder.create(path, "seed: 0\n", "finetune", resume=True)
+    run.go_on()
+    return run
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -47,12 +63,12 @@ def whole(folder: Path) -> dict[str, str]:
 
 
 def test_a_copy_holds_all_but_what_is_being_written(folder: Path, tmp_path: Path) -> None:
-    Mirror(folder, f"file://{tmp_path}/there").sync()
+    mirror_of(folder, tmp_path / "there").sync()
     assert files(tmp_path / "there" / "run") == whole(folder)
 
 
 def test_a_later_sync_brings_what_is_new_and_removes_what_is_gone(folder: Path, tmp_path: Path) -> None:
-    copy = Mirror(folder, f"file://{tmp_path}/there")
+    copy = mirror_of(folder, tmp_path / "there")
     copy.sync()
     kept = tmp_path / "there/run/replay/00000000-env0000-episode000000.arrow"
     before = kept.stat().st_mtime_ns
@@ -70,13 +86,14 @@ def test_episodes_come_before_checkpoints_and_tensors_before_what_makes_them_who
     copied: list[str] = []
     copy = Mirror._copy
 
-    def noting(self: Mirror, path: Path, target: str) -> None:
-        copied.append(path.name)
-        copy(self, path, target)
+    def noting(self: Mirror, name: str) -> None:
+        copied.append(name.rpartition("/")[2])
+        copy(self, name)
 
     monkeypatch.setattr(Mirror, "_copy", noting)
-    Mirror(folder, f"file://{tmp_path}/there").sync()
-    assert copied[0].startswith("00000000-env")
+    mirror_of(folder, tmp_path / "there").sync()
+    assert copied[0] == "run.json"  # whose copy it is
+    assert copied[1].startswith("00000000-env")
     assert copied[-2:] == ["state.pt", "meta.json"]
 
 
@@ -86,7 +103,7 @@ def test_a_file_cut_off_on_its_way_does_not_appear(
     def cut_off(source: object, sink: object, length: int = 0) -> None:
         raise OSError("the line went dead")
 
-    copy = Mirror(folder, f"file://{tmp_path}/there")
+    copy = mirror_of(folder, tmp_path / "there")
     with monkeypatch.context() as patch:
         patch.setattr(mirror.shutil, "copyfileobj", cut_off)
         with pytest.raises(OSError, match="went dead"):
@@ -110,10 +127,11 @@ def test_every_new_checkpoint_is_copied_while_the_run_goes_on(
             arrived.set()
 
     monkeypatch.setattr(Mirror, "sync", syncing)
-    with mirrored(folder, f"file://{tmp_path}/there"):
+    run = going_on(folder)
+    with mirrored(run, f"file://{tmp_path}/there", is_whole):
         checkpoint(folder, 20)
         assert arrived.wait(30)
-        write(folder / "run.json", "finished")
+        run.update(status="finished")
     assert files(tmp_path / "there" / "run") == whole(folder)
 
 
@@ -124,7 +142,7 @@ def test_a_copy_that_fails_is_said_and_costs_the_run_nothing(
         raise OSError("no route to host")
 
     monkeypatch.setattr(Mirror, "sync", failing)
-    with mirrored(folder, f"file://{tmp_path}/there"):
+    with mirrored(going_on(folder), f"file://{tmp_path}/there", is_whole):
         pass
     assert "not up to date (no route to host); the run folder itself is" in caplog.text
 
@@ -132,8 +150,98 @@ def test_a_copy_that_fails_is_said_and_costs_the_run_nothing(
 @pytest.mark.parametrize(("uri", "reason"), [("ftp://there", "ftp"), ("there", "there"), ("file:///proc/there", "")])
 def test_an_address_that_cannot_be_used_is_refused_at_once(folder: Path, uri: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"^checkpoint\.mirror={uri}: .*{reason}.*give an address such as"):
-        with mirrored(folder, uri):
+        with mirrored(going_on(folder), uri, is_whole):
             pytest.fail("begun")
+    assert RunFolder.open(folder).info["status"] == "failed"
+
+
+def test_a_run_of_the_same_name_is_refused_and_the_copy_stays(folder: Path, tmp_path: Path) -> None:
+    mirror_of(folder, tmp_path / "there").sync()
+    before = files(tmp_path / "there")
+    new = RunFolder.create(tmp_path / "elsewhere" / "run", "seed: 0\n", "finetune")
+    address = f"file://{tmp_path}/there"
+    with pytest.raises(ConfigError, match=rf"holds the copy of another run; .*`prelar-ray fetch {address}/run NEW`"):
+        with mirrored(new, address, is_whole):
+            pytest.fail("begun")
+    assert files(tmp_path / "there") == before
+    assert RunFolder.open(new.path).info["status"] == "failed"
+
+
+def test_two_runs_that_began_at_one_address_together_leave_the_copy_to_the_first(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = RunFolder.create(tmp_path / "elsewhere" / "run", "seed: 0\n", "finetune")
+    with mirrored(second, f"file://{tmp_path}/there", is_whole):
+        mirror_of(folder, tmp_path / "there").sync()
+        checkpoint(second.path, 20)
+    assert files(tmp_path / "there" / "run") == whole(folder)
+    assert "not up to date (checkpoint.mirror=" in caplog.text
+
+
+def test_what_ended_before_its_first_checkpoint_leaves_the_address_free(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "checkpoints")
+    mirror_of(folder, tmp_path / "there").sync()
+    assert "run.json" in files(tmp_path / "there" / "run")
+    new = RunFolder.create(tmp_path / "elsewhere" / "run", "seed: 0\n", "finetune")
+    checkpoint(new.path, 1)
+    mirror_of(new.path, tmp_path / "there").sync()
+    assert load(tmp_path / "there" / "run" / "run.json")["id"] == new.info["id"]
+
+
+def load(path: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads(path.read_text())
+    return content
+
+
+def test_a_resume_that_is_refused_leaves_the_copy_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror_of(folder, tmp_path / "there").sync()
+    before = files(tmp_path / "there")
+    checkpoint(folder, 20)
+    write(folder / "metrics.jsonl", "2\n")
+    monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
+    run = RunFolder.create(folder, "seed: 0\n", "finetune", resume=True)
+    with mirrored(run, f"file://{tmp_path}/there", is_whole):
+        time.sleep(0.2)  # many looks for a new checkpoint, and no go_on
+    assert files(tmp_path / "there") == before
+
+
+@pytest.mark.parametrize("damaged", ["state.pt", "meta.json"])
+def test_a_checkpoint_damaged_here_stays_whole_there(folder: Path, tmp_path: Path, damaged: str) -> None:
+    newest = checkpoint(folder, 20)
+    copy = mirror_of(folder, tmp_path / "there")
+    copy.sync()
+    (newest / damaged).write_text("cut")
+    copy.sync()
+    (newest / damaged).unlink()
+    copy.sync()
+    assert is_whole(tmp_path / "there" / "run" / "checkpoints" / "000000020")
+    shutil.rmtree(newest)
+    copy.sync()
+    assert not (tmp_path / "there/run/checkpoints/000000020/meta.json").exists(), "pruned here, with a whole one left"
+
+
+def test_nothing_is_removed_there_while_no_checkpoint_is_whole_here(folder: Path, tmp_path: Path) -> None:
+    copy = mirror_of(folder, tmp_path / "there")
+    copy.sync()
+    before = files(tmp_path / "there")
+    shutil.rmtree(folder / "replay")
+    shutil.rmtree(folder / "checkpoints")
+    copy.sync()
+    write(folder / "checkpoints/000000020/state.pt", "cut")
+    copy.sync()
+    assert files(tmp_path / "there") == before
+
+
+def test_a_checkpoint_saved_anew_with_files_of_the_same_sizes_is_copied_whole(folder: Path, tmp_path: Path) -> None:
+    copy = mirror_of(folder, tmp_path / "there")
+    write(folder / "checkpoints/000000010/score.json", "{}")
+    copy.sync()
+    shutil.rmtree(folder / "checkpoints/000000010")
+    checkpoint(folder, 10, "TENSORS")
+    copy.sync()
+    assert files(tmp_path / "there" / "run") == whole(folder)
 
 
 @pytest.mark.usefixtures("short_episodes")
@@ -161,6 +269,6 @@ def test_what_is_no_run_is_not_fetched_and_nothing_is_overwritten(folder: Path, 
     with pytest.raises(DataError, match=r"no run folder, it holds no run\.json"):
         fetch(f"file://{tmp_path}/other", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    Mirror(folder, f"file://{tmp_path}/there").sync()
+    mirror_of(folder, tmp_path / "there").sync()
     with pytest.raises(RunFolderError, match="exists already"):
         fetch(f"file://{tmp_path}/there/run", folder)

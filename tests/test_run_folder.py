@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from prelar_ray import run_folder
@@ -69,10 +70,11 @@ def test_resuming_keeps_the_record_and_sets_the_status(tmp_path: Path) -> None:
     with folder.timed("learning"):
         pass
     folder.update(status="interrupted", finished="then")
-    created = folder.info["created"]
+    made = folder.info["id"], folder.info["created"]
     resumed = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
     resumed.go_on()
-    assert (resumed.info["status"], resumed.info["finished"], resumed.info["created"]) == ("running", None, created)
+    assert (resumed.info["status"], resumed.info["finished"]) == ("running", None)
+    assert (resumed.info["id"], resumed.info["created"]) == made
     assert resumed.info["timings"].keys() == {"learning"}
     assert len(resumed.info["resumed"]) == 1
     assert (tmp_path / "config.yaml").read_text() == "seed: 2\n"
@@ -237,6 +239,43 @@ def test_a_trial_of_a_study_begins_anew_what_no_process_is_at_work_in(tmp_path: 
     (path / "manifest.json").write_text("{}")
     RunFolder.create(path, "seed: 1\n", "finetune", abandoned=True)
     assert sorted(entry.name for entry in path.iterdir()) == ["config.yaml", "run.json"]
+
+
+PARENT = {"host": socket.gethostname(), "pid": os.getppid(), "started": psutil.Process(os.getppid()).create_time()}
+
+
+def test_a_run_that_another_process_is_at_work_in_cannot_be_resumed(tmp_path: Path) -> None:
+    path = begun(tmp_path / "run", process=PARENT)
+    before = (path / "run.json").read_bytes()
+    with pytest.raises(RunFolderError, match=rf"/run: process {os.getppid()} is at work in it; stop that first"):
+        RunFolder.create(path, "seed: 1\n", "finetune", resume=True)
+    assert (path / "run.json").read_bytes() == before
+    RunFolder.create(path, "seed: 1\n", "finetune", resume=True, abandoned=True)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "interrupted", "process": PARENT},
+        {"status": "running"},  # by the process of this test
+        {"status": "running", "process": GONE},
+        {"status": "running", "process": REPLACED},
+        {"status": "running", "process": None},  # as older versions leave it
+    ],
+)
+def test_a_run_that_nobody_else_is_at_work_in_can_be_resumed(
+    tmp_path: Path, record: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    RunFolder.create(begun(tmp_path / "run", **record), "seed: 1\n", "finetune", resume=True)
+    assert not caplog.records
+
+
+def test_a_run_that_may_be_under_way_on_another_host_is_resumed_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = begun(tmp_path / "run", process={**PARENT, "pid": os.getpid(), "host": "elsewhere"})
+    RunFolder.create(path, "seed: 1\n", "finetune", resume=True)
+    assert f"process {os.getpid()} on elsewhere is at work in it; make sure that it is not" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["checkpoints/000000000/state.pt", "evaluations.jsonl", "thesis.txt"])

@@ -20,7 +20,7 @@ from prelar_ray.types import Episode
 __all__ = ["Collected", "Collector"]
 
 FAILURES_IN_A_ROW = 3
-"""How often an environment may fail between two whole episodes before the run gives up."""
+"""Failures of an environment between two whole episodes that a run survives; one more ends it."""
 
 
 @dataclass(frozen=True)

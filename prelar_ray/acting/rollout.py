@@ -45,7 +45,7 @@ class Rollout:
     """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours.
 
     An environment that raises, shows something that is no frame, or does not answer may be made anew: its episode is
-    left out and the next number begins.
+    left out and the next number begins. Making it anew may fail and take time as a step may.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class Rollout:
         return finished
 
     def close(self) -> None:
-        """Close all environments."""
+        """Close all environments, those that are broken too."""
         for env in self._envs:
-            env.close()
+            _close(env, self._timeout)
 
     def _actions(self, policy: Acts, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
         """Actions of the active environments, ``(n, A)``; each environment draws from its own generator.
@@ -183,7 +183,18 @@ class Rollout:
         return bool(terminated or truncated)
 
     def _fail(self, i: int, where: str, error: Exception) -> None:
-        """Leave the episode out and make the environment anew, or give up."""
+        """Leave the episode out and make the environment anew, or give up; that it cannot be made is a failure too."""
+        self._count_failure(i, where, error)
+        _close(self._envs[i], self._timeout)
+        while True:
+            try:
+                with time_limit(self._timeout):
+                    self._envs[i] = self._make_env(self._config, self._seeds(self.indices[i], self.numbers[i])[0])
+                return
+            except Exception as again:
+                self._count_failure(i, "making it", again)
+
+    def _count_failure(self, i: int, where: str, error: Exception) -> None:
         what = f"environment {self.indices[i]}, episode {self.numbers[i]}, {where}: {type(error).__name__}: {error}"
         self._in_a_row[i] += 1
         if self._in_a_row[i] > self._failures_allowed:
@@ -191,9 +202,6 @@ class Rollout:
         self.failures.append(what)
         self._rows[i] = []
         self.numbers[i] += 1
-        with suppress(Exception), time_limit(self._timeout):  # it is broken already
-            self._envs[i].close()
-        self._envs[i] = self._make_env(self._config, self._seeds(self.indices[i], self.numbers[i])[0])
 
     def _finish(self, i: int, version: int) -> Episode:
         images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
@@ -214,6 +222,11 @@ class Rollout:
         self.numbers[i] += 1
         self._in_a_row[i] = 0
         return episode
+
+
+def _close(env: gym.Env[Any, Any], timeout: float) -> None:
+    with suppress(Exception), time_limit(timeout):  # it may be broken, or closed already
+        env.close()
 
 
 def _frame(observation: Any) -> Frames:

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from prelar_ray.arrow_io import checksum
 from prelar_ray.checkpoint.store import FOREIGN_META, CheckpointFolders
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.errors import CheckpointError, UsageError
+from prelar_ray.errors import CheckpointError, DataError, UsageError
 from prelar_ray.files import atomic_file
 
-__all__ = ["ALGORITHM", "AlgorithmCheckpoint", "Counters", "load", "resumable", "save"]
+__all__ = ["ALGORITHM", "AlgorithmCheckpoint", "Counters", "is_whole", "load", "resumable", "save"]
 
 FORMAT = 1
 ALGORITHM = "algorithm"
@@ -96,6 +96,15 @@ def load(path: Path) -> AlgorithmCheckpoint:
         if not (path / name).is_file() or checksum(path / name) != expected:
             raise CheckpointError(f"{path / name}: missing, or not what {FOREIGN_META} says; use an earlier one")
     return AlgorithmCheckpoint(path, config, counters)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be gone on from, as far as its checksums tell."""
+    try:
+        load(path)
+    except (CheckpointError, DataError):
+        return False
+    return True
 
 
 def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpoint:

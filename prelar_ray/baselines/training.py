@@ -18,7 +18,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from prelar_ray.acting.collector import Collected
 from prelar_ray.acting.evaluator import evaluate_policy
 from prelar_ray.baselines.algorithm import algorithm_config
-from prelar_ray.baselines.checkpoints import ALGORITHM, AlgorithmCheckpoint, Counters, resumable, save
+from prelar_ray.baselines.checkpoints import ALGORITHM, AlgorithmCheckpoint, Counters, is_whole, resumable, save
 from prelar_ray.baselines.environment import register
 from prelar_ray.baselines.episodes import FinishedEpisodes
 from prelar_ray.baselines.metrics import learner_metrics, sampled_steps, updates
@@ -72,7 +72,7 @@ def rllib_by_lines(
         CheckpointError: nothing to resume from, another algorithm or other networks than the run's, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
     """
-    with mirrored(run.path, config.checkpoint.mirror), run.track():
+    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable(folders, config) if resume else None  # before Ray takes its seconds
         with closing(start_place()) as place, Progress() as progress, run.timed(PHASE):

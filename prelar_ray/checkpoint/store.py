@@ -25,7 +25,15 @@ from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.files import atomic_file, cannot_write
 
-__all__ = ["FOREIGN_META", "Checkpoint", "CheckpointFolders", "CheckpointStore", "load_checkpoint", "snapshot"]
+__all__ = [
+    "FOREIGN_META",
+    "Checkpoint",
+    "CheckpointFolders",
+    "CheckpointStore",
+    "is_whole",
+    "load_checkpoint",
+    "snapshot",
+]
 
 T = TypeVar("T")
 
@@ -61,7 +69,7 @@ class CheckpointFolders:
     def writing(self, update: int) -> Iterator[Path]:
         """Give the block an empty folder to fill; it becomes the checkpoint whole or not at all.
 
-        Older ones are pruned only afterwards.
+        Older ones are pruned only afterwards. Only one process writes, so what a killed one left is removed.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
@@ -70,7 +78,8 @@ class CheckpointFolders:
         temporary = self.folder / f".{target.name}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in (*self.folder.glob(".[0-9]*.tmp"), *self.folder.glob(".[0-9]*.old")):
+                shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
             yield temporary
             _move(temporary, target)
@@ -89,7 +98,7 @@ class CheckpointFolders:
         if path.exists():
             with atomic_file(path / "score.json") as file:
                 file.write(json.dumps({"evaluation_return": score}).encode())
-            self._prune()
+            self._prune(path)
 
     def path(self, update: int) -> Path:
         """Where the checkpoint of an update is, or would be."""
@@ -117,10 +126,15 @@ class CheckpointFolders:
                 log.warning("%s; trying the one before", error)
         raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
 
-    def _prune(self, saved: Path | None = None) -> None:
-        # What was just saved stays even behind later ones: they are damaged, or the run would not have gone back.
-        keep = set(self.paths()[-self.keep_last :]) | {self.best(), saved}
-        for path in self.paths():
+    def _prune(self, reached: Path) -> None:
+        """Leave the newest ones up to the one that was just saved or scored, and the best.
+
+        What lies beyond is damaged, or the run would not have gone back, or newer than what was scored; so that the
+        newest whole one is never removed.
+        """
+        older = [path for path in self.paths() if path <= reached]
+        keep = {*older[-self.keep_last :], self.best()}
+        for path in older:
             if path not in keep:
                 shutil.rmtree(path)
 
@@ -204,6 +218,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if checksum(state_path) != sha256:
         raise CheckpointError(f"{state_path}: checksum differs from {_META}: truncated or damaged; use an earlier one")
     return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's tensors are what its checksum says; they are not loaded."""
+    try:
+        return bool(checksum(path / _STATE) == json.loads((path / _META).read_bytes())["sha256"])
+    except (OSError, DataError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -42,8 +42,9 @@ class ReplayShard:
         rng = generator(config.seed, f"replay-{shard}" if shard else "replay")
         self.buffer = ReplayBuffer(config.replay.capacity_steps // self.shards, tune.segment_length, rng)
         self.store = EpisodeStore(folder)
-        self._left: list[str] = []  # out of the buffer, but still needed to restore the last checkpoint
-        self._left_before: list[str] = []
+        # Checkpoints that can be restored whole: those kept, and the last one while the next is not written yet.
+        self._restorable = max(2, config.checkpoint.keep_last)
+        self._left: list[list[str]] = [[]]  # out of the buffer since each of them, and so needed by those before
 
     def take_in(self, *parts: list[Episode]) -> ShardStatus:
         """Add those of the finished episodes that are this shard's, in the same order whoever collected what.
@@ -56,7 +57,7 @@ class ReplayShard:
         """
         own = [episode for part in parts for episode in part if shard_of(episode, self.shards) == self.shard]
         for episode in sorted(own, key=lambda episode: (episode.env_index, episode.number)):
-            self._left += [old.key for old in self.buffer.add(episode.owned())]
+            self._left[-1] += [old.key for old in self.buffer.add(episode.owned())]
             self.store.append(episode)
         return self.holds()
 
@@ -91,13 +92,15 @@ class ReplayShard:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able, for a checkpoint: sampler and the position in the durable episodes.
+        """JSON-able, for a checkpoint: sampler, how many episodes are held and the position in the durable ones.
 
-        Episodes that had left the buffer before the previous checkpoint are removed from disk now.
+        Episodes that only checkpoints before the last ``checkpoint.keep_last`` need are removed from disk now.
         """
-        self.store.discard(self._left_before)
-        self._left_before, self._left = self._left, []
-        return {"buffer": self.buffer.state_dict(), "appended": self.store.appended}
+        self._left.append([])
+        for keys in self._left[: -self._restorable]:
+            self.store.discard(keys)
+        self._left = self._left[-self._restorable :]
+        return {"buffer": self.buffer.state_dict(), "episodes": len(self.buffer), "appended": self.store.appended}
 
     def reload(self, state: dict[str, Any]) -> ShardStatus:
         """Reload the episodes that a checkpoint knew; later ones are removed, for the run collects them anew.
@@ -108,7 +111,7 @@ class ReplayShard:
         known = set(self.store.keys(state["appended"]))
         self.store.discard([key for key in self.store.keys() if key not in known])
         for episode in self.store.iterate(state["appended"]):
-            self._left += [old.key for old in self.buffer.add(episode)]
+            self._left[-1] += [old.key for old in self.buffer.add(episode)]
         self.buffer.load_state_dict(state["buffer"])
         return self.holds()
 

@@ -17,7 +17,7 @@ __all__ = ["CollectorPool"]
 
 POLL_SECONDS = 1.0
 DEATHS_IN_A_ROW = 3
-"""Deaths of one collector without an answer in between after which the run gives up."""
+"""Deaths of one collector without an answer in between after which another takes its place; one more is fatal."""
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ import psutil
 
 from prelar_ray.acting.collector import Collected
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.mirror import mirrored
@@ -76,7 +76,7 @@ def finetune_by_lines(
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: no episode could end in time, or be learnt from; ``checkpoint.mirror`` cannot be used.
     """
-    with mirrored(run.path, config.checkpoint.mirror), run.track():
+    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None  # before Ray takes its seconds
         with closing(start_backend()) as backend, Progress() as progress, run.timed(PHASE):

@@ -14,7 +14,7 @@ from prelar_ray.training.backend import Backend
 __all__ = ["Lives"]
 
 DEATHS_IN_A_ROW = 3
-"""Deaths without a new checkpoint in between after which a run gives up."""
+"""Deaths without a new checkpoint in between after which all roles begin again; one more ends the run."""
 
 PAUSE_SECONDS = 1.0
 """Before roles begin again, doubled with every life in vain."""

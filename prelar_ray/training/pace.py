@@ -34,9 +34,12 @@ def check_pace(config: RunConfig, episode_steps: int) -> None:
             f"finetune.segment_length={tune.segment_length}: an episode of {task} has {rows} steps; "
             f"set it to {rows} or less"
         )
-    if config.replay.capacity_steps < rows:
+    capacity, shards = config.replay.capacity_steps, config.replay.shards
+    if capacity // shards < rows:
+        share = f"each of replay.shards={shards} holds {capacity // shards} steps and " if shards > 1 else ""
         raise ConfigError(
-            f"replay.capacity_steps={config.replay.capacity_steps}: an episode of {task} has {rows} steps; raise it"
+            f"replay.capacity_steps={capacity}: {share}an episode of {task} has {rows}; "
+            f"set it to {rows * shards} or more"
         )
     if tune.env_steps < needed:
         raise ConfigError(

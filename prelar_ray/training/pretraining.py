@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
@@ -68,7 +68,7 @@ def pretrain_by_lines(
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: ``checkpoint.mirror`` cannot be used.
     """
-    with mirrored(run.path, config.checkpoint.mirror), run.track(), run.timed(PHASE):
+    with mirrored(run, config.checkpoint.mirror, is_whole), run.track(), run.timed(PHASE):
         store = VideoStore.open(config.video)
         settings = config.pretrain
         checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from prelar_ray.replay.shard import ReplayShard
 from prelar_ray.training.backend import Backend, Role
 
 __all__ = ["ReplayGroup", "replay_names"]
+
+log = logging.getLogger(__name__)
 
 
 def replay_names(shards: int) -> list[str]:
@@ -24,7 +27,7 @@ class ReplayGroup:
 
     def __init__(self, backend: Backend, config: RunConfig, folder: Path) -> None:
         """Start the shards; several have a folder each within ``folder``."""
-        self.backend, self.ranks = backend, config.learner.ranks
+        self.backend, self.ranks, self.folder = backend, config.learner.ranks, folder
         names = replay_names(config.replay.shards)
         folders = [folder] if len(names) == 1 else [folder / f"shard-{shard}" for shard in range(len(names))]
         self.roles: list[Role] = [backend.start(names[0], Replay, config, folders[0])]
@@ -66,7 +69,7 @@ class ReplayGroup:
         return [self.backend.get(future) for future in futures]
 
     def restore(self, states: Sequence[dict[str, Any]], updates: int) -> ReplayStatus:
-        """Go on from a checkpoint's states.
+        """Go on from a checkpoint's states; it is said where episodes of then are no longer on disk.
 
         Args:
             states: from :meth:`state_dict`.
@@ -77,4 +80,11 @@ class ReplayGroup:
         """
         held = [role.call("reload", state) for role, state in zip(self.roles, states, strict=True)]
         status: ReplayStatus = self.backend.get(self.roles[0].call("restore", states[0], updates, *held))
+        before = sum(state.get("episodes", 0) for state in states)
+        if status.episodes < before:
+            log.warning(
+                "%s: holds %d of the %d episodes that the replay had at update %d; others were deleted, or are kept "
+                "for the last checkpoints only. The run goes on with these",
+                *(self.folder, status.episodes, before, updates),
+            )
         return status

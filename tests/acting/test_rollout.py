@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -213,3 +214,66 @@ def test_an_environment_that_raises_is_named_with_episode_and_step(
     assert str(failure.value) == message
     lockstep.close()
     assert all(env.closed for env in made)
+
+
+def one_that_cannot_be_made(random_length: Any, times: int, hang: float = 0.0) -> Callable[[EnvConfig, int], Any]:
+    """Its first environment fails in its second step; the next attempts to make one fail, so many times."""
+    made = []
+
+    def make_env(config: EnvConfig, seed: int) -> Any:
+        made.append(seed)
+        if 1 < len(made) <= 1 + times:
+            if hang:
+                time.sleep(hang)
+            raise RuntimeError("no licence left")
+        env = random_length(config, seed)
+        env.fails_at = 2 if len(made) == 1 else None
+        return env
+
+    return make_env
+
+
+def test_an_environment_that_cannot_be_made_anew_at_once_is_tried_again(random_length: Any, policy: Policy) -> None:
+    lockstep = Rollout(one_that_cannot_be_made(random_length, 2), EnvConfig(), [5], [3], seeds, 3, timeout=60)
+    episodes = run(lockstep, policy, 15)
+    assert lockstep.failures == [
+        "environment 5, episode 3, step 2: RuntimeError: it exploded",
+        "environment 5, episode 4, making it: RuntimeError: no licence left",
+        "environment 5, episode 5, making it: RuntimeError: no licence left",
+    ]
+    assert min(episode.number for episode in episodes.values()) == 6
+
+
+def test_an_environment_that_can_never_be_made_anew_ends_as_one_that_always_fails(
+    random_length: Any, policy: Policy
+) -> None:
+    lockstep = Rollout(one_that_cannot_be_made(random_length, 99), EnvConfig(), [5], [3], seeds, 3, timeout=60)
+    with pytest.raises(
+        EnvironmentFailure, match=r"^environment 5, episode 6, making it: RuntimeError: no licence left$"
+    ):
+        run(lockstep, policy, 15)
+    lockstep.close()
+
+
+def test_making_an_environment_anew_may_not_take_longer_than_a_step(random_length: Any, policy: Policy) -> None:
+    make_env = one_that_cannot_be_made(random_length, 1, hang=30)
+    lockstep = Rollout(make_env, EnvConfig(), [5], [3], seeds, 3, timeout=0.1)
+    run(lockstep, policy, 15)
+    assert lockstep.failures[1:] == ["environment 5, episode 4, making it: TimeoutError: no answer for 0.1 s"]
+
+
+def test_an_environment_that_cannot_be_closed_does_not_keep_the_others_open(random_length: Any) -> None:
+    made = []
+
+    class Broken(random_length):  # type: ignore[misc]
+        def close(self) -> None:
+            if len(made) == 2 and self is made[0]:
+                raise RuntimeError("broken")
+            super().close()
+
+    def make_env(config: EnvConfig, seed: int) -> Any:
+        made.append(Broken(config, seed))
+        return made[-1]
+
+    Rollout(make_env, EnvConfig(), [0, 1], [0, 0], seeds, 0, timeout=60).close()
+    assert made[1].closed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray.baselines.checkpoints import Counters, load, resumable, save
+from prelar_ray.baselines.checkpoints import Counters, is_whole, load, resumable, save
 from prelar_ray.checkpoint.store import CheckpointFolders, load_checkpoint
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError, UsageError
@@ -80,6 +80,7 @@ def test_a_damaged_one_is_named_and_passed_over(
         meta.write_bytes(meta.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=re_of(meta if damage == "meta" else state)):
         load(newest)
+    assert (is_whole(earlier), is_whole(newest)) == (True, False)
     assert resumable(folders, ppo).path == earlier
 
 

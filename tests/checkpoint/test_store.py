@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from prelar_ray.arrow_io import checksum
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 
@@ -128,6 +128,33 @@ def test_the_best_is_kept_however_old(store: CheckpointStore, save: Save) -> Non
     assert load_checkpoint(store.folder.parent).update == 8
 
 
+@pytest.mark.parametrize("score", [1.0, 9.0])
+def test_behind_a_damaged_checkpoint_the_newest_whole_one_is_kept(
+    store: CheckpointStore, save: Save, score: float
+) -> None:
+    """A run went back to its best one, and goes on from there."""
+    store.keep_last = 1
+    save(10)
+    store.set_score(10, 5.0)
+    truncate(save(20) / "state.pt")
+    save(15)
+    store.set_score(15, score)
+    assert store.latest().update == 15
+    save(17)
+    store.set_score(15, score)  # an evaluation may end after the next checkpoint
+    assert store.latest().update == 17
+
+
+def test_the_newest_whole_ones_are_kept_behind_a_damaged_one(store: CheckpointStore, save: Save) -> None:
+    for update in (10, 20, 30):
+        save(update)
+    truncate(store.path(30) / "state.pt")
+    save(25)
+    assert [path.name for path in store.paths()] == [f"{update:09d}" for update in (10, 20, 25, 30)]
+    save(40)
+    assert [path.name for path in store.paths()] == [f"{update:09d}" for update in (25, 30, 40)]
+
+
 # Writing fails
 
 
@@ -215,6 +242,16 @@ def test_what_an_interrupted_save_leaves_is_never_taken_for_a_checkpoint(
     assert names(store) == ["000000001", "000000002"]
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(store: CheckpointStore, save: Save) -> None:
+    save(1)
+    for name in (".000000002.tmp", ".000000003.old"):
+        (store.folder / name).mkdir()
+        (store.folder / name / "state.pt").write_text("half")
+    (store.folder / ".keep").mkdir()  # not of ours
+    save(4)
+    assert names(store) == [".keep", "000000001", "000000004"]
+
+
 # Damage
 
 
@@ -236,9 +273,9 @@ def empty(path: Path) -> None:
 def test_a_damaged_state_is_refused_by_name_and_passed_over_in_search_of_the_latest(
     store: CheckpointStore, save: Save, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
-    save(1)
-    path = save(2)
+    earlier, path = save(1), save(2)
     damage(path / "state.pt")
+    assert (is_whole(earlier), is_whole(path)) == (True, False)
     with pytest.raises(CheckpointError, match=r"000000002/state\.pt: checksum differs from meta\.json: truncated or d"):
         load_checkpoint(path)
     with caplog.at_level(logging.WARNING):

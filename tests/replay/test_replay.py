@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -286,12 +287,20 @@ def test_episodes_that_left_after_a_checkpoint_are_still_there_to_restore_it(
     assert numbers(resumed) == [0, 1, 2, 3]
 
 
-def test_episodes_that_left_go_from_disk_once_no_newer_checkpoint_needs_them(
-    config: RunConfig, tmp_path: Path, make_episode: Make
+@pytest.mark.parametrize(("keep_last", "saved"), [(1, 2), (2, 2), (3, 3)])
+def test_episodes_that_left_go_from_disk_once_no_checkpoint_that_is_kept_needs_them(
+    config: RunConfig, tmp_path: Path, make_episode: Make, keep_last: int, saved: int
 ) -> None:
-    replay = Replay(config, tmp_path)
-    insert(replay, [make_episode(number, length=9) for number in range(6)], 54)
+    """The one before stays restorable in any case, for the next is not written yet when the replay is asked."""
+    config = load_config(None, None, [f"checkpoint.keep_last={keep_last}"], base=config)
+    replay = Replay(config, tmp_path / "here")
+    insert(replay, [make_episode(number, length=9) for number in range(4)], 36)
+    state = replay.state_dict()
+    insert(replay, [make_episode(number, length=9) for number in range(4, 6)], 18)  # the first two leave
+    for again in range(saved - 1):
+        replay.state_dict()
+        resumed = Replay(config, shutil.copytree(tmp_path / "here", tmp_path / f"copy-{again}"))
+        restore(resumed, state, 0)
+        assert numbers(resumed) == [0, 1, 2, 3]
     replay.state_dict()
-    assert len(EpisodeStore(tmp_path).keys()) == 6
-    replay.state_dict()
-    assert len(EpisodeStore(tmp_path).keys()) == 4
+    assert len(EpisodeStore(tmp_path / "here").keys()) == 4

@@ -144,6 +144,20 @@ def test_shards_restored_from_a_checkpoint_give_the_same_next_batches(
                     np.testing.assert_array_equal(part.reward, other.reward)
 
 
+def test_episodes_that_a_restored_checkpoint_misses_are_counted_in_a_warning(
+    config: RunConfig, tmp_path: Path, make_episode: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay = group(config, tmp_path)
+    insert(replay, [make_episode(n) for n in range(7)], env_steps=56)
+    states = json.loads(json.dumps(replay.state_dict()))
+    group(config, tmp_path).restore(states, updates=0)
+    assert caplog.text == ""
+    for file in sorted(tmp_path.glob("shard-1/*.arrow"))[:2]:
+        file.unlink()
+    assert group(config, tmp_path).restore(states, updates=0).episodes == 5
+    assert f"{tmp_path}: holds 5 of the 7 episodes that the replay had at update 0" in caplog.text
+
+
 def test_no_update_is_due_before_any_shard_can_be_sampled(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:

@@ -30,7 +30,11 @@ def test_a_pace_that_fits_passes_without_a_word(minute_config: RunConfig, caplog
         (["env.action_repeat=5", "finetune.segment_length=6"], "has 5 steps; set it to 5 or less"),
         (
             ["replay.capacity_steps=20", "finetune.random_steps=20"],
-            r"^replay\.capacity_steps=20: .* has 21 steps; raise",
+            r"^replay\.capacity_steps=20: an episode of \S+ has 21; set it to 21 or more$",
+        ),
+        (
+            ["replay.capacity_steps=60", "replay.shards=3"],
+            r"^replay\.capacity_steps=60: each of replay\.shards=3 holds 20 .* has 21; set it to 63 or more$",
         ),
         (
             ["collect.collectors=3"],
@@ -41,6 +45,10 @@ def test_a_pace_that_fits_passes_without_a_word(minute_config: RunConfig, caplog
 def test_what_can_never_be_is_refused_by_its_key(minute_config: RunConfig, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(minute_config, *overrides)
+
+
+def test_a_shard_may_hold_a_single_episode(minute_config: RunConfig) -> None:
+    check(minute_config, "replay.capacity_steps=63", "replay.shards=3")
 
 
 def test_an_action_that_is_cut_off_at_the_end_counts_whole(minute_config: RunConfig) -> None:
