@@ -88,6 +88,33 @@ finetune:
     assert RunFolder.open(out / "runs" / failed[0]).info["status"] == "failed"
 
 
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_scheduler_may_stop_runs_early_and_none_of_them_is_run_again(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "study"
+    stages = """
+pretrain:
+  videos:
+    reach: {record.tasks: [prelar/point-reach], record.policy: random, record.episodes_per_task: 3}
+finetune: {methods: [prelar], tasks: [prelar/point-reach], seeds: [0, 1, 2, 3, 4, 5]}
+"""
+    scheduler = {"kind": kind, "grace_env_steps": 240, "reduction": 2}
+    path = sweep_file(tmp_path, stages, scheduler=scheduler, concurrent=2)
+    study = yaml.safe_load(path.read_text())
+    study["settings"] |= {"finetune.env_steps": 600, "evaluation.every_env_steps": 120}
+    path.write_text(yaml.safe_dump(study))
+    assert tune.main([str(path), "--out", str(out)]) == 0
+    statuses = runs(out)
+    stopped = json.loads((out / "stopped.json").read_text()) if (out / "stopped.json").exists() else {}
+    assert len(statuses) == 7
+    assert {name for name, status in statuses.items() if status != "finished"} <= set(stopped)
+    assert len(stopped) < 6
+    written = {file: file.stat().st_mtime_ns for file in out.glob("runs/**/run.json")}
+    assert tune.main([str(path), "--out", str(out), "--resume"]) == 0
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+
+
 def test_a_dry_run_says_what_a_study_costs_on_given_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = sweep_file(tmp_path, update_seconds={"pretrain": 0.1, "finetune": 36.0})
     assert tune.main([str(path), "--dry-run", "--nodes", "64x8x256"]) == 0

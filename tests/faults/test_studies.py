@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
+from prelar_ray.run_folder import RunFolder
 from tests.commands.test_tune import STAGES, runs, sweep_file
 from tests.faults.runs import gone, note
 
@@ -60,3 +62,28 @@ def test_a_study_goes_on_where_its_driver_was_ended(tmp_path: Path, number: sign
     for name, at in written.items():
         assert (out / "runs" / name / "run.json").stat().st_mtime_ns == at, "what had finished is not run again"
     note(f"{number.name} of a study's driver, --resume", 1, time.monotonic() - began, "nothing", "all 5 runs finished")
+
+
+def test_ctrl_c_waits_for_the_checkpoint_of_a_run_whose_lines_are_far_apart(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    stages = "finetune: {methods: [dreamerv2], tasks: [prelar/point-reach], seeds: [0]}"
+    sweep = sweep_file(tmp_path, stages)
+    study = yaml.safe_load(sweep.read_text())
+    study["settings"] |= {
+        "finetune.env_steps": 8000,
+        "telemetry.every_updates": 10**6,
+        "checkpoint.every_updates": 10**6,
+    }
+    study["settings"] |= {"evaluation.every_env_steps": 10**6, "replay.capacity_steps": 10_000}
+    sweep.write_text(yaml.safe_dump(study))
+    process = begin(sweep, out)
+    wait_for(process, out, finished=0)
+    (run,) = (out / "runs").glob("finetune/*/*/*/seed-0")
+    while not any((run / "replay").rglob("*.arrow")):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(300) == 130
+    assert list(runs(out).values()) == ["interrupted"]
+    checkpoint = RunFolder.open(run).last_checkpoint()
+    assert checkpoint is not None
+    assert int(checkpoint.name) > 0
