@@ -159,8 +159,11 @@ class Finetuning:
                 self._settle_evaluation()
         except KeyboardInterrupt:
             log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
-            self._save()
-            self.learner.saved()
+            try:
+                self._save()
+                self.learner.saved()
+            except RoleDied as death:  # the interrupt goes on: no other life begins
+                log.warning("%s; the last checkpoint stands", death)
             raise
         self._save()
         self.learner.saved()
@@ -271,6 +274,8 @@ class Finetuning:
 
     def _inserted(self, index: int) -> None:
         status: ReplayStatus = self.backend.get(self.collectors.inserted(index))
+        if status.env_steps < self.status.env_steps:  # of an insert before one that was looked at already
+            return
         # Samples asked for since the replay answered are already on their way.
         self.status = status.after(max(self.status.updates, status.updates))
 

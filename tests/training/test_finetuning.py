@@ -37,7 +37,8 @@ from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Phase
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.backend import LocalBackend
-from prelar_ray.training.finetuning import finetune
+from prelar_ray.training.finetuning import Finetuning, finetune
+from prelar_ray.training.learner_role import FinetuneLearnerRole
 
 Run = Callable[..., RunFolder]
 Events = list[tuple[str, int, int]]
@@ -334,6 +335,38 @@ def test_asynchronous_mode_keeps_the_ratio_within_its_tolerance_and_ends_at_it(
     assert info["updates"] == events[-1][2] == paid(env_steps, config)
 
 
+def test_an_older_answer_of_the_replay_takes_no_environment_step_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SecondFirst(LocalBackend):
+        """The second collector answers before the first, and the replay takes both in before anyone looks."""
+
+        def wait(self, futures: Any, timeout: float) -> list[Any]:
+            super().wait(futures, timeout)
+            while self._queue and sum(future.call.method.__name__ == "count" for future in futures) == 2:
+                self._run_next()
+            return [future for future in futures if future.done]
+
+        def _run_next(self) -> None:
+            collecting = [call for call in self._queue if call.method.__name__ == "collect"]
+            if len(collecting) == 2 and self._queue[0] is collecting[0]:
+                self._queue.rotate(-1)
+            super()._run_next()
+
+    seen = []
+    inserted = Finetuning._inserted
+
+    def watching(self: Finetuning, index: int) -> None:
+        inserted(self, index)
+        seen.append(self.status.env_steps)
+
+    monkeypatch.setattr(Finetuning, "_inserted", watching)
+    settings = ("collect.collectors=2", "collect.envs_per_collector=1", "collect.request_steps=7")
+    folder = run("run", *settings, backend=SecondFirst)
+    assert seen == sorted(seen)
+    assert folder.info["summary"]["env_steps"] == 80
+
+
 def test_a_synchronous_run_repeats_exactly(run: Run) -> None:
     one, two = (run(name, "collect.synchronous=true") for name in ("one", "two"))
     assert one.evaluations() == two.evaluations()
@@ -410,6 +443,28 @@ def test_ctrl_c_within_an_update_leaves_a_checkpoint_of_whole_updates(
     run("run", f"collect.synchronous={synchronous}", resume=True)
     assert load_checkpoint(folder.path).update == 6
     assert_every_episode_once(folder)
+
+
+def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
+    run: Run,
+    tmp_path: Path,
+    during_update: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def dying(*_: Any) -> None:
+        raise RoleDied("learner", "killed")
+
+    def interrupt() -> None:
+        monkeypatch.setattr(FinetuneLearnerRole, "save", dying)
+        ctrl_c()
+
+    during_update(3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("run", "checkpoint.every_updates=100")
+    assert "learner died: killed; the last checkpoint stands" in caplog.text
+    assert RunFolder.open(tmp_path / "run").info["status"] == "interrupted"
+    assert load_checkpoint(tmp_path / "run").update == 0
 
 
 def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
