@@ -16,6 +16,9 @@ from prelar_ray.training.backend import Backend, Role
 __all__ = ["CollectorPool"]
 
 POLL_SECONDS = 1.0
+NOTICE_SECONDS = 30.0
+"""Between two lines about waiting for a collector to start."""
+
 DEATHS_IN_A_ROW = 3
 """Deaths of one collector without an answer in between after which another takes its place; one more is fatal."""
 
@@ -49,8 +52,26 @@ class CollectorPool:
         return len(self._roles)
 
     def ask(self, method: str) -> Any:
-        """Ask the first collector what all would answer alike."""
-        return self.backend.get(self._roles[0].call(method))
+        """Ask the first collector what all would answer alike; it may still be making its environments.
+
+        Raises:
+            RoleDied: it died, or did not answer for ``collect.timeout``, again and again.
+        """
+        while True:
+            try:
+                return self.backend.get(self._answered(0, self._roles[0].call(method)))
+            except RoleDied as death:
+                self._replace(0, death)
+
+    def _answered(self, index: int, future: Any) -> Any:
+        """Return ``future`` once it is done."""
+        name, limit = self._roles[index].name, self.config.collect.timeout
+        until = time.monotonic() + limit
+        while not self.backend.wait([future], min(NOTICE_SECONDS, limit)):
+            if time.monotonic() >= until and self.backend.parallel:
+                raise RoleDied(name, f"no answer for collect.timeout={limit:g} s while it made its environments")
+            log.warning("waiting for %s, which makes its environments", name)
+        return future
 
     @property
     def idle(self) -> list[int]:
@@ -148,4 +169,4 @@ class CollectorPool:
         log.warning("%s; another takes its place, its open episodes are lost", death)
         self.backend.stop(self._roles[index])
         self._roles[index] = self._start(index)
-        del self._requests[index]
+        self._requests.pop(index, None)

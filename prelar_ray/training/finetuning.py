@@ -102,11 +102,11 @@ class Finetuning:
     ) -> None:
         self.config, self.run, self.backend = config, run, backend
         self.checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
-        counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}, "evaluations": 0}
+        counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}}
         numbers = {int(index): number for index, number in counters["numbers"].items()}
         self.updates = checkpoint.update if checkpoint else 0  # done by the learner
         self.replay = ReplayGroup(backend, config, run.replay.absolute())
-        self.evaluations = Evaluations(backend, config, counters["evaluations"])
+        self.evaluations = Evaluations(backend, config, counters)
         self.collectors = CollectorPool(backend, config, numbers)
         check_pace(config, self.collectors.ask("episode_steps"))
         action = self.collectors.ask("action_size")
@@ -128,6 +128,7 @@ class Finetuning:
             status = self.replay.restore(checkpoint.counters["replay"], self.updates)
             self.run.go_on()
             self.run.forget_evaluations_after(self.updates)
+            self.evaluations.resume(self.run, self.checkpoints)
             return status
         if init:
             self.learner.initialise(init.absolute())
@@ -152,15 +153,19 @@ class Finetuning:
                     yield line
             if self.updates > self._logged:
                 self._log()
-            self._settle_evaluation()
+            self._settle_evaluations(wait=True)
             evaluations = self.run.evaluations()
             if not evaluations or evaluations[-1]["update"] < self.updates:
                 self._begin_evaluation()
-                self._settle_evaluation()
+                self._settle_evaluations(wait=True)
         except KeyboardInterrupt:
             log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
-            self._save()
-            self.learner.saved()
+            try:
+                self._save()
+                self.learner.saved()
+                self._settle_evaluations(wait=False)
+            except RoleDied as death:  # the interrupt goes on: no other life begins
+                log.warning("%s; the last checkpoint stands", death)
             raise
         self._save()
         self.learner.saved()
@@ -238,10 +243,10 @@ class Finetuning:
             self._log()
         every = config.evaluation.every_env_steps
         if self.status.env_steps // every > env_steps_before // every and self.updates:
-            self._settle_evaluation()
+            if config.collect.synchronous:
+                self._settle_evaluations(wait=True)
             self._begin_evaluation()
-        if self.evaluations.is_settled:
-            self._settle_evaluation()
+        self._settle_evaluations(wait=False)
         if self.updates - self._saved >= config.checkpoint.every_updates:
             self._save()
 
@@ -271,6 +276,8 @@ class Finetuning:
 
     def _inserted(self, index: int) -> None:
         status: ReplayStatus = self.backend.get(self.collectors.inserted(index))
+        if status.env_steps < self.status.env_steps:  # of an insert before one that was looked at already
+            return
         # Samples asked for since the replay answered are already on their way.
         self.status = status.after(max(self.status.updates, status.updates))
 
@@ -288,8 +295,8 @@ class Finetuning:
         self.status = self.status.after(self.status.updates + 1)
 
     def _learnt(self, update: list[Any]) -> None:
-        self._learning.remove(update)
         self.updates = self.learner.get(update)[0]
+        self._learning.remove(update)  # not before: an interrupt meanwhile finds it, and counts it
         self.collectors.learnt(self.updates)
         self.window.learnt()
 
@@ -320,36 +327,35 @@ class Finetuning:
         self._logged = self.updates
 
     def _begin_evaluation(self) -> None:
-        """Save, and evaluate exactly what was saved; a resume from there does not evaluate it again."""
-        self.evaluations.begun += 1
-        self._save()
-        self.evaluations.begin(self.weights, self.updates, self.status.env_steps)
+        """Save, and evaluate exactly what was saved; a resume from there does so unless the result is known."""
+        self._save(evaluate=True)
+        self.evaluations.serve()
 
-    def _settle_evaluation(self) -> None:
-        """Wait for the evaluation that is under way, if any, and record it."""
-        evaluated = self.evaluations.settle()
-        if evaluated is None:
-            return
-        values = record(self.run, evaluated, self.config.env.task)
-        self._write(evaluated.update, evaluated.env_steps, values)
-        self.learner.saved()
-        self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
+    def _settle_evaluations(self, wait: bool) -> None:
+        """Record the evaluations that are done or, with ``wait``, all that are owed."""
+        while self.evaluations.are_owed if wait else self.evaluations.is_settled:
+            if evaluated := self.evaluations.settle():
+                values = record(self.run, evaluated, self.config.env.task)
+                self._write(evaluated.update, evaluated.env_steps, values)
+                self.learner.saved()
+                self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
 
-    def _save(self) -> None:
-        """Finish the updates under way, then begin to write a checkpoint and publish its weights."""
+    def _save(self, evaluate: bool = False) -> None:
+        """Finish the updates under way and publish their weights, then begin to write a checkpoint of them."""
         for update in list(self._learning):
             self._learnt(update)
+        self._publish()
+        if evaluate:
+            self.evaluations.owe(self.weights, self.updates, self.status.env_steps)
         if self.updates == self._saved and self.updates:
-            self._publish()
             return
         self.learner.saved()  # the one before: the replay deletes now what only those before that need
         counters = {
             "replay": self.replay.state_dict(),
             "numbers": self.collectors.numbers,
-            "evaluations": self.evaluations.begun,
+            **self.evaluations.counters(),
         }
         self._saved = self.learner.save(counters)
-        self._publish()
 
     def _conclude(self) -> None:
         """Write what the report shows: frames and final numbers."""

@@ -158,8 +158,11 @@ class _Pretraining:
                         yield line
             except KeyboardInterrupt:
                 log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
-                self.save()
-                self.learner.saved()
+                try:
+                    self.save()
+                    self.learner.saved()
+                except RoleDied as death:  # the interrupt goes on: no other life begins
+                    log.warning("%s; the last checkpoint stands", death)
                 raise
         self.save()
         self.learner.saved()

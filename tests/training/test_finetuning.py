@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -37,7 +38,8 @@ from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Phase
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.backend import LocalBackend
-from prelar_ray.training.finetuning import finetune
+from prelar_ray.training.finetuning import Finetuning, finetune
+from prelar_ray.training.learner_role import FinetuneLearnerRole
 
 Run = Callable[..., RunFolder]
 Events = list[tuple[str, int, int]]
@@ -248,6 +250,53 @@ def test_asynchronous_evaluations_are_of_checkpoints_too(run: Run) -> None:
     assert set(evaluated) <= set(checkpoints(folder))
 
 
+class SlowEvaluator(LocalBackend):
+    """An evaluation comes to its end when somebody waits for it, and not before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.updates = 0
+        self.waited: list[int] = []  # updates that were done when somebody began to wait
+
+    def wait(self, futures: Any, timeout: float) -> list[Any]:
+        if any(future.call.method.__name__ == "evaluate" for future in futures):
+            if not timeout:
+                return [future for future in futures if future.done]
+            self.waited.append(self.updates)
+        return super().wait(futures, timeout)
+
+    def _run_next(self) -> None:
+        while self._queue[0].method.__name__ == "evaluate" and any(
+            call.method.__name__ != "evaluate" for call in self._queue
+        ):
+            self._queue.rotate(-1)
+        self.updates += self._queue[0].method.__name__ == "update"
+        super()._run_next()
+
+
+def test_nobody_waits_for_a_long_evaluation_and_those_due_meanwhile_are_of_the_moment_at_which_they_were(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    evaluate = Evaluator.evaluate
+
+    @functools.wraps(evaluate)
+    def noting(self: Evaluator, weights: Any, *args: Any) -> Any:
+        given.append({key: value.copy() for key, value in weights.items()})
+        return evaluate(self, weights, *args)
+
+    monkeypatch.setattr(Evaluator, "evaluate", noting)
+    backend = SlowEvaluator()
+    settings = ["evaluation.every_env_steps=10", "evaluation.episodes=1", "checkpoint.keep_last=9"]
+    folder = run("run", *settings, "finetune.env_steps=90", backend=lambda: backend)
+    assert set(backend.waited) == {8}
+    rows = folder.evaluations()
+    assert [row["env_steps"] // 10 for row in rows if row["update"] < 8] == [7, 8, 9]
+    for row, weights in zip(rows, given, strict=True):
+        model = load_checkpoint(folder.checkpoints / f"{row['update']:09d}").state["model"]
+        np.testing.assert_array_equal(model["rssm.input.weight"].numpy(), weights["rssm.input.weight"])
+
+
 def test_episodes_that_begin_in_the_random_phase_are_random_and_later_ones_follow_the_policy(run: Run) -> None:
     folder = run("run", "collect.synchronous=true", "finetune.env_steps=130", "finetune.env_steps_per_update=10")
     versions = {episode.key: episode.weight_version for episode in EpisodeStore(folder.replay).iterate()}
@@ -334,6 +383,38 @@ def test_asynchronous_mode_keeps_the_ratio_within_its_tolerance_and_ends_at_it(
     assert info["updates"] == events[-1][2] == paid(env_steps, config)
 
 
+def test_an_older_answer_of_the_replay_takes_no_environment_step_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SecondFirst(LocalBackend):
+        """The second collector answers before the first, and the replay takes both in before anyone looks."""
+
+        def wait(self, futures: Any, timeout: float) -> list[Any]:
+            super().wait(futures, timeout)
+            while self._queue and sum(future.call.method.__name__ == "count" for future in futures) == 2:
+                self._run_next()
+            return [future for future in futures if future.done]
+
+        def _run_next(self) -> None:
+            collecting = [call for call in self._queue if call.method.__name__ == "collect"]
+            if len(collecting) == 2 and self._queue[0] is collecting[0]:
+                self._queue.rotate(-1)
+            super()._run_next()
+
+    seen = []
+    inserted = Finetuning._inserted
+
+    def watching(self: Finetuning, index: int) -> None:
+        inserted(self, index)
+        seen.append(self.status.env_steps)
+
+    monkeypatch.setattr(Finetuning, "_inserted", watching)
+    settings = ("collect.collectors=2", "collect.envs_per_collector=1", "collect.request_steps=7")
+    folder = run("run", *settings, backend=SecondFirst)
+    assert seen == sorted(seen)
+    assert folder.info["summary"]["env_steps"] == 80
+
+
 def test_a_synchronous_run_repeats_exactly(run: Run) -> None:
     one, two = (run(name, "collect.synchronous=true") for name in ("one", "two"))
     assert one.evaluations() == two.evaluations()
@@ -412,6 +493,28 @@ def test_ctrl_c_within_an_update_leaves_a_checkpoint_of_whole_updates(
     assert_every_episode_once(folder)
 
 
+def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
+    run: Run,
+    tmp_path: Path,
+    during_update: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def dying(*_: Any) -> None:
+        raise RoleDied("learner", "killed")
+
+    def interrupt() -> None:
+        monkeypatch.setattr(FinetuneLearnerRole, "save", dying)
+        ctrl_c()
+
+    during_update(3, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("run", "checkpoint.every_updates=100")
+    assert "learner died: killed; the last checkpoint stands" in caplog.text
+    assert RunFolder.open(tmp_path / "run").info["status"] == "interrupted"
+    assert load_checkpoint(tmp_path / "run").update == 0
+
+
 def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +543,32 @@ def test_resuming_a_finished_run_changes_nothing(run: Run) -> None:
     before = first.info["summary"], checkpoints(first), read_metrics(first.metrics_path), first.evaluations()
     again = run("run", resume=True)
     assert (again.info["summary"], checkpoints(again), read_metrics(again.metrics_path), again.evaluations()) == before
+
+
+def test_an_evaluation_that_an_interrupt_cut_off_is_made_when_the_run_goes_on(
+    run: Run, tmp_path: Path, during_update: Any
+) -> None:
+    settings = ["collect.synchronous=true", "evaluation.every_env_steps=10", "evaluation.episodes=1"]
+    expected = run("whole", *settings).evaluations()
+    during_update(3, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", *settings, backend=SlowEvaluator)
+    folder = RunFolder.open(tmp_path / "cut")
+    assert folder.evaluations() == []
+    assert load_checkpoint(folder.path).update == 3
+    during_update(0, never)
+    found = run("cut", *settings, resume=True).evaluations()
+    assert found[0] == expected[0]  # of update 2, though the run went on from update 3
+    assert [row["update"] for row in found] == [row["update"] for row in expected]
+
+
+def test_checkpoints_that_do_not_say_which_evaluations_are_owed_can_be_gone_on_from(run: Run) -> None:
+    folder = run("run", "finetune.env_steps=70")
+    meta = folder.checkpoints / "000000004" / "meta.json"
+    content = json.loads(meta.read_text())
+    del content["counters"]["evaluations_owed"]
+    meta.write_text(json.dumps(content))
+    assert [row["update"] for row in run("run", resume=True).evaluations()] == [4, 6]
 
 
 def test_evaluations_beyond_the_checkpoint_are_forgotten(run: Run) -> None:
@@ -619,6 +748,31 @@ def test_a_collector_that_dies_is_replaced_and_costs_its_open_episodes_only(
     assert summary["updates"] == 2 + (summary["env_steps"] - 120) // 5
     assert_every_episode_once(folder)
     assert numbers_by_env(folder).keys() == {"env0000", "env0001", "env0002", "env0003"}
+
+
+def test_a_collector_that_hangs_while_it_makes_its_environments_is_replaced(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hanging(Mortal):
+        """The first collector never answers; the others are processes too."""
+
+        parallel = True
+
+        def wait(self, futures: Any, timeout: float) -> list[Any]:
+            rest = [future for future in futures if not isinstance(future, _Dead)]
+            return LocalBackend.wait(self, rest, timeout) if rest else []
+
+        def get(self, future: Any) -> Any:
+            assert not isinstance(future, _Dead), "nobody waits for it without an end"
+            return super().get(future)
+
+    monkeypatch.setattr("prelar_ray.training.collector_pool.time.monotonic", itertools.count(step=20).__next__)
+    backend = Hanging("collector-0", "episode_steps")
+    folder = run("run", "collect.timeout=50", "evaluation.timeout=100000", backend=lambda: backend)
+    assert "waiting for collector-0, which makes its environments" in caplog.text
+    assert "collector-0 died: no answer for collect.timeout=50 s while it made its environments; another" in caplog.text
+    assert backend.stopped[0] == "collector-0"
+    assert folder.info["status"] == "finished"
 
 
 def test_an_evaluator_that_dies_is_replaced_and_only_its_evaluation_is_missing(
