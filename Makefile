@@ -42,8 +42,10 @@ setup: .venv/rendering.stamp
 demo: setup
 	$(BIN)/python -m prelar_ray.demo
 
+# Two at a time, but those that start a Ray one after another: they watch the machine's processes.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not slow and not cluster"
+	$(BIN)/python -m pytest -m "not gpu and not slow and cluster"
 
 lint: setup
 	$(BIN)/ruff check .

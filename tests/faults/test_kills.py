@@ -22,9 +22,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
     ("kind", "said", "lost"),
     [
         ("Collector", r"collector-\d died.*another takes its place", "its open episodes"),
-        ("Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation"),
+        pytest.param(
+            "Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation", marks=pytest.mark.slow
+        ),
         ("FinetuneLearnerRole", r"learner died.*all roles begin again", ""),
-        ("Replay", r"replay died.*all roles begin again", ""),
+        pytest.param("Replay", r"replay died.*all roles begin again", "", marks=pytest.mark.slow),
     ],
 )
 def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
@@ -156,7 +158,7 @@ def test_a_ray_that_is_killed_whole_ends_the_run_and_resume_finishes_it(tmp_path
     note("SIGKILL of Ray's head and raylet, then --resume", 1, seconds, f"{at - reached} updates, made again", "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_and_kill_save_exit_with_130_and_leave_no_process(tmp_path: Path, number: signal.Signals) -> None:
     command = Command(tmp_path)
     command.reach(30)
