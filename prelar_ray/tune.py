@@ -182,8 +182,8 @@ def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> T
             _hours(made.hours),
             f"{made.gpus:g}",
             _hours(None if made.gpu_hours is None else made.gpu_hours * len(members)),
-            f"{made.disk_bytes / GIB:.2f}",
-            f"{made.replay_bytes / GIB:.2f}",
+            "?" if made.updates is None else f"{made.disk_bytes / GIB:.2f}",
+            "?" if made.updates is None else f"{made.replay_bytes / GIB:.2f}",
         )
     return table
 
