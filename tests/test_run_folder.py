@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ def record_of(path: Path) -> dict[str, object]:
     return content
 
 
-def test_a_new_run_records_how_it_was_made(tmp_path: Path) -> None:
+def test_a_new_run_records_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "prelar_ray.pretrain", "--out", "my run"])
     RunFolder.create(tmp_path / "new" / "run", "seed: 0\n", "pretrain")
     path = tmp_path / "new" / "run"
     info = record_of(path)
     assert (info["phase"], info["status"], info["finished"]) == ("pretrain", "running", None)
-    assert "pytest" in str(info["command"])
+    assert info["command"] == "python -m prelar_ray.pretrain --out 'my run'"
     assert {"python", "torch", "ray", "numpy"} <= info["versions"].keys()  # type: ignore[attr-defined]
     assert info["hardware"]["cores"] >= 1  # type: ignore[index]
     assert (path / "config.yaml").read_text() == "seed: 0\n"

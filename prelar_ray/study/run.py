@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Sequence
@@ -29,8 +28,7 @@ from prelar_ray.study.searcher import RunSearcher
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.study.table import StudyTable
 from prelar_ray.telemetry.progress import Progress
-from prelar_ray.video.actions import actions_path
-from prelar_ray.video.recorder import record
+from prelar_ray.video.recorder import discard, record
 from prelar_ray.video.store import MANIFEST, is_complete
 
 __all__ = ["check_inputs", "record_videos", "run_study"]
@@ -73,8 +71,7 @@ def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
             if (path / MANIFEST).exists() and is_complete(path):
                 continue
             log.warning("%s: its recording was cut off; recording it anew", path)
-            shutil.rmtree(path)
-            actions_path(path).unlink(missing_ok=True)
+            discard(path)
         config = recording(sweep, given)
         asked = config.record
         frames = len(asked.tasks) * asked.episodes_per_task * asked.frames_per_episode

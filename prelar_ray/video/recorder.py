@@ -6,6 +6,7 @@ The actions taken go to a file of their own beside the store, for the probe of t
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from prelar_ray.video.actions import Actions, ActionWriter, actions_path
 from prelar_ray.video.store import MANIFEST, VideoWriter
 from prelar_ray.wording import counted
 
-__all__ = ["RecordSummary", "record"]
+__all__ = ["RecordSummary", "discard", "record"]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,12 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
         raise
     rates = {task: float(np.mean(flags)) for task, flags in successes.items()}
     return RecordSummary(path, writer.episodes, writer.frames, time.perf_counter() - start, rates)
+
+
+def discard(path: Path) -> None:
+    """Remove what was recorded at ``path``, videos and actions."""
+    shutil.rmtree(path)
+    actions_path(path).unlink(missing_ok=True)
 
 
 def _roll_all(
