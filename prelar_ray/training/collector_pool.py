@@ -19,6 +19,9 @@ POLL_SECONDS = 1.0
 NOTICE_SECONDS = 30.0
 """Between two lines about waiting for a collector to start."""
 
+START_SECONDS = 120.0
+"""What a collector's process may take to start, on a busy machine, besides ``collect.timeout``."""
+
 DEATHS_IN_A_ROW = 3
 """Deaths of one collector without an answer in between after which another takes its place; one more is fatal."""
 
@@ -55,7 +58,7 @@ class CollectorPool:
         """Ask the first collector what all would answer alike; it may still be making its environments.
 
         Raises:
-            RoleDied: it died, or did not answer for ``collect.timeout``, again and again.
+            RoleDied: it died, or did not start and answer within its time, again and again.
         """
         while True:
             try:
@@ -65,11 +68,11 @@ class CollectorPool:
 
     def _answered(self, index: int, future: Any) -> Any:
         """Return ``future`` once it is done."""
-        name, limit = self._roles[index].name, self.config.collect.timeout
+        name, limit = self._roles[index].name, self.config.collect.timeout + START_SECONDS
         until = time.monotonic() + limit
         while not self.backend.wait([future], min(NOTICE_SECONDS, limit)):
             if time.monotonic() >= until and self.backend.parallel:
-                raise RoleDied(name, f"no answer for collect.timeout={limit:g} s while it made its environments")
+                raise RoleDied(name, f"no answer for {limit:g} s while it made its environments (collect.timeout)")
             log.warning("waiting for %s, which makes its environments", name)
         return future
 
