@@ -14,7 +14,7 @@ from rich.table import Table
 from prelar_ray.cli import guarded, positive, print_next
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.errors import PrelarError
+from prelar_ray.errors import ConfigError, PrelarError
 from prelar_ray.memory import GIB
 from prelar_ray.study.estimate import Estimate, at_once, check_placeable, estimate, measured_rates, trial_nodes
 from prelar_ray.study.plan import PlannedRun, plan_runs
@@ -71,10 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = read_sweep(args.sweep)
     out: Path = args.out or Path("runs") / sweep.name
     runs = plan_runs(sweep, out)
+    _check_baselines(runs)
     if args.dry_run:
         _dry_run(sweep, runs, args)
         return 0
     return _run(sweep, runs, out, args)
+
+
+def _check_baselines(runs: Sequence[PlannedRun]) -> None:
+    """Ask RLlib whether it knows the settings of its algorithms.
+
+    Raises:
+        ConfigError: one is unknown or not accepted; names the run.
+    """
+    for run in {str((run.config.rllib, run.config.algorithm)): run for run in runs if run.config.algorithm}.values():
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        try:
+            algorithm_config(run.config)
+        except ConfigError as error:
+            raise ConfigError(f"{run.name}: {error}") from error
 
 
 def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
@@ -85,6 +101,7 @@ def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespa
     check_inputs(sweep, runs)
     folder = StudyFolder.open(out, sweep.name, args.resume)
     again = ["tune", args.sweep, "--out", out, "--resume"]
+    again += ["--cluster", args.cluster] if args.cluster != "auto" else []
     with folder.driven():
         try:
             folder.write_plan(args.sweep.read_bytes(), runs, sweep.name)

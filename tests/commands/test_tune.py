@@ -138,6 +138,14 @@ def test_a_dry_run_leaves_runs_of_rllib_out_of_its_sums(tmp_path: Path, capsys: 
     assert "hours" not in capsys.readouterr().out.partition("in none of the numbers")[2]
 
 
+def test_a_keyword_that_rllib_does_not_know_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    stages = "finetune: {methods: [rllib/PPO], tasks: [prelar/point-reach], space: {rllib.training.clip_parm: [0.1]}}"
+    with pytest.raises(
+        ConfigError, match=r"^finetune/rllib-PPO/\S+: rllib\.training\.clip_parm: .*nearest: clip_param"
+    ):
+        tune.main([str(sweep_file(tmp_path, stages)), "--dry-run", "--nodes", "64x8x256"])
+
+
 def test_more_than_any_node_has_is_refused_before_anything_starts(tmp_path: Path) -> None:
     path = sweep_file(tmp_path)
     text = path.read_text().replace("device: cpu", "device: cuda")
