@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -40,12 +41,16 @@ CHECKPOINT_SECONDS = 600
 
 
 def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
-    """Make sure that what the study starts from is there.
+    """Make sure that what the study starts from, and the optional packages that it names, are there.
 
     Raises:
-        ConfigError: a video store that it names is not.
+        ConfigError: a video store or a package that it names is not.
         CheckpointError: a pre-training that it names is not, or does not fit.
     """
+    searching = ("optuna",) if sweep.search.kind == "optuna" else ()
+    for key, package in [("loggers", name) for name in sweep.loggers] + [("search.kind", name) for name in searching]:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{key}={package}: not installed; pip install {package}, or leave it out")
     for name, given in sweep.pretrain.videos.items() if sweep.pretrain else ():
         if isinstance(given, str) and not (Path(given) / MANIFEST).exists():
             raise ConfigError(

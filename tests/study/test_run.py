@@ -10,10 +10,11 @@ import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 
+from prelar_ray.errors import ConfigError
 from prelar_ray.study import run as study_run
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import video_stores
-from prelar_ray.study.run import CHECKPOINT_SECONDS, record_videos
+from prelar_ray.study.run import CHECKPOINT_SECONDS, check_inputs, record_videos
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import record
@@ -64,6 +65,22 @@ def test_a_recording_that_was_cut_off_is_made_anew_and_a_whole_one_stays(
     written = (store / "manifest.json").stat().st_mtime_ns
     recorded(tmp_path, folder)
     assert (store / "manifest.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"loggers": ("wandb",)}, r"^loggers=wandb: not installed; pip install wandb"),
+        ({"search": {"kind": "optuna"}}, r"^search\.kind=optuna: not installed; pip install optuna"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_before_anything_starts(
+    parts: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    finetune = {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"behaviour.horizon": (3, 5)}}
+    with pytest.raises(ConfigError, match=said):
+        check_inputs(study(finetune=finetune, **parts), [])
 
 
 class Tried:
