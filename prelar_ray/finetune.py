@@ -44,16 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     override_option(parser, "--task", "env.task", help="environment id")
     args = parser.parse_args(argv)
     config = resolve(args)
+    if config.algorithm:
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        algorithm_config(config)  # refuses what it does not know before a folder is made
     if args.dry_run:
         print_dry_run(config)
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
     check_task(config.env.task, "env.task")
-    if config.algorithm:
-        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
-
-        algorithm_config(config)  # refuses what it does not know before a folder is made
     init = None
     if args.init and args.resume:  # the command of the run with --resume added
         log.info("--init %s is not read: --resume goes on from the last checkpoint in %s", args.init, args.out)

@@ -84,7 +84,7 @@ def _check_baselines(runs: Sequence[PlannedRun]) -> None:
     Raises:
         ConfigError: one is unknown or not accepted; names the run.
     """
-    for run in {str((run.config.rllib, run.config.algorithm)): run for run in runs if run.config.algorithm}.values():
+    for run in {run.name.rpartition("/")[0]: run for run in runs if run.config.algorithm}.values():  # one of all seeds
         from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
 
         try:
@@ -94,11 +94,12 @@ def _check_baselines(runs: Sequence[PlannedRun]) -> None:
 
 
 def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
-    from prelar_ray.distributed.ray_backend import connected  # importing ray takes seconds
+    from prelar_ray.distributed.ray_backend import check_address, connected  # importing ray takes seconds
     from prelar_ray.study.folder import StudyFolder
     from prelar_ray.study.run import check_inputs, record_videos, run_study
 
     check_inputs(sweep, runs)
+    check_address(args.cluster)  # before videos are recorded
     folder = StudyFolder.open(out, sweep.name, args.resume)
     again = ["tune", args.sweep, "--out", out, "--resume"]
     again += ["--cluster", args.cluster] if args.cluster != "auto" else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,10 @@ from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarErr
 from prelar_ray.memory import GIB
 from prelar_ray.training.backend import Role
 
-__all__ = ["RayBackend", "bundles", "cluster_nodes", "connect", "connected"]
+__all__ = ["RayBackend", "bundles", "check_address", "cluster_nodes", "connect", "connected"]
+
+CONNECT_SECONDS = 10
+"""For the head of a cluster to take a connection."""
 
 WAIT_SECONDS = 30
 """Between two lines about waiting for resources that other runs use."""
@@ -293,13 +297,33 @@ def _initialise(config: RunConfig) -> None:
                 "try again, else run prelar-ray doctor; cluster=none does without"
             ) from error
         return
+    check_address(config.cluster)
     try:
         ray.init(address=config.cluster, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(
-            f"cluster={config.cluster}: cannot connect ({_first_line(error)}); start one with `ray start --head` or "
-            "`ray up cluster/cluster.yaml`, with RAY_AUTH_MODE and the same token here, or use cluster=auto"
-        ) from error
+        raise _unreachable(config.cluster, error) from error
+
+
+def check_address(cluster: str) -> None:
+    """Make sure that somebody listens at the address of a cluster; Ray itself would try for minutes.
+
+    Raises:
+        ResourceError: nobody does.
+    """
+    host, _, port = cluster.rpartition("/")[2].rpartition(":")
+    if not port.isdecimal():  # auto, or a form that only Ray knows
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(cluster, error) from error
+
+
+def _unreachable(cluster: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"cluster={cluster}: cannot connect ({_first_line(error)}); start one with `ray start --head` or "
+        "`ray up cluster/cluster.yaml`, with RAY_AUTH_MODE and the same token here, or use cluster=auto"
+    )
 
 
 def _cause(error: exceptions.RayTaskError) -> BaseException | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prelar_ray.errors import ConfigError
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, changed
@@ -21,17 +20,9 @@ class Proposals:
     """
 
     def __init__(self, sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder) -> None:
-        """Plan to propose for the runs of ``sweep``.
+        """Plan to propose for the runs of ``sweep``; Optuna has to be installed."""
+        import optuna  # an optional extra
 
-        Raises:
-            ConfigError: Optuna is not installed.
-        """
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError(
-                "search.kind=optuna: Optuna is not installed; pip install optuna, or use random"
-            ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna, self.sweep, self.runs, self.folder = optuna, sweep, list(runs), folder
         assert sweep.finetune is not None

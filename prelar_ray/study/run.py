@@ -20,7 +20,7 @@ from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.distributed.trial import Trial, trial_settings
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.study.estimate import check_placeable, trial_nodes
 from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
@@ -58,7 +58,10 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
             )
     for run in {(run.init_path, run.method): run for run in runs if run.init_path}.values():
         assert run.init_path is not None
-        pretrained_checkpoint(run.init_path, run.config)
+        try:
+            pretrained_checkpoint(run.init_path, run.config)
+        except CheckpointError as error:
+            raise CheckpointError(f"finetune.init.{run.method}: {error}") from error
 
 
 def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
@@ -92,7 +95,6 @@ def run_study(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder, ret
 
     Raises:
         ResourceError: a run can never be placed, or the nodes do not share the study's folder.
-        ConfigError: a logger that is not installed.
         KeyboardInterrupt: after Ctrl-C, once the runs under way wrote their checkpoints.
     """
     failures = folder.failures()
@@ -202,11 +204,7 @@ class _MedianRule(MedianStoppingRule):
 
 
 def _loggers(sweep: Sweep) -> list[tune.Callback]:
-    """Callbacks of the optional extras that the sweep file names.
-
-    Raises:
-        ConfigError: one of them is not installed.
-    """
+    """Callbacks of the optional extras that the sweep file names; :func:`check_inputs` has looked for them."""
     places = {
         "wandb": ("ray.air.integrations.wandb", "WandbLoggerCallback", {"project": sweep.name}),
         "mlflow": ("ray.air.integrations.mlflow", "MLflowLoggerCallback", {"experiment_name": sweep.name}),
@@ -214,11 +212,7 @@ def _loggers(sweep: Sweep) -> list[tune.Callback]:
     found = []
     for name in sweep.loggers:
         module, kind, options = places[name]
-        try:
-            importlib.import_module(name)
-            found.append(getattr(importlib.import_module(module), kind)(**options))
-        except ImportError as error:
-            raise ConfigError(f"loggers: {name} is not installed; pip install {name}, or leave it out") from error
+        found.append(getattr(importlib.import_module(module), kind)(**options))
     return found
 
 

@@ -40,8 +40,9 @@ def test_what_makes_no_sense_for_a_baseline_is_refused(tmp_path: Path, pretraine
     assert error == f"error: --init {pretrained}: method rllib/PPO learns from scratch; leave --init out\n"
     error = refused(finetune.main, *line, "cluster=none", code=2)
     assert error == "error: cluster=none: PPO of RLlib needs Ray; use cluster=auto\n"
-    error = refused(finetune.main, *line, "rllib.training.leer=1", code=2)
-    assert error == "error: rllib.training.leer: PPO of RLlib has no such setting; nearest: lr\n"
+    for more in ([], ["--dry-run"]):
+        error = refused(finetune.main, *line, "rllib.training.leer=1", *more, code=2)
+        assert error == "error: rllib.training.leer: PPO of RLlib has no such setting; nearest: lr\n"
     assert not (tmp_path / "run").exists()
 
 

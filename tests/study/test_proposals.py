@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import builtins
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -90,18 +88,3 @@ def test_proposals_follow_what_earlier_runs_came_to(sweep: Sweep, study: tuple[l
         chosen.append(begun.config.behaviour.horizon)
         finish(folder, begun, -abs(begun.config.behaviour.horizon - 14))
     assert sum(chosen[-2:]) > sum(chosen[:2]) or min(chosen[-2:]) >= 12, chosen
-
-
-def test_a_search_with_optuna_says_so_where_it_is_not_installed(
-    sweep: Sweep, study: tuple[list[PlannedRun], StudyFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "optuna":
-            raise ImportError(name)
-        return load(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"^search\.kind=optuna: Optuna is not installed; pip install"):
-        Proposals(sweep, *study)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.errors import RoleDied
 
 
 def _differences(one: Any, two: Any, path: str) -> list[str]:
@@ -32,3 +33,13 @@ def assert_same_state() -> Callable[[Path, Path], None]:
         assert _differences(*states, "state") == []
 
     return check
+
+
+@pytest.fixture
+def learner_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+    """Lets a learner's role, of the given class, be dead when a checkpoint is asked of it."""
+
+    def dying(*_: Any) -> None:
+        raise RoleDied("learner", "killed")
+
+    return lambda role: monkeypatch.setattr(role, "save", dying)

@@ -497,14 +497,11 @@ def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
     run: Run,
     tmp_path: Path,
     during_update: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    learner_dies: Callable[[type], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def dying(*_: Any) -> None:
-        raise RoleDied("learner", "killed")
-
     def interrupt() -> None:
-        monkeypatch.setattr(FinetuneLearnerRole, "save", dying)
+        learner_dies(FinetuneLearnerRole)
         ctrl_c()
 
     during_update(3, interrupt)

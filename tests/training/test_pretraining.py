@@ -16,7 +16,7 @@ import torch
 
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
-from prelar_ray.errors import CheckpointError, DataError, NonFiniteError, PrelarError, RoleDied, UsageError
+from prelar_ray.errors import CheckpointError, DataError, NonFiniteError, PrelarError, UsageError
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
@@ -232,14 +232,11 @@ def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
     run: Run,
     tmp_path: Path,
     during_update: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    learner_dies: Callable[[type], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def dying(*_: Any) -> None:
-        raise RoleDied("learner", "killed")
-
     def interrupt() -> None:
-        monkeypatch.setattr(PretrainLearnerRole, "save", dying)
+        learner_dies(PretrainLearnerRole)
         ctrl_c()
 
     during_update(3, interrupt)
