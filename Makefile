@@ -36,11 +36,11 @@ setup: .venv/rendering.stamp
 
 # Checked once per environment; a failure names the packages to install and is checked again next time.
 .venv/rendering.stamp: .venv/install.stamp
-	@$(BIN)/python -m prelar_ray.doctor --only rendering
+	@$(BIN)/python -m prelar_ray doctor --only rendering
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m prelar_ray.demo
+	$(BIN)/python -m prelar_ray demo
 
 # Two at a time, but those that start a Ray one after another: they watch the machine's processes.
 test: setup

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measuring import Result, Row, report_options, show, timed
 from prelar_ray.acting.policy import ActingNoise, Policy
 from prelar_ray.config import load_config
-from prelar_ray.learning.learner import resolve_device
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.types import IMAGE_SIZE
 
 ACTION = 4

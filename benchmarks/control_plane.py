@@ -152,7 +152,7 @@ class Evaluator:
 def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
     """Run the loop for about ``seconds``."""
     from prelar_ray.distributed.ray_backend import RayBackend
-    from prelar_ray.run_folder import RunFolder
+    from prelar_ray.storage.run_folder import RunFolder
     from prelar_ray.training.finetuning import finetune_by_lines
 
     per_second = collectors / asleep.env_step
@@ -190,9 +190,9 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
             return role
 
     names = {
-        "prelar_ray.training.replay_group.Replay": Replay,
+        "prelar_ray.training.replays.Replay": Replay,
         "prelar_ray.training.finetuning.FinetuneLearnerRole": _actor(Learner, asleep),
-        "prelar_ray.training.collector_pool.Collector": _actor(Collector, asleep),
+        "prelar_ray.training.collectors.Collector": _actor(Collector, asleep),
         "prelar_ray.training.evaluations.Evaluator": Evaluator,
     }
     lines: list[dict[str, float]] = []

@@ -48,7 +48,18 @@ def finetuned(cluster: str, preset: str, overrides: Sequence[str], out: Path) ->
     Raises:
         RuntimeError: the run failed; ends with what it printed.
     """
-    command = [sys.executable, "-m", "prelar_ray.finetune", "--preset", preset, "--cluster", cluster, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "prelar_ray",
+        "finetune",
+        "--preset",
+        preset,
+        "--cluster",
+        cluster,
+        "--out",
+        str(out),
+    ]
     done = subprocess.run([*command, *overrides], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"finetune ended with {done.returncode}: {done.stderr[-2000:]}")

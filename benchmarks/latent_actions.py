@@ -24,7 +24,7 @@ from rich.table import Table
 from scipy import stats
 
 from prelar_ray.checkpoint.store import CheckpointStore
-from prelar_ray.files import atomic_file
+from prelar_ray.storage.files import atomic_file
 
 VARIANTS: dict[str, list[str]] = {
     "no consistency": ["method=prelar_no_consistency"],

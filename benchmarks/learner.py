@@ -29,7 +29,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.parts import make, parts, synthetic_batch
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.learning.learner import resolve_device
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.precision import has_bfloat16
 
 MODES = ("float32", "bfloat16", "compiled")

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from prelar_ray.files import atomic_file
-from prelar_ray.provenance import provenance
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.provenance import provenance
 
 __all__ = [
     "Result",

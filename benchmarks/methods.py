@@ -24,9 +24,9 @@ from rich.table import Table
 
 from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.envs import make_env
-from prelar_ray.files import atomic_file
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
-from prelar_ray.provenance import provenance
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.provenance import provenance
 from prelar_ray.types import SequenceBatch
 
 EPISODES = 20

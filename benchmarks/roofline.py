@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.measuring import result_file
 from prelar_ray.errors import UsageError
-from prelar_ray.files import atomic_file
+from prelar_ray.storage.files import atomic_file
 
 SUFFIX = "_tflop_per_s"
 

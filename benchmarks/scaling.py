@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.measuring import Result, Row, report_options, show, synchronise, timed
 from benchmarks.parts import make
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.learning.learner import resolve_device
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.ranks import ALONE, Ranks
 
 COLUMNS = {

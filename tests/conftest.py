@@ -68,7 +68,7 @@ def videos(minute_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def pretrained(minute_config: RunConfig, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished pre-training run on :func:`videos`; read only."""
-    from prelar_ray.run_folder import RunFolder
+    from prelar_ray.storage.run_folder import RunFolder
     from prelar_ray.training.pretraining import pretrain
 
     config = load_config(None, None, [f"video.path={videos}"], base=minute_config)

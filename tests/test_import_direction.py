@@ -12,72 +12,55 @@ import prelar_ray
 
 PACKAGE = Path(prelar_ray.__file__).parent
 
-PACKAGE_INIT = "prelar_ray"
-BASE = {
-    *("types", "errors", "seeding", "files", "interrupts", "processes", "statistics", "provenance", "wording"),
-    PACKAGE_INIT,
-}
-RECORDS = {"config", "telemetry", "run_folder", "memory", "mirror"}
-DATA = {"arrow_io", "envs", "video", "replay"}
+ROOT = {"prelar_ray", "types", "errors", "seeding", "interrupts", "statistics", "wording"}
+RECORDS = {"config", "storage", "telemetry"}
+DATA = {"envs", "video", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}
-COMMANDS = {
-    *("cli", "__main__", "schema", "dry_run"),
-    *("record", "pretrain", "diagnose", "visualize", "finetune", "evaluate", "report", "doctor", "demo"),
-    *("import_checkpoint", "export_checkpoint", "tune", "fetch"),
-}
 EVERYTHING = {
-    *BASE,
+    *ROOT,
     *RECORDS,
     *DATA,
     *ALGORITHM,
-    "summary",
-    "acting",
-    "training",
-    "baselines",
-    "distributed",
-    "reporting",
-    "study",
-    *COMMANDS,
+    *("published", "acting", "training", "distributed", "baselines", "study", "reporting", "commands"),
 }
 
-# Room of the package: the rooms it may import besides itself.
+# Package, or module at the root: what it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
-    **dict.fromkeys(BASE, BASE),
-    "config": BASE,
-    "telemetry": BASE,
-    "run_folder": BASE,
-    "memory": BASE | {"config"},
-    "mirror": BASE | {"run_folder"},
-    "arrow_io": BASE,
-    "envs": BASE | {"config"},
-    "video": BASE | {"config", "arrow_io", "envs"},
-    "replay": BASE | {"config", "arrow_io", "memory"},
-    "models": BASE | {"config"},
-    "learning": BASE | {"config", "models"},
-    "checkpoint": BASE | {"config", "arrow_io", "models", "learning"},
-    "summary": BASE | {"config", "memory", "models", "learning"},
-    "acting": BASE | RECORDS | DATA | ALGORITHM,
-    "training": BASE | RECORDS | DATA | ALGORITHM | {"acting"},
-    "baselines": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training"},
-    "distributed": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "baselines"},
-    "reporting": BASE | RECORDS,
-    "study": BASE | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
-    **dict.fromkeys(COMMANDS, EVERYTHING),
+    **dict.fromkeys(ROOT, ROOT),
+    "config": ROOT,
+    "storage": ROOT | {"config"},
+    "telemetry": ROOT | {"storage"},
+    "envs": ROOT | {"config"},
+    "video": ROOT | {"config", "storage", "envs"},
+    "replay": ROOT | {"config", "storage"},
+    "models": ROOT | {"config"},
+    "learning": ROOT | {"config", "models"},
+    "checkpoint": ROOT | {"config", "storage", "models", "learning"},
+    "published": ROOT | {"config", "storage", "models", "learning", "checkpoint"},
+    "acting": ROOT | RECORDS | DATA | ALGORITHM,
+    "training": ROOT | RECORDS | DATA | ALGORITHM | {"acting"},
+    "distributed": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training"},
+    "baselines": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
+    "study": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed", "baselines"},
+    "reporting": ROOT | RECORDS,
+    **dict.fromkeys(("commands", "__main__", "tune"), EVERYTHING),
 }
 
-# Library: the rooms that may import it. Libraries that are not named are free.
+ENTRY = {"commands", "__main__", "tune"}
+
+# Library: the packages that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"baselines", "distributed", "study", *COMMANDS},
-    "torch": {*ALGORITHM, "summary", "acting", "training", "baselines", "distributed", "study", *COMMANDS},
-    "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *COMMANDS},
-    "mujoco": {"envs", *COMMANDS},
-    "metaworld": {"envs", *COMMANDS},
-    "dm_control": {"envs", *COMMANDS},
+    "ray": {"baselines", "distributed", "study", *ENTRY},
+    "torch": {*ALGORITHM, "published", "acting", "training", "baselines", "distributed", "study", *ENTRY},
+    "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *ENTRY},
+    "mujoco": {"envs", *ENTRY},
+    "metaworld": {"envs", *ENTRY},
+    "dm_control": {"envs", *ENTRY},
 }
 
 
-def room(path: Path) -> str:
-    """Name of the sub-package or top-level module that a file belongs to."""
+def package_of(path: Path) -> str:
+    """Name of the package or root module that a file belongs to."""
     first = path.relative_to(PACKAGE).parts[0]
     return "prelar_ray" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -99,7 +82,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def violations(path: Path, source: str) -> list[str]:
-    here, found = room(path), []
+    here, found = package_of(path), []
     for line, name in imported(ast.parse(source)):
         library, _, rest = name.partition(".")
         if library == "prelar_ray":
@@ -115,13 +98,13 @@ def violations(path: Path, source: str) -> list[str]:
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
-def test_every_module_belongs_to_a_room_of_the_table():
-    unknown = {room(path) for path in SOURCES} - MAY_IMPORT.keys()
+def test_every_module_belongs_to_a_package_of_the_table():
+    unknown = {package_of(path) for path in SOURCES} - MAY_IMPORT.keys()
     assert not unknown, f"say in MAY_IMPORT what these may import: {sorted(unknown)}"
 
 
 def test_imports_go_in_one_direction():
-    known = [path for path in SOURCES if room(path) in MAY_IMPORT]
+    known = [path for path in SOURCES if package_of(path) in MAY_IMPORT]
     found = [line for path in known for line in violations(path, path.read_text(encoding="utf-8"))]
     assert not found, "\n".join(found)
 
@@ -136,7 +119,7 @@ def test_imports_go_in_one_direction():
         ("models/x.py", "from prelar_ray.learning.kl import balanced_kl"),
         ("telemetry/x.py", "from prelar_ray import config"),
         ("reporting/x.py", "import prelar_ray.checkpoint"),
-        ("types.py", "from prelar_ray.cli import main"),
+        ("types.py", "from prelar_ray.commands.cli import main"),
     ],
 )
 def test_an_import_against_the_direction_is_found(file: str, source: str):
@@ -148,7 +131,7 @@ def test_an_import_against_the_direction_is_found(file: str, source: str):
     [
         ("distributed/x.py", "import ray\nfrom prelar_ray.acting.collector import Collector"),
         ("models/x.py", "import torch\nfrom prelar_ray.models.rssm import RSSM"),
-        ("cli.py", "from prelar_ray import __version__, config"),
+        ("commands/cli.py", "from prelar_ray import __version__, config"),
         ("envs/x.py", "import rayon, torchless"),
     ],
 )

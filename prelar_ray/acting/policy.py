@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import RunConfig
+from prelar_ray.errors import CheckpointError
 from prelar_ray.models.action_encoder import action_input
-from prelar_ray.models.actor_critic import Actor, check_action_size
+from prelar_ray.models.actor_critic import Actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
@@ -20,7 +21,7 @@ from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
 
-__all__ = ["ActingNoise", "Policy", "PolicyState"]
+__all__ = ["ActingNoise", "Policy", "PolicyState", "check_action_size"]
 
 
 class PolicyState(NamedTuple):
@@ -120,3 +121,17 @@ class Policy(nn.Module):
         uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
         action = self.actor(latent.feature).sample(uniform)
         return action.cpu().numpy().astype(np.float32), PolicyState(latent, action)
+
+
+def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
+    """Make sure that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
+
+    Raises:
+        CheckpointError: their sizes differ.
+    """
+    bias = weights.get("actor.mean.bias")
+    if bias is not None and len(bias) != action:  # what is missing is for loading to name
+        raise CheckpointError(
+            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
+            "choose the task it was trained on, or another with such actions"
+        )

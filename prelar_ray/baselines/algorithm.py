@@ -16,10 +16,10 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.from_config import NotProvided
 from ray.tune.registry import get_trainable_cls
 
+from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.env_runner import FrameEnvRunner
 from prelar_ray.baselines.environment import ENVIRONMENT, environment_config
 from prelar_ray.baselines.episodes import NoteFinishedEpisodes
-from prelar_ray.baselines.place import Place
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.seeding import derive_seed
@@ -36,12 +36,12 @@ OF_THE_OLD_STACK = {"model", "optimizer"}
 """Keywords that the algorithms run here would silently ignore."""
 
 
-def algorithm_config(config: RunConfig, place: Place | None = None, first_number: int = 0) -> AlgorithmConfig:
+def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, first_number: int = 0) -> AlgorithmConfig:
     """Return what builds the algorithm that ``config.method`` names; it is complete and checked, not frozen.
 
     Args:
         config: of the run.
-        place: what its processes may use; None to see whether the settings are right.
+        cluster: what its processes may use; None to see whether the settings are right.
         first_number: number of the first episode of every environment.
 
     Raises:
@@ -66,15 +66,15 @@ def algorithm_config(config: RunConfig, place: Place | None = None, first_number
         sample_timeout_s=config.collect.timeout,
     )
     algorithm.learners(num_learners=0)
-    if place:
-        _use(algorithm, place)
+    if cluster:
+        _use(algorithm, cluster)
     with _refusals(name):
         algorithm.copy(copy_frozen=False).validate()
     return algorithm
 
 
-def _use(algorithm: AlgorithmConfig, place: Place) -> None:
-    here, there = place.algorithm, place.env_runner
+def _use(algorithm: AlgorithmConfig, cluster: RLlibCluster) -> None:
+    here, there = cluster.algorithm, cluster.env_runner
     # Ray takes shares of a CPU, whatever these signatures say.
     main: dict[str, Any] = {"num_cpus_for_main_process": here.cpus}
     runner: dict[str, Any] = {"num_cpus_per_env_runner": there.cpus, "num_gpus_per_env_runner": there.gpus}

@@ -17,11 +17,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prelar_ray.arrow_io import checksum
-from prelar_ray.checkpoint.store import FOREIGN_META, CheckpointFolders
+from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError, UsageError
-from prelar_ray.files import atomic_file
+from prelar_ray.storage.arrow import checksum
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.records import RLLIB_META
 
 __all__ = ["ALGORITHM", "AlgorithmCheckpoint", "Counters", "is_whole", "load", "resumable", "save"]
 
@@ -69,7 +70,7 @@ def save(
             "files": {str(path.relative_to(folder)): checksum(path) for path in files},
             "config": config.model_dump(mode="json"),
         }
-        with atomic_file(folder / FOREIGN_META) as file:
+        with atomic_file(folder / RLLIB_META) as file:
             file.write(json.dumps(meta, indent=1).encode())
     return folders.path(counters.update)
 
@@ -80,7 +81,7 @@ def load(path: Path) -> AlgorithmCheckpoint:
     Raises:
         CheckpointError: missing, damaged or of another version; names the file.
     """
-    meta_path = path / FOREIGN_META
+    meta_path = path / RLLIB_META
     try:
         meta: Mapping[str, Any] = json.loads(meta_path.read_bytes())
         if meta["format"] != FORMAT:
@@ -94,7 +95,7 @@ def load(path: Path) -> AlgorithmCheckpoint:
         raise CheckpointError(f"{meta_path}: damaged or of another version ({first})") from error
     for name, expected in files.items():
         if not (path / name).is_file() or checksum(path / name) != expected:
-            raise CheckpointError(f"{path / name}: missing, or not what {FOREIGN_META} says; use an earlier one")
+            raise CheckpointError(f"{path / name}: missing, or not what {RLLIB_META} says; use an earlier one")
     return AlgorithmCheckpoint(path, config, counters)
 
 

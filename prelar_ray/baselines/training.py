@@ -19,23 +19,23 @@ from prelar_ray.acting.collector import Collected
 from prelar_ray.acting.evaluator import evaluate_policy
 from prelar_ray.baselines.algorithm import algorithm_config
 from prelar_ray.baselines.checkpoints import ALGORITHM, AlgorithmCheckpoint, Counters, is_whole, resumable, save
+from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.environment import register
 from prelar_ray.baselines.episodes import FinishedEpisodes
 from prelar_ray.baselines.metrics import learner_metrics, sampled_steps, updates
-from prelar_ray.baselines.place import Place
 from prelar_ray.baselines.policy import ModulePolicy
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.envs.registry import action_size
 from prelar_ray.errors import EnvironmentFailure, NonFiniteError
 from prelar_ray.interrupts import interrupts_deferred
-from prelar_ray.mirror import mirrored
-from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import derive_seed
+from prelar_ray.storage.mirror import mirrored
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.writers import MetricWriter
-from prelar_ray.training.evaluations import Evaluated, record
+from prelar_ray.training.evaluations import Evaluated, record_evaluation
 from prelar_ray.training.window import Window
 
 __all__ = ["rllib_by_lines", "train_rllib"]
@@ -45,14 +45,14 @@ PHASE = "finetune"
 log = logging.getLogger(__name__)
 
 
-def train_rllib(config: RunConfig, run: RunFolder, start_place: Callable[[], Place], resume: bool) -> None:
+def train_rllib(config: RunConfig, run: RunFolder, connect: Callable[[], RLlibCluster], resume: bool) -> None:
     """Train to the end; see :func:`rllib_by_lines`."""
-    for _ in rllib_by_lines(config, run, start_place, resume):
+    for _ in rllib_by_lines(config, run, connect, resume):
         pass
 
 
 def rllib_by_lines(
-    config: RunConfig, run: RunFolder, start_place: Callable[[], Place], resume: bool
+    config: RunConfig, run: RunFolder, connect: Callable[[], RLlibCluster], resume: bool
 ) -> Generator[Mapping[str, float]]:
     """Train the algorithm that ``config.method`` names; yields every line of metrics when it is written.
 
@@ -60,7 +60,7 @@ def rllib_by_lines(
     turns, so that each evaluation is of the policy at that moment.
 
     Args:
-        start_place: connects to a Ray; what it returns is closed in any case.
+        connect: connects to a Ray; what it returns is closed in any case.
         resume: go on from the last checkpoint of ``run``. That reads pickles: resume only what you trained yourself.
 
     On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt goes on.
@@ -75,8 +75,8 @@ def rllib_by_lines(
     with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable(folders, config) if resume else None  # before Ray takes its seconds
-        with closing(start_place()) as place, Progress() as progress, run.timed(PHASE):
-            baseline = _Baseline(config, run, folders, place, checkpoint)
+        with closing(connect()) as cluster, Progress() as progress, run.timed(PHASE):
+            baseline = _Baseline(config, run, folders, cluster, checkpoint)
             total = config.finetune.env_steps
             with closing(baseline), progress.phase(PHASE, total, "env steps", min(baseline.env_steps, total)) as phase:
                 yield from baseline.run_to_end(phase)
@@ -90,10 +90,10 @@ class _Baseline:
         config: RunConfig,
         run: RunFolder,
         folders: CheckpointFolders,
-        place: Place,
+        cluster: RLlibCluster,
         checkpoint: AlgorithmCheckpoint | None,
     ) -> None:
-        self.config, self.run, self.folders, self.place = config, run, folders, place
+        self.config, self.run, self.folders, self.cluster = config, run, folders, cluster
         self.done = checkpoint.counters if checkpoint else Counters()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -112,7 +112,7 @@ class _Baseline:
 
     def _build(self, checkpoint: AlgorithmCheckpoint | None) -> Algorithm:
         action_size(self.config.env)  # refuses what only the environment knows to be wrong
-        settings = algorithm_config(self.config, self.place, first_number=self.done.episodes)
+        settings = algorithm_config(self.config, self.cluster, first_number=self.done.episodes)
         register()
         algorithm = settings.build_algo()
         with suppress(OSError):
@@ -212,7 +212,7 @@ class _Baseline:
     def _write(self, values: Mapping[str, float], phase: Phase) -> Mapping[str, float]:
         self.writer.write(self.done.update, self.env_steps, values)
         line = {"update": self.done.update, "env_steps": self.env_steps, **values}
-        self.place.report(line)
+        self.cluster.report(line)
         self.latest |= line
         phase.look_at(status_table(self.latest))
         return line
@@ -230,7 +230,7 @@ class _Baseline:
             round_,
         )
         with interrupts_deferred():
-            values = record(self.run, Evaluated(update, self.env_steps, result), self.config.env.task)
+            values = record_evaluation(self.run, Evaluated(update, self.env_steps, result), self.config.env.task)
             self.done = replace(self.done, evaluations=round_, evaluated_at=self.env_steps)
             self._save()
             self.folders.set_score(update, values["evaluation/return_mean"])
@@ -250,8 +250,7 @@ class _Baseline:
         }
         if evaluations := self.run.evaluations():
             last = evaluations[-1]
-            summary["return"] = sum(last["returns"]) / len(last["returns"])
-            summary["success"] = sum(last["successes"]) / len(last["successes"])
+            summary |= {"return": last.mean_return, "success": last.success_rate}
         self.run.update(summary=summary)
 
 

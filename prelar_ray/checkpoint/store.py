@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
-from prelar_ray.arrow_io import checksum
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
-from prelar_ray.files import atomic_file, cannot_write
+from prelar_ray.storage.arrow import checksum
+from prelar_ray.storage.files import atomic_file, cannot_write
+from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
 
 __all__ = [
-    "FOREIGN_META",
     "Checkpoint",
     "CheckpointFolders",
     "CheckpointStore",
@@ -38,10 +38,7 @@ __all__ = [
 T = TypeVar("T")
 
 FORMAT = 1
-_STATE, _META = "state.pt", "meta.json"
-
-FOREIGN_META = "rllib.json"
-"""In place of these two, what tells a checkpoint of an RLlib algorithm."""
+_STATE = "state.pt"
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +155,7 @@ class CheckpointStore(CheckpointFolders):
                 "counters": counters,
                 "config": config.model_dump(mode="json"),
             }
-            with atomic_file(folder / _META) as file:
+            with atomic_file(folder / CHECKPOINT_META) as file:
                 file.write(json.dumps(meta, indent=1).encode())
         return self.path(update)
 
@@ -189,17 +186,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, truncated, damaged, of a newer format, or holding code; names the file.
         CheckpointError: it is one of an RLlib algorithm.
     """
-    if foreign := [*path.glob(FOREIGN_META), *path.glob(f"checkpoints/*/{FOREIGN_META}")]:
+    if foreign := [*path.glob(RLLIB_META), *path.glob(f"checkpoints/*/{RLLIB_META}")]:
         raise CheckpointError(
             f"{foreign[0].parent}: of an RLlib algorithm, which only `prelar-ray finetune --resume` goes on with; its "
             "evaluations are in the run's evaluations.jsonl and `prelar-ray report`"
         )
     if (path / "checkpoints").is_dir():
         return CheckpointStore(path / "checkpoints", keep_last=1).latest()
-    meta_path, state_path = path / _META, path / _STATE
+    meta_path, state_path = path / CHECKPOINT_META, path / _STATE
     if not meta_path.is_file() or not state_path.is_file():
         raise CheckpointError(
-            f"{path}: not a checkpoint, expected {_STATE} and {_META} in it; name a run folder or one of its "
+            f"{path}: not a checkpoint, expected {_STATE} and {CHECKPOINT_META} in it; name a run folder or one of its "
             "checkpoints/NNNNNNNNN"
         )
     try:
@@ -216,14 +213,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{meta_path}: damaged or of another version ({error})") from error
     if checksum(state_path) != sha256:
-        raise CheckpointError(f"{state_path}: checksum differs from {_META}: truncated or damaged; use an earlier one")
+        raise CheckpointError(
+            f"{state_path}: checksum differs from {CHECKPOINT_META}: truncated or damaged; use an earlier one"
+        )
     return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
 
 
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint's tensors are what its checksum says; they are not loaded."""
     try:
-        return bool(checksum(path / _STATE) == json.loads((path / _META).read_bytes())["sha256"])
+        return bool(checksum(path / _STATE) == json.loads((path / CHECKPOINT_META).read_bytes())["sha256"])
     except (OSError, DataError, ValueError, KeyError, TypeError):
         return False
 

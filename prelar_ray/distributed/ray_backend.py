@@ -25,7 +25,7 @@ from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
-from prelar_ray.memory import GIB
+from prelar_ray.replay.memory import GIB
 from prelar_ray.training.backend import Role
 
 __all__ = ["RayBackend", "bundles", "check_address", "cluster_nodes", "connect", "connected"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.memory import GIB, check_replay_fits, replay_bytes
-from prelar_ray.training.replay_group import replay_names
+from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
+from prelar_ray.training.replays import replay_names
 
 __all__ = ["ALGORITHM", "ENV_RUNNER", "Resources", "plan_resources"]
 

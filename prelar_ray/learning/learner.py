@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.errors import CheckpointError, ResourceError
+from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.behaviour import BehaviourLearner, unroll
 from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.diagnostics import measure, summarise
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
@@ -31,20 +32,9 @@ from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.seeding import derive_seed
 from prelar_ray.types import Frames, SequenceBatch
 
-__all__ = ["FinetuneLearner", "PretrainLearner", "resolve_device"]
+__all__ = ["FinetuneLearner", "PretrainLearner"]
 
 Model = TypeVar("Model", bound=WorldModel)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn the configuration's device into one that exists.
-
-    Raises:
-        ResourceError: a GPU was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device=cuda: no GPU is visible to PyTorch; use device=cpu, or see `prelar-ray doctor`")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class _Learner:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from prelar_ray.config.schema import BehaviourConfig, MLPConfig
-from prelar_ray.errors import CheckpointError
 from prelar_ray.models.distributions import TruncatedNormal
 from prelar_ray.models.layers import MLP, full_precision, hidden_layers, initialise
 
-__all__ = ["Actor", "ActorCritic", "check_action_size"]
+__all__ = ["Actor", "ActorCritic"]
 
 
 class Actor(nn.Module):
@@ -48,17 +44,3 @@ class ActorCritic(nn.Module):
     def copy_slow_critic(self) -> None:
         """Make the slow critic equal to the critic."""
         self.slow_critic.load_state_dict(self.critic.state_dict())
-
-
-def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
-    """Make sure that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
-
-    Raises:
-        CheckpointError: their sizes differ.
-    """
-    bias = weights.get("actor.mean.bias")
-    if bias is not None and len(bias) != action:  # what is missing is for loading to name
-        raise CheckpointError(
-            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
-            "choose the task it was trained on, or another with such actions"
-        )

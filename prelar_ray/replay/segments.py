@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.errors import DataError
+from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import Episode
 
 __all__ = ["EpisodeStore"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prelar_ray.config.schema import RunConfig
-from prelar_ray.memory import check_replay_fits, memory_limit
 from prelar_ray.replay.buffer import ReplayBuffer
+from prelar_ray.replay.memory import check_replay_fits, memory_limit
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.seeding import generator
 from prelar_ray.types import Episode, SequenceBatch

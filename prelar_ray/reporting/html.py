@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from prelar_ray.files import atomic_file
 from prelar_ray.reporting.drawing import Panel, Picture
 from prelar_ray.reporting.figures import (
     evaluation_chart,
@@ -22,6 +21,7 @@ from prelar_ray.reporting.latent import Latent, latent_part
 from prelar_ray.reporting.notes import notes
 from prelar_ray.reporting.runs import Run, find_runs, load_run
 from prelar_ray.reporting.template import duration, machines, render
+from prelar_ray.storage.files import atomic_file
 from prelar_ray.telemetry.metrics import METRICS
 
 __all__ = ["write_report"]

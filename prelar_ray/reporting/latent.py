@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prelar_ray.reporting.drawing import Panel
 from prelar_ray.reporting.figures import bar_chart, curves_chart
 from prelar_ray.reporting.runs import Run
-from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores
+from prelar_ray.storage.records import Diagnostics, ProbeScores
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.wording import counted
 
@@ -55,7 +55,7 @@ class Latent:
 
     charts: list[Panel]
     rows: list[LatentRow]
-    diagnosis: Diagnosis | None
+    diagnosis: Diagnostics | None
 
 
 def latent_part(run: Run) -> Latent | None:
@@ -100,7 +100,7 @@ def _curves(run: Run, title: str) -> Panel | None:
     return Panel(curves_chart(curves, "update", label, dashed), title, meaning)
 
 
-def _bars(diagnosis: Diagnosis) -> list[Panel]:
+def _bars(diagnosis: Diagnostics) -> list[Panel]:
     charts = []
     if diagnosis.kl_by_dimension:
         values = {str(index): value for index, value in enumerate(diagnosis.kl_by_dimension)}

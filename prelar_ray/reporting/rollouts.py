@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prelar_ray.files import atomic_file
 from prelar_ray.reporting.figures import mosaic
+from prelar_ray.storage.files import atomic_file
 from prelar_ray.types import Frames
 
 __all__ = ["SUFFIXES", "FramePanel", "draw_panels", "write_panels"]

@@ -14,53 +14,19 @@ import yaml
 
 from prelar_ray.config.schema import RLLIB
 from prelar_ray.errors import DataError
-from prelar_ray.run_folder import IMPORT, RunFolder
 from prelar_ray.statistics import Interval, mean_interval, success_interval
-from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
+from prelar_ray.storage.records import Diagnostics, EvaluationRecord, read_diagnostics
+from prelar_ray.storage.run_folder import IMPORT, RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.types import Frames, check_frames
 
-__all__ = ["Episodes", "Evaluation", "Prediction", "Run", "config_mapping", "find_runs", "load_run"]
+__all__ = ["Evaluation", "Prediction", "Run", "config_mapping", "find_runs", "load_run"]
 
 T = TypeVar("T")
 
 WITH_METRICS = ("pretrain", "finetune")
 """Phases that write metrics and predicted frames; the others are not blamed for having none."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """One line of ``evaluations.jsonl``, episode by episode."""
-
-    env_steps: int
-    update: int
-    task: str
-    returns: tuple[float, ...]
-    successes: tuple[bool, ...]
-    rule: str
-    policy: str
-
-    @classmethod
-    def parse(cls, row: dict[str, Any], source: str) -> Episodes:
-        """Read a line.
-
-        Raises:
-            DataError: a key is missing or of the wrong type.
-        """
-        try:
-            return cls(
-                env_steps=int(row["env_steps"]),
-                update=int(row["update"]),
-                task=str(row["task"]),
-                returns=tuple(float(value) for value in row["returns"]),
-                successes=tuple(bool(value) for value in row["successes"]),
-                rule=str(row["success_rule"]),
-                policy=str(row["policy"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-            raise DataError(f"{source}: an evaluation {reason}; delete that line to use the rest") from error
 
 
 @dataclass(frozen=True)
@@ -77,15 +43,15 @@ class Evaluation:
     policy: str
 
     @classmethod
-    def parse(cls, row: dict[str, Any], source: str) -> Evaluation:
-        """Read a line.
+    def of(cls, row: EvaluationRecord) -> Evaluation:
+        """Add intervals.
 
         Raises:
-            DataError: a key is missing or of the wrong type, or there are no episodes.
+            DataError: there are no episodes.
         """
-        of = Episodes.parse(row, source)
-        returns, success = mean_interval(of.returns), success_interval(of.successes)
-        return cls(of.env_steps, of.update, of.task, len(of.returns), returns, success, of.rule, of.policy)
+        returns, success = mean_interval(row.returns), success_interval(row.successes)
+        count = len(row.returns)
+        return cls(row.env_steps, row.update, row.task, count, returns, success, row.success_rule, row.policy)
 
 
 @dataclass(frozen=True)
@@ -107,7 +73,7 @@ class Run:
     metrics: list[dict[str, float | None]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     prediction: Prediction | None = None
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnostics | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -189,7 +155,7 @@ def load_run(path: Path) -> Run:
     if (run.phase in WITH_METRICS and not run.is_baseline) or prediction.exists():
         run.prediction = _read(run, "prediction", lambda: _prediction(prediction), None)
     if folder.diagnostics_path.exists():
-        run.diagnosis = _read(run, "diagnosis", lambda: read_diagnosis(folder.diagnostics_path), None)
+        run.diagnosis = _read(run, "diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)
     return run
 
 
@@ -240,7 +206,7 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
     rows = folder.evaluations()
     if not rows:
         raise DataError(f"{folder.evaluations_path}: no evaluation yet; the run ended before its first one")
-    return [Evaluation.parse(row, str(folder.evaluations_path)) for row in rows]
+    return [Evaluation.of(row) for row in rows]
 
 
 def _prediction(path: Path) -> Prediction:

@@ -19,8 +19,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from prelar_ray.errors import DataError
-from prelar_ray.files import atomic_file
 from prelar_ray.reporting.trials import FINISHED, METRICS, SUCCESS, Points, Trial, shown
+from prelar_ray.storage.files import atomic_file
 from prelar_ray.wording import counted
 
 __all__ = ["read_scores", "write_scores"]

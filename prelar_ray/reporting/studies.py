@@ -17,16 +17,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from prelar_ray.errors import DataError
 from prelar_ray.reporting.protocols import protocol_of
-from prelar_ray.reporting.runs import Episodes, config_mapping, find_runs
+from prelar_ray.reporting.runs import config_mapping, find_runs
 from prelar_ray.reporting.trials import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, Points, Trial
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.records import EvaluationRecord, Plan, PlanEntry
+from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["Study", "is_study", "read_runs", "read_study"]
 
@@ -42,28 +43,6 @@ class Study:
     text: str
     """Of ``study.yaml``; empty if it cannot be read."""
     trials: list[Trial]
-
-
-class PlannedRun(BaseModel):
-    """An entry of ``plan.json``; what a report does not need is left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str = Field(min_length=1)
-    phase: Literal["pretrain", "finetune"]
-    method: str
-    task: str | None = None
-    seed: int = 0
-    labels: dict[str, Any] = Field(default_factory=dict)
-    init: str | None = None
-
-
-class Plan(BaseModel):
-    """Content of ``plan.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    runs: list[PlannedRun] = Field(min_length=1)
 
 
 def is_study(path: Path) -> bool:
@@ -112,7 +91,7 @@ def read_runs(paths: Sequence[Path]) -> list[Trial]:
         if phase in ("pretrain", "finetune"):
             env = config.get("env")
             seed = config.get("seed")
-            run = PlannedRun(
+            run = PlanEntry(
                 name=path.name,
                 phase=phase,
                 method=str(config.get("method", "unknown method")),
@@ -161,7 +140,7 @@ def _by_name(path: Path) -> dict[str, Any]:
     return content
 
 
-def _trial(path: Path, source: str, run: PlannedRun) -> Trial:
+def _trial(path: Path, source: str, run: PlanEntry) -> Trial:
     record, config, damage = _record_and_config(path)
     status, why = str(record.get("status", NOT_BEGUN)), str(record.get("error") or "") or damage
     if damage and status in (FINISHED, NOT_BEGUN):
@@ -176,7 +155,7 @@ def _trial(path: Path, source: str, run: PlannedRun) -> Trial:
             scores = _scores(episodes, config, run.task or "")
             protocol = protocol_of(
                 run.task or "",
-                [of.rule for of in episodes],
+                [of.success_rule for of in episodes],
                 [of.policy for of in episodes],
                 [len(of.returns) for of in episodes],
                 record,
@@ -220,14 +199,14 @@ def _record_and_config(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]
         return record, {}, f"{config_path}: cannot be read ({error})"
 
 
-def _evaluations(path: Path) -> list[Episodes]:
+def _evaluations(path: Path) -> list[EvaluationRecord]:
     """Return the evaluations of a run.
 
     Raises:
         DataError: a line is damaged, or holds no episodes or a return that is no number.
     """
     folder = RunFolder(path, {})
-    episodes = [Episodes.parse(row, str(folder.evaluations_path)) for row in folder.evaluations()]
+    episodes = folder.evaluations()
     for of in episodes:
         if not of.returns or len(of.returns) != len(of.successes) or not all(map(math.isfinite, of.returns)):
             raise DataError(
@@ -238,9 +217,9 @@ def _evaluations(path: Path) -> list[Episodes]:
     return episodes
 
 
-def _scores(episodes: Sequence[Episodes], config: Mapping[str, Any], task: str) -> dict[str, Points]:
+def _scores(episodes: Sequence[EvaluationRecord], config: Mapping[str, Any], task: str) -> dict[str, Points]:
     """Return the mean scores of evaluations, each at the step at which it was due."""
-    at: dict[int, Episodes] = {}
+    at: dict[int, EvaluationRecord] = {}
     every, total = _whole(config, "evaluation", "every_env_steps"), _whole(config, "finetune", "env_steps")
     for of in episodes:
         due = _due(of.env_steps, every, total)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prelar_ray.errors import DataError
-from prelar_ray.files import atomic_file, prepare_file
 from prelar_ray.reporting.comparison import Group, Options, compare_group, group_tasks
 from prelar_ray.reporting.drawing import Panel, Picture, draw_chart
 from prelar_ray.reporting.protocols import check_protocols
@@ -19,6 +18,7 @@ from prelar_ray.reporting.study_page import study_page
 from prelar_ray.reporting.study_panels import PanelSection, study_panels
 from prelar_ray.reporting.study_tables import latex, markdown, score_table, summary_csv
 from prelar_ray.reporting.trials import Trial, name_series
+from prelar_ray.storage.files import atomic_file, prepare_file
 
 __all__ = ["StudyReport", "is_comparison", "write_study_report"]
 

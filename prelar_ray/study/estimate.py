@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.distributed.resources import Resources, plan_resources
-from prelar_ray.distributed.trial import DRIVER
 from prelar_ray.errors import ResourceError
-from prelar_ray.memory import replay_bytes
+from prelar_ray.replay.memory import replay_bytes
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.sweep import Rates
+from prelar_ray.study.trial import DRIVER
 
 __all__ = ["Estimate", "at_once", "check_placeable", "estimate", "measured_rates", "placement", "trial_nodes"]
 

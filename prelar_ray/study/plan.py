@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.config.compare import same_pretraining
 from prelar_ray.envs import check_task
 from prelar_ray.errors import ConfigError, UsageError
+from prelar_ray.storage.records import PlanEntry
 from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep
 
 __all__ = ["PlannedRun", "changed", "plan_runs", "recording", "video_stores"]
@@ -38,7 +39,7 @@ class PlannedRun:
 
     name: str
     """Of its folder below ``runs/``."""
-    phase: str
+    phase: Literal["pretrain", "finetune"]
     method: str
     task: str
     """Empty for pre-trainings."""
@@ -52,6 +53,19 @@ class PlannedRun:
     """Run folder of another pre-training that it starts from."""
     slot: int | None = None
     """Which of Optuna's proposals it is; its labels come when it begins."""
+
+    @property
+    def entry(self) -> PlanEntry:
+        """The record of it in the study's plan."""
+        return PlanEntry(
+            name=self.name,
+            phase=self.phase,
+            method=self.method,
+            task=self.task,
+            seed=self.seed,
+            labels=dict(self.labels),
+            init=self.init or (str(self.init_path) if self.init_path else None),
+        )
 
 
 def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:

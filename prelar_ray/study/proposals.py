@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prelar_ray.run_folder import RunFolder
-from prelar_ray.study.folder import StudyFolder
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, changed
 from prelar_ray.study.sweep import Range, Sweep
 

@@ -19,15 +19,15 @@ from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.shared_folder import check_shared
-from prelar_ray.distributed.trial import Trial, trial_settings
 from prelar_ray.errors import CheckpointError, ConfigError
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.estimate import check_placeable, trial_nodes
-from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
 from prelar_ray.study.proposals import Proposals
 from prelar_ray.study.searcher import RunSearcher
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.study.table import StudyTable
+from prelar_ray.study.trial import Trial, trial_settings
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.recorder import discard, record
 from prelar_ray.video.store import MANIFEST, is_complete

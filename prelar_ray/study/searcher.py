@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from prelar_ray.errors import ConfigError
-from prelar_ray.study.folder import StudyFolder
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
 
 __all__ = ["RunSearcher"]
@@ -59,7 +59,7 @@ class RunSearcher(Searcher):
                         self.folder.note_failure(run.name, str(error))
                         log.warning("%s: left out: %s", run.name, error)
                         continue
-                    self.folder.set_labels(run)
+                    self.folder.set_labels(run.entry)
                 self.begun[trial_id] = run
                 return self._settings(run)
             if run.init and not self._under_way(run.init):

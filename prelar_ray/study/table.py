@@ -11,7 +11,7 @@ from ray.tune import Callback
 from rich.live import Live
 from rich.table import Table
 
-from prelar_ray.study.folder import StudyFolder
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.telemetry.progress import console
 

@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from prelar_ray.files import cannot_write
+from prelar_ray.storage.files import cannot_write
 
 __all__ = ["EventFile"]
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, SupportsFloat
 
 from prelar_ray.errors import RunFolderError
-from prelar_ray.files import append_json_line, filter_json_lines, read_json_lines
+from prelar_ray.storage.files import append_json_line, filter_json_lines, read_json_lines
 from prelar_ray.telemetry.metrics import METRICS
 
 __all__ = ["MetricWriter", "read_metrics"]

@@ -13,10 +13,11 @@ from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend
 
-__all__ = ["Evaluated", "Evaluations", "record"]
+__all__ = ["Evaluated", "Evaluations", "record_evaluation"]
 
 POLL_SECONDS = 1.0
 
@@ -82,7 +83,7 @@ class Evaluations:
         Raises:
             DataError: a line of ``evaluations.jsonl`` is damaged.
         """
-        known = {row["update"] for row in run.evaluations()}
+        known = {evaluation.update for evaluation in run.evaluations()}
         for owed in self._lost:
             if owed["update"] in known:
                 continue
@@ -131,24 +132,22 @@ class Evaluations:
         return self.backend.parallel and time.monotonic() - owed.began > self.config.evaluation.timeout
 
 
-def record(run: RunFolder, evaluated: Evaluated, task: str) -> dict[str, float]:
+def record_evaluation(run: RunFolder, evaluated: Evaluated, task: str) -> dict[str, float]:
     """Append an evaluation to ``evaluations.jsonl``, and return what it adds to the metrics.
 
     Raises:
         DataError: it cannot be written.
     """
-    result = evaluated.result
-    mean, success = (sum(x) / len(x) for x in (result.returns, result.successes))
-    run.append_evaluation(
-        {
-            "update": evaluated.update,
-            "env_steps": evaluated.env_steps,
-            "task": task,
-            "returns": list(result.returns),
-            "successes": [bool(x) for x in result.successes],
-            "success_rule": "any step",
-            "policy": "mode",
-        }
+    record = EvaluationRecord(
+        update=evaluated.update,
+        env_steps=evaluated.env_steps,
+        task=task,
+        returns=evaluated.result.returns,
+        successes=evaluated.result.successes,
+        success_rule="any step",
+        policy="mode",
     )
+    run.append_evaluation(record)
+    mean, success = record.mean_return, record.success_rate
     log.info("evaluation at %d env steps: return %.1f, success %.2f", evaluated.env_steps, mean, success)
     return {"evaluation/return_mean": mean, "evaluation/success_rate": success}

@@ -22,20 +22,20 @@ from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
-from prelar_ray.mirror import mirrored
 from prelar_ray.replay.replay import ReplayStatus
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.mirror import mirrored
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend
-from prelar_ray.training.collector_pool import CollectorPool
-from prelar_ray.training.evaluations import Evaluations, record
-from prelar_ray.training.learner_group import LearnerGroup
+from prelar_ray.training.collectors import CollectorPool
+from prelar_ray.training.episode_fit import check_pace
+from prelar_ray.training.evaluations import Evaluations, record_evaluation
 from prelar_ray.training.learner_role import FinetuneLearnerRole
-from prelar_ray.training.lives import Lives
-from prelar_ray.training.pace import check_pace
-from prelar_ray.training.replay_group import ReplayGroup
+from prelar_ray.training.learners import LearnerGroup
+from prelar_ray.training.replays import ReplayGroup
+from prelar_ray.training.restarts import Lives
 from prelar_ray.training.window import Window
 
 __all__ = ["Finetuning", "finetune", "finetune_by_lines"]
@@ -155,7 +155,7 @@ class Finetuning:
                 self._log()
             self._settle_evaluations(wait=True)
             evaluations = self.run.evaluations()
-            if not evaluations or evaluations[-1]["update"] < self.updates:
+            if not evaluations or evaluations[-1].update < self.updates:
                 self._begin_evaluation()
                 self._settle_evaluations(wait=True)
         except KeyboardInterrupt:
@@ -335,7 +335,7 @@ class Finetuning:
         """Record the evaluations that are done or, with ``wait``, all that are owed."""
         while self.evaluations.are_owed if wait else self.evaluations.is_settled:
             if evaluated := self.evaluations.settle():
-                values = record(self.run, evaluated, self.config.env.task)
+                values = record_evaluation(self.run, evaluated, self.config.env.task)
                 self._write(evaluated.update, evaluated.env_steps, values)
                 self.learner.saved()
                 self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
@@ -361,13 +361,12 @@ class Finetuning:
         """Write what the report shows: frames and final numbers."""
         prediction = self.backend.get(self.learner.call_first("predict", self.replay.peek()))
         self.run.save_frames("prediction", **prediction._asdict())
-        summary = {
+        summary: dict[str, float] = {
             "updates": self.updates,
             "env_steps": self.status.env_steps,
             "episodes": sum(self.collectors.numbers.values()),
         }
         if evaluations := self.run.evaluations():  # none if the evaluator died each time
             last = evaluations[-1]
-            summary["return"] = sum(last["returns"]) / len(last["returns"])
-            summary["success"] = sum(last["successes"]) / len(last["successes"])
+            summary |= {"return": last.mean_return, "success": last.success_rate}
         self.run.update(summary=summary)

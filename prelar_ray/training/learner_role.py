@@ -11,14 +11,15 @@ from typing import Any, Generic, TypeVar
 import numpy.typing as npt
 import torch.distributed as dist
 
+from prelar_ray.acting.policy import check_action_size
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint, snapshot
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
+from prelar_ray.learning.device import resolve_device
+from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.prediction import Prediction, context_frames
 from prelar_ray.learning.ranks import ALONE, Ranks
-from prelar_ray.models.actor_critic import check_action_size
 from prelar_ray.types import Frames, SequenceBatch
 
 __all__ = ["FinetuneLearnerRole", "LearnerRole", "PretrainLearnerRole"]

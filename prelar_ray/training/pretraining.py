@@ -19,15 +19,15 @@ from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
-from prelar_ray.mirror import mirrored
-from prelar_ray.run_folder import RunFolder
 from prelar_ray.seeding import generator
+from prelar_ray.storage.mirror import mirrored
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.writers import MetricWriter
 from prelar_ray.training.backend import Backend, LocalBackend
-from prelar_ray.training.learner_group import LearnerGroup
 from prelar_ray.training.learner_role import PretrainLearnerRole
-from prelar_ray.training.lives import Lives
+from prelar_ray.training.learners import LearnerGroup
+from prelar_ray.training.restarts import Lives
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.seen import SeenVideos

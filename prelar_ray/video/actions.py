@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import Frames
 
 __all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path"]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from prelar_ray.errors import DataError
-from prelar_ray.files import cannot_write
+from prelar_ray.storage.files import cannot_write
 from prelar_ray.types import Frames
 
 __all__ = ["SUFFIXES", "write_film"]

@@ -26,11 +26,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from prelar_ray.arrow_io import checksum, read_arrays, write_arrays
 from prelar_ray.config.schema import VideoConfig
 from prelar_ray.errors import DataError, RunFolderError
-from prelar_ray.files import atomic_file
 from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.storage.arrow import checksum, read_arrays, write_arrays
+from prelar_ray.storage.files import atomic_file
 from prelar_ray.types import Frames, check_frames
 from prelar_ray.wording import counted
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from prelar_ray.baselines.place import Place
+from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 
 COMMON = """
     dashboard=false threads=1 env.task=prelar/point-reach finetune.env_steps=160
@@ -27,12 +27,11 @@ DREAMER = """
 """An update of 2 x 8 for every 40 agent steps."""
 
 
-class HerePlace:
-    """A Ray that is there already and stays."""
-
-    algorithm = env_runner = Resources(1.0, 0.0)
+class RunningCluster(RLlibCluster):
+    """A Ray that is there already and stays; remembers what is reported."""
 
     def __init__(self) -> None:
+        self.algorithm = self.env_runner = Resources(1.0, 0.0)
         self.reported: list[Mapping[str, float]] = []
 
     def report(self, values: Mapping[str, float]) -> None:
@@ -42,8 +41,8 @@ class HerePlace:
 
 
 @pytest.fixture
-def place() -> Place:
-    return HerePlace()
+def cluster() -> RLlibCluster:
+    return RunningCluster()
 
 
 @pytest.fixture(scope="session")

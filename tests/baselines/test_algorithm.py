@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from prelar_ray.baselines.algorithm import algorithm_config
-from prelar_ray.baselines.place import Place
+from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.config import RunConfig, load_config, method_names, native_methods, preset_names
 from prelar_ray.distributed.ray_backend import bundles
 from prelar_ray.distributed.resources import Resources, plan_resources
@@ -30,10 +30,10 @@ def test_every_baseline_s_settings_are_accepted_with_every_preset(method: str, p
     assert algorithm.algo_class.__name__ == method.removeprefix("rllib/")
 
 
-def test_settings_reach_the_algorithm(place: Place) -> None:
+def test_settings_reach_the_algorithm(cluster: RLlibCluster) -> None:
     settings = ("seed=3", "collect.envs_per_collector=3", "rllib.env_runners=2", "rllib.reward_scale=0.5")
     algorithm = algorithm_config(
-        config("rllib/PPO", *settings, "rllib.training.lr=2e-4", "collect.timeout=7"), place, 11
+        config("rllib/PPO", *settings, "rllib.training.lr=2e-4", "collect.timeout=7"), cluster, 11
     )
     assert (algorithm.lr, algorithm.num_env_runners, algorithm.num_envs_per_env_runner) == (2e-4, 2, 3)
     assert algorithm.sample_timeout_s == 7
@@ -100,8 +100,8 @@ def test_what_rllib_does_not_know_is_refused_by_key_and_algorithm(method: str, o
 def test_dreamer_takes_as_many_steps_as_one_update_pays_for(ratio: int, envs: int, runners: int, fragment: int) -> None:
     """A batch of 8 x 16 = 128 replayed steps at a ratio of 16 is an update for every 8 agent steps."""
     batch = ("rllib.training.batch_size_B=8", "rllib.training.batch_length_T=16")
-    place = (f"collect.envs_per_collector={envs}", f"rllib.env_runners={runners}")
-    made = algorithm_config(config("rllib/DreamerV3", f"rllib.training.training_ratio={ratio}", *batch, *place))
+    cluster = (f"collect.envs_per_collector={envs}", f"rllib.env_runners={runners}")
+    made = algorithm_config(config("rllib/DreamerV3", f"rllib.training.training_ratio={ratio}", *batch, *cluster))
     assert made.rollout_fragment_length == fragment
 
 

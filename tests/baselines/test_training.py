@@ -22,10 +22,10 @@ from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.errors import ConfigError, EnvironmentFailure, NonFiniteError
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
-from tests.baselines.conftest import HerePlace
+from tests.baselines.conftest import RunningCluster
 
 OpenRun = Callable[..., RunFolder]
 
@@ -37,7 +37,7 @@ def changed(config: RunConfig, *overrides: str) -> RunConfig:
 
 
 def train(config: RunConfig, run: RunFolder, resume: bool = False) -> RunFolder:
-    train_rllib(config, run, HerePlace, resume)
+    train_rllib(config, run, RunningCluster, resume)
     return run
 
 
@@ -66,13 +66,13 @@ def test_a_run_leaves_what_fine_tuning_leaves(name: str, open_run: OpenRun, requ
     assert any(run.tensorboard.iterdir())
 
     evaluations = run.evaluations()
-    assert [row["env_steps"] for row in evaluations] == [80, 160]
+    assert [row.env_steps for row in evaluations] == [80, 160]
     for row in evaluations:
         assert row.keys() == {"update", "env_steps", "task", "returns", "successes", "success_rule", "policy"}
-        assert (row["task"], row["success_rule"], row["policy"]) == ("prelar/point-reach", "any step", "mode")
-        assert len(row["returns"]) == len(row["successes"]) == 2
+        assert (row.task, row.success_rule, row.policy) == ("prelar/point-reach", "any step", "mode")
+        assert len(row.returns) == len(row.successes) == 2
     told = [row["evaluation/return_mean"] for row in rows if "evaluation/return_mean" in row]
-    assert told == pytest.approx([np.mean(row["returns"]) for row in evaluations])
+    assert told == pytest.approx([np.mean(row.returns) for row in evaluations])
 
     info = json.loads((run.path / "run.json").read_text())
     assert (info["phase"], info["status"]) == ("finetune", "finished")
@@ -86,10 +86,10 @@ def test_a_run_leaves_what_fine_tuning_leaves(name: str, open_run: OpenRun, requ
 
 
 def test_lines_are_yielded_and_reported_as_they_are_written(ppo: RunConfig, open_run: OpenRun) -> None:
-    place, run = HerePlace(), open_run(ppo)
-    lines = list(rllib_by_lines(ppo, run, lambda: place, resume=False))
+    cluster, run = RunningCluster(), open_run(ppo)
+    lines = list(rllib_by_lines(ppo, run, lambda: cluster, resume=False))
     written = [{k: v for k, v in row.items() if k != "time"} for row in read_metrics(run.metrics_path)]
-    assert lines == place.reported == written
+    assert lines == cluster.reported == written
     assert len(lines) == 6
 
 
@@ -136,7 +136,7 @@ def test_env_runners_in_processes_of_their_own_draw_the_simulators(ppo: RunConfi
     config = changed(ppo, *settings, "evaluation.episodes=1")
     run = train(config, open_run(config))
     assert run.info["summary"]["env_steps"] == 40
-    assert run.evaluations()[-1]["task"] == "metaworld/reach-v3"
+    assert run.evaluations()[-1].task == "metaworld/reach-v3"
 
 
 # Stopping and going on
@@ -168,7 +168,7 @@ def test_a_resumed_run_goes_on_with_weights_and_counters(
     rows = [row for row in read_metrics(run.metrics_path) if "rllib/total_loss" in row]
     assert [row["update"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["env_steps"] for row in rows][:6] == [40, 80, 120, 160, 200, 240]
-    assert [row["env_steps"] for row in run.evaluations()] == [80, 160, 240]
+    assert [row.env_steps for row in run.evaluations()] == [80, 160, 240]
     assert run.info["summary"]["episodes"] > episodes
     assert len(run.info["resumed"]) == 1
     train(longer, open_run(longer, resume=True), resume=True)  # a finished run stays as it is
@@ -196,14 +196,14 @@ def test_ctrl_c_lets_the_iteration_end_and_leaves_a_checkpoint_of_it(
     assert run.last_checkpoint() == run.checkpoints / "000000003"
     train(ppo, run, resume=True)
     assert run.info["status"] == "finished"
-    assert [row["env_steps"] for row in run.evaluations()] == [80, 160]
+    assert [row.env_steps for row in run.evaluations()] == [80, 160]
     learnt = [row["update"] for row in read_metrics(run.metrics_path) if "rllib/total_loss" in row]
     assert learnt == [1, 2, 3, 4]
 
 
 def test_an_interrupt_thrown_in_between_two_lines_leaves_a_checkpoint(ppo: RunConfig, open_run: OpenRun) -> None:
     run = open_run(ppo)
-    lines = rllib_by_lines(changed(ppo, "checkpoint.every_updates=100"), run, HerePlace, resume=False)
+    lines = rllib_by_lines(changed(ppo, "checkpoint.every_updates=100"), run, RunningCluster, resume=False)
     next(lines)
     with pytest.raises(KeyboardInterrupt):
         lines.throw(KeyboardInterrupt())
@@ -222,7 +222,7 @@ def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
         with pytest.raises(KeyboardInterrupt):
             train(ppo, open_run(ppo))
     run = train(ppo, open_run(ppo, resume=True), resume=True)
-    evaluations = [row["env_steps"] for row in run.evaluations()]
+    evaluations = [row.env_steps for row in run.evaluations()]
     assert len(evaluations) == 2
     assert evaluations[-1] == 160
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from prelar_ray.acting.policy import check_action_size
 from prelar_ray.checkpoint.compatibility import (
     check_evaluable,
     pretrained_checkpoint,
@@ -13,7 +14,6 @@ from prelar_ray.checkpoint.compatibility import (
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError, UsageError
-from prelar_ray.models.actor_critic import check_action_size
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from prelar_ray.arrow_io import checksum
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
+from prelar_ray.storage.arrow import checksum
 
 
 def state(update: int = 0, size: int = 100) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import finetune
-from prelar_ray.cli import guarded
+from prelar_ray.commands import finetune
+from prelar_ray.commands.cli import guarded
 from prelar_ray.config import RunConfig, to_yaml
 
 Main = Callable[[Sequence[str]], int]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import diagnose, evaluate, finetune, pretrain
 from prelar_ray.baselines.checkpoints import load
-from prelar_ray.checkpoint.store import FOREIGN_META
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.commands import diagnose, evaluate, finetune, pretrain
+from prelar_ray.storage.records import RLLIB_META
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 
 Refused = Callable[..., str]
@@ -51,7 +51,7 @@ def test_commands_that_read_the_package_s_own_checkpoints_refuse_those_of_a_base
 ) -> None:
     saved = tmp_path / "run" / "checkpoints" / "000000003"
     saved.mkdir(parents=True)
-    (saved / FOREIGN_META).write_text("{}")
+    (saved / RLLIB_META).write_text("{}")
     for main in (evaluate.main, diagnose.main):
         error = refused(main, tmp_path / "run", code=2)
         assert error.startswith(f"error: {saved}: of an RLlib algorithm, which only `prelar-ray finetune --resume`")
@@ -70,7 +70,7 @@ def test_a_dry_run_prints_the_configuration_without_networks_that_are_not_built(
 @pytest.mark.cluster
 def test_the_command_trains_until_ctrl_c_and_goes_on_with_resume(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    line = [sys.executable, "-m", "prelar_ray.finetune", *SETTINGS, "--out", str(out), "finetune.env_steps=1000000"]
+    line = [sys.executable, "-m", "prelar_ray", "finetune", *SETTINGS, "--out", str(out), "finetune.env_steps=1000000"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (out / "metrics.jsonl").exists() or not read_metrics(out / "metrics.jsonl"):
@@ -88,7 +88,7 @@ def test_the_command_trains_until_ctrl_c_and_goes_on_with_resume(tmp_path: Path)
     reached = load(kept).counters
     assert reached.update >= 1
     more = reached.agent_steps + 800
-    line = [sys.executable, "-m", "prelar_ray.finetune", "--resume", "--out", str(out), f"finetune.env_steps={more}"]
+    line = [sys.executable, "-m", "prelar_ray", "finetune", "--resume", "--out", str(out), f"finetune.env_steps={more}"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith(f"fine-tuned: {out}\nnext: prelar-ray report {out}\n")

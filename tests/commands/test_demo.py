@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import demo
 from prelar_ray.checkpoint.store import load_checkpoint
-from prelar_ray.telemetry.diagnosis import read_diagnosis
+from prelar_ray.commands import demo
+from prelar_ray.storage.records import read_diagnostics
 from prelar_ray.video.store import VideoStore
 
 Refused = Callable[..., str]
@@ -20,7 +20,7 @@ def test_the_whole_road(
 ) -> None:
     out = tmp_path / "demo"
     reported: list[list[str]] = []  # drawing the page takes longer than all the rest
-    monkeypatch.setattr("prelar_ray.report.main", lambda argv: reported.append(argv) or 0)
+    monkeypatch.setattr("prelar_ray.commands.report.main", lambda argv: reported.append(argv) or 0)
     assert demo.main(["--config", settings, "--out", str(out)]) == 0
     found = {path.name for path in out.iterdir()}
     assert found == {
@@ -38,7 +38,7 @@ def test_the_whole_road(
     assert load_checkpoint(out / "finetune").update == 6
     timings = json.loads((out / "finetune" / "run.json").read_text())["timings"]
     assert {"record", "pretrain", "diagnose", "finetune", "evaluate"} <= timings.keys()
-    assert read_diagnosis(out / "pretrain" / "diagnostics.json").probe is not None
+    assert read_diagnostics(out / "pretrain" / "diagnostics.json").probe is not None
     said = capsys.readouterr().err
     for line in (f"report        {out}/report.html", "do not solve prelar/point-reach", f"tensorboard --logdir {out}"):
         assert line in said

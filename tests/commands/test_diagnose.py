@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prelar_ray import diagnose, pretrain, record, visualize
+from prelar_ray.commands import diagnose, pretrain, record, visualize
 from prelar_ray.reporting import write_report
-from prelar_ray.telemetry.diagnosis import Diagnosis, read_diagnosis
+from prelar_ray.storage.records import Diagnostics, read_diagnostics
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.video.actions import ActionWriter, actions_path
 from prelar_ray.video.store import VideoStore, VideoWriter
@@ -32,7 +32,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnose.main([str(run)]) == 0
-    found = read_diagnosis(run / "diagnostics.json")
+    found = read_diagnostics(run / "diagnostics.json")
     assert found.metrics.keys() == {name for name in METRICS if name.split("/")[0] in ("latent", "open_loop")}
     assert (found.update, found.episodes, found.held_out) == (5, 1, True)
     assert len(found.kl_by_dimension) == 4
@@ -53,9 +53,9 @@ def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.
 
 
 def test_the_same_seed_finds_the_same_and_another_does_not(run: Path) -> None:
-    def again(*arguments: str) -> Diagnosis:
+    def again(*arguments: str) -> Diagnostics:
         assert diagnose.main([str(run), *arguments]) == 0
-        return read_diagnosis(run / "diagnostics.json")
+        return read_diagnostics(run / "diagnostics.json")
 
     assert again() == again("--seed", "0")
     assert again().metrics != again("--seed", "1").metrics
@@ -76,9 +76,9 @@ def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
         position = np.stack([red.sum(1) @ pixels, red.sum(2) @ pixels], axis=1) / red.sum((1, 2))[:, None]
         return np.diff(position, axis=0)
 
-    monkeypatch.setattr("prelar_ray.training.diagnosis.infer_points", perfect)
+    monkeypatch.setattr("prelar_ray.training.diagnostics.infer_points", perfect)
     assert diagnose.main([str(run)]) == 0
-    scores = read_diagnosis(run / "diagnostics.json").probe
+    scores = read_diagnostics(run / "diagnostics.json").probe
     assert scores is not None
     assert scores.r2 is not None
     assert scores.r2 > 0.6  # at the border of the arena it does not move as it was told to
@@ -92,12 +92,12 @@ def test_without_true_actions_all_but_the_probe_is_measured(
     copy = tmp_path / "copy"
     shutil.copytree(videos, copy)
     assert diagnose.main([str(run), "--videos", str(copy)]) == 0
-    found = read_diagnosis(run / "diagnostics.json")
+    found = read_diagnostics(run / "diagnostics.json")
     assert found.probe is None
     assert found.without_probe == f"no true actions beside {copy}"
     assert "Left out: no true actions beside" in shown(capsys)
     assert diagnose.main([str(run), "--videos", str(copy), "--actions", str(actions_path(videos))]) == 0
-    assert read_diagnosis(run / "diagnostics.json").probe is not None
+    assert read_diagnostics(run / "diagnostics.json").probe is not None
 
 
 @pytest.mark.parametrize(("lengths", "sizes", "reason"), [([8], [2], "of one episode only"), ([8, 8], [2, 4], "2, 4")])
@@ -111,7 +111,7 @@ def test_what_keeps_the_probe_from_being_fitted_is_said(
             actions.append(rng.uniform(size=(length, size)).astype(np.float32), frames, "test")
             videos.append(frames, "test")
     assert diagnose.main([str(run), "--videos", str(store)]) == 0
-    assert reason in read_diagnosis(run / "diagnostics-store.json").without_probe
+    assert reason in read_diagnostics(run / "diagnostics-store.json").without_probe
 
 
 def test_videos_of_another_store_were_never_seen_and_have_a_file_of_their_own(
@@ -119,7 +119,7 @@ def test_videos_of_another_store_were_never_seen_and_have_a_file_of_their_own(
 ) -> None:
     assert record.main(["--config", settings, "--out", str(tmp_path / "other"), "seed=1"]) == 0
     assert diagnose.main([str(run), "--videos", str(tmp_path / "other")]) == 0
-    found = read_diagnosis(run / "diagnostics-other.json")
+    found = read_diagnostics(run / "diagnostics-other.json")
     assert (found.episodes, found.held_out, found.other_videos) == (3, True, True)
     assert found.probe is not None
     assert found.probe.unseen
@@ -136,7 +136,7 @@ def test_a_run_that_left_damaged_shards_out_is_diagnosed_and_drawn_without_them(
     (copy / "shard-00001.arrow").unlink()
     assert pretrain.main([*arguments, "--skip-bad"]) == 0
     assert diagnose.main([str(run)]) == 0
-    assert read_diagnosis(run / "diagnostics.json").held_out
+    assert read_diagnostics(run / "diagnostics.json").held_out
     assert visualize.main([str(run), "--steps", "2", "--out", str(tmp_path / "figure.png")]) == 0
 
 
@@ -148,7 +148,7 @@ def test_a_shard_that_was_damaged_since_can_be_left_out(
     (copy / "shard-00001.arrow").unlink()
     assert "--skip-bad" in refused(diagnose.main, run, "--videos", copy, code=2)
     assert diagnose.main([str(run), "--videos", str(copy), "--skip-bad"]) == 0
-    found = read_diagnosis(run / "diagnostics.json")
+    found = read_diagnostics(run / "diagnostics.json")
     assert (found.episodes, found.held_out, found.other_videos) == (1, True, False)
 
 

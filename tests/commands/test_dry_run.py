@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import demo, evaluate, finetune, pretrain, record
+from prelar_ray.commands import demo, evaluate, finetune, pretrain, record
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.layers import parameter_count

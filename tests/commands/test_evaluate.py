@@ -9,9 +9,9 @@ import av
 import pytest
 from PIL import Image
 
-from prelar_ray import evaluate
 from prelar_ray.acting.rollout import Rollout
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.commands import evaluate
+from prelar_ray.storage.run_folder import RunFolder
 
 Refused = Callable[..., str]
 
@@ -94,7 +94,7 @@ def test_the_folder_of_a_result_is_made(finetuned: Path, tmp_path: Path) -> None
 def test_a_result_that_cannot_be_written_is_refused_before_the_episodes_are_run(
     finetuned: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prelar_ray.evaluate.Evaluator", lambda config: pytest.fail("ran"))
+    monkeypatch.setattr("prelar_ray.commands.evaluate.Evaluator", lambda config: pytest.fail("ran"))
     (tmp_path / "file").touch()
     for option, path in (("--json", tmp_path / "file" / "scores.json"), ("--film", tmp_path / "file" / "film.mp4")):
         assert f"error: {path}: cannot write" in refused(evaluate.main, finetuned, option, path, code=2)
@@ -129,7 +129,7 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused
 def test_wrong_arguments_are_refused_before_anything_runs(
     finetuned: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("prelar_ray.evaluate.Evaluator", lambda config: pytest.fail("ran"))
+    monkeypatch.setattr("prelar_ray.commands.evaluate.Evaluator", lambda config: pytest.fail("ran"))
     assert message in refused(evaluate.main, finetuned, *arguments, code=2)
 
 

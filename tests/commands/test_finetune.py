@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import finetune
 from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.commands import finetune
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.replay.replay import Replay
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.backend import LocalBackend
 
@@ -166,7 +166,7 @@ def test_without_a_cluster_all_roles_live_in_this_process(minute_config: RunConf
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = ["--config", settings, "--out", str(out), "finetune.env_steps=1000000", "finetune.random_steps=300"]
-    command = [sys.executable, "-m", "prelar_ray.finetune", *line]
+    command = [sys.executable, "-m", "prelar_ray", "finetune", *line]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not (out / "metrics.jsonl").exists() or not read_metrics(out / "metrics.jsonl"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prelar_ray import pretrain
 from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.commands import pretrain
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.telemetry.writers import read_metrics

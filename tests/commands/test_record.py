@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray import record
+from prelar_ray.commands import record
 from prelar_ray.video.store import VideoStore
 
 Refused = Callable[..., str]

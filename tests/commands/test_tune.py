@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prelar_ray import tune
+from prelar_ray.commands import tune
 from prelar_ray.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from tests.conftest import MINUTE
 
 TASK = "prelar/point-reach"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prelar_ray import visualize
 from prelar_ray.checkpoint.transfer import load_pretrained
+from prelar_ray.commands import visualize
 from prelar_ray.config.schema import VideoConfig
 from prelar_ray.reporting.rollouts import FramePanel
 from prelar_ray.video.store import VideoWriter

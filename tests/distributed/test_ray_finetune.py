@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from tests.faults.runs import Command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

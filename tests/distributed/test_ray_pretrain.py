@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prelar_ray.checkpoint.store import CheckpointStore
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]

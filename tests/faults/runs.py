@@ -15,7 +15,7 @@ import psutil
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.replay.segments import EpisodeStore
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 
 SETTINGS = """
@@ -47,7 +47,7 @@ class Command:
         settings.write_text(SETTINGS)
         self.out = out or folder / "run"
         self.log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
-        command = [sys.executable, "-m", "prelar_ray.finetune", "--config", str(settings), "--out", str(self.out)]
+        command = [sys.executable, "-m", "prelar_ray", "finetune", "--config", str(settings), "--out", str(self.out)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}

@@ -11,7 +11,7 @@ import pytest
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.replay.segments import EpisodeStore
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 from tests.faults.runs import Command, gone, note, shared_memory
 

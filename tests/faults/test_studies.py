@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from tests.commands.test_tune import STAGES, runs, sweep_file
 from tests.faults.runs import gone, note
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.
 
 def begin(sweep: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
     with (out.parent / "log.txt").open("ab") as log:
-        command = [sys.executable, "-m", "prelar_ray.tune", str(sweep), "--out", str(out), *words]
+        command = [sys.executable, "-m", "prelar_ray", "tune", str(sweep), "--out", str(out), *words]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from prelar_ray.acting.policy import Policy
 from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
-from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner, resolve_device
+from prelar_ray.learning.device import resolve_device
+from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.resnet import fold_norms
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.types import SequenceBatch

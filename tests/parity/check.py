@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prelar_ray.errors import PrelarError
-from prelar_ray.files import atomic_file
+from prelar_ray.storage.files import atomic_file
 from tests.parity.cases import CASES, FILES, LEGEND, Case, case_of, outcomes
 from tests.parity.folder import ParityFolder
 from tests.parity.options import run_config

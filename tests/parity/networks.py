@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.checkpoint.official import official_key
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.kl import action_kl, balanced_kl
 from prelar_ray.learning.world_model_loss import pretrain_loss
@@ -19,6 +18,7 @@ from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import PretrainWorldModel
+from prelar_ray.published.names import official_key
 from tests.parity.folder import Arrays, ParityFolder
 from tests.parity.options import run_config
 from tests.parity.subjects import batch, deterministic, finetune_learner, pretrain_learner, to_arrays

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.checkpoint.official import official_key
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.noise import Deterministic
+from prelar_ray.published.names import official_key
 from prelar_ray.types import SequenceBatch
 from tests.parity.folder import FINETUNED, PRETRAINED, Array, Arrays, Entries, ParityError, ParityFolder
 from tests.parity.options import run_config

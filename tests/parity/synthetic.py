@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prelar_ray.checkpoint.official import official_key
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.optimizers import Optimizer
+from prelar_ray.published.names import official_key
 from tests.parity import cases, given
 from tests.parity.folder import (
     ARRAY_FILES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prelar_ray.checkpoint.official import official_key
+from prelar_ray.published.names import official_key
 
 
 def test_unknown_part_has_no_published_name() -> None:

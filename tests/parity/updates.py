@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.acting.policy import ActingNoise, Policy, PolicyState
-from prelar_ray.checkpoint.official import official_key
 from prelar_ray.learning import learner, world_model_loss
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.learning.world_model_loss import pretrain_loss
 from prelar_ray.models.rssm import RSSM
+from prelar_ray.published.names import official_key
 from tests.parity.behaviour import BEHAVIOUR_FUNCTIONS, behaviour_part, recorded_start
 from tests.parity.folder import Array, Arrays, Entries, ParityError, ParityFolder
 from tests.parity.options import run_config

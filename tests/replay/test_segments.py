@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.errors import DataError
 from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import Episode
 
 

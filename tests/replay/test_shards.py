@@ -19,7 +19,7 @@ from prelar_ray.replay.replay import Replay
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.replay.shard import ReplayShard, shard_of
 from prelar_ray.training.backend import LocalBackend
-from prelar_ray.training.replay_group import ReplayGroup
+from prelar_ray.training.replays import ReplayGroup
 from prelar_ray.types import Episode, SequenceBatch
 
 Make = Callable[..., Episode]

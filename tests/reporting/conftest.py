@@ -12,7 +12,8 @@ import pytest
 
 from prelar_ray.config import load_config, to_yaml
 from prelar_ray.reporting.trials import RETURN, SUCCESS, Trial
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.files import append_json_line
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import MetricWriter
 
 
@@ -28,7 +29,7 @@ def _make_run(path: Path, phase: str, seed: int = 0, method: str = "prelar") -> 
         _save_prediction(folder)
         if phase == "finetune":
             for update in (10, 30):
-                folder.append_evaluation(_evaluation(update, steps * update))
+                append_json_line(folder.evaluations_path, _evaluation(update, steps * update))
     return folder
 
 
@@ -121,7 +122,7 @@ def _finish(study: Path, run: dict[str, Any], rates: Sequence[float] = (0.0, 0.2
         for number, rate in enumerate(rates, start=1):
             successes = [episode < round(10 * rate) for episode in range(10)]
             row = {**_evaluation(number, EVERY * number), "task": run["task"], "successes": successes}
-            folder.append_evaluation({**row, "returns": [100.0 * rate] * 10})
+            append_json_line(folder.evaluations_path, {**row, "returns": [100.0 * rate] * 10})
     return folder
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
 from prelar_ray.reporting import write_report
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from tests.reporting.pages import Page
 
 MakeRun = Callable[..., RunFolder]

@@ -10,8 +10,8 @@ import pytest
 from prelar_ray.reporting import write_report
 from prelar_ray.reporting.latent import CHARTS, latent_part
 from prelar_ray.reporting.runs import load_run
-from prelar_ray.run_folder import RunFolder
-from prelar_ray.telemetry.diagnosis import Diagnosis, ProbeScores, read_diagnosis, write_diagnosis
+from prelar_ray.storage.records import Diagnostics, ProbeScores, read_diagnostics, write_diagnostics
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import MetricWriter
 
@@ -29,8 +29,8 @@ SCORES = ProbeScores(
 )
 
 
-def diagnosis(probe: ProbeScores | None = SCORES, kl: bool = True) -> Diagnosis:
-    return Diagnosis(
+def diagnosis(probe: ProbeScores | None = SCORES, kl: bool = True) -> Diagnostics:
+    return Diagnostics(
         checkpoint="runs/pretrain/checkpoints/000000030",
         update=30,
         videos="videos",
@@ -56,7 +56,7 @@ def measured(tmp_path: Path) -> RunFolder:
 
 
 def test_last_values_stand_beside_what_diagnose_found(measured: RunFolder) -> None:
-    write_diagnosis(measured.diagnostics_path, diagnosis())
+    write_diagnostics(measured.diagnostics_path, diagnosis())
     part = latent_part(load_run(measured.path))
     assert part is not None
     rows = {row.name: row for row in part.rows}
@@ -83,7 +83,7 @@ def test_without_diagnose_there_are_the_curves_of_training(measured: RunFolder) 
 
 def test_diagnostics_of_a_run_without_curves_are_shown_alone(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "old", "seed: 0\n", "pretrain")
-    write_diagnosis(folder.diagnostics_path, diagnosis(probe=None, kl=False))
+    write_diagnostics(folder.diagnostics_path, diagnosis(probe=None, kl=False))
     part = latent_part(load_run(folder.path))
     assert part is not None
     assert part.charts == []
@@ -101,6 +101,6 @@ def test_runs_without_latent_actions_have_no_such_part(tmp_path: Path, make_run:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     for written in (diagnosis(), diagnosis(probe=None, kl=False)):
-        write_diagnosis(tmp_path / "diagnostics.json", written)
-        assert read_diagnosis(tmp_path / "diagnostics.json") == written
+        write_diagnostics(tmp_path / "diagnostics.json", written)
+        assert read_diagnostics(tmp_path / "diagnostics.json") == written
     assert [path.name for path in tmp_path.iterdir()] == ["diagnostics.json"]

@@ -11,7 +11,8 @@ import pytest
 
 from prelar_ray.errors import DataError
 from prelar_ray.reporting.runs import find_runs, load_run
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.files import append_json_line
+from prelar_ray.storage.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 
@@ -98,13 +99,13 @@ def test_a_malformed_evaluation_is_named(
     tmp_path: Path, change: dict[str, object], reason: str, make_run: MakeRun, evaluation: Callable[..., dict[str, Any]]
 ) -> None:
     folder = make_run(tmp_path, "finetune")
-    folder.append_evaluation(evaluation(40, 400) | change)
+    append_json_line(folder.evaluations_path, evaluation(40, 400) | change)
     assert reason in load_run(tmp_path).missing["evaluations"]
 
 
 def test_an_evaluation_without_a_key_is_named(tmp_path: Path, make_run: MakeRun) -> None:
     folder = make_run(tmp_path, "finetune")
-    folder.append_evaluation({"update": 1})
+    append_json_line(folder.evaluations_path, {"update": 1})
     assert "an evaluation lacks 'env_steps'" in load_run(tmp_path).missing["evaluations"]
 
 

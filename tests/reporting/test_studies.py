@@ -12,7 +12,8 @@ import pytest
 from prelar_ray.errors import DataError
 from prelar_ray.reporting.studies import is_study, read_runs, read_study
 from prelar_ray.reporting.trials import RETURN, SUCCESS
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.files import append_json_line
+from prelar_ray.storage.run_folder import RunFolder
 
 Planned = Callable[..., dict[str, Any]]
 MakeStudy = Callable[..., Path]
@@ -100,7 +101,7 @@ def test_evaluations_count_at_the_step_at_which_they_were_due(
     study = make_study(tmp_path / "study", [run])
     folder = begin(study, run, "finetune.env_steps=2500")
     for number, env_steps in enumerate((1003, 2017, 2500, 2502), start=1):
-        folder.append_evaluation({**evaluation(number, env_steps), "returns": [float(number)] * 4})
+        append_json_line(folder.evaluations_path, {**evaluation(number, env_steps), "returns": [float(number)] * 4})
     (trial,) = read_study(study).trials
     assert [points.tolist() for points in trial.scores[RETURN]] == [[1000, 2000, 2500], [1.0, 2.0, 4.0]]
 

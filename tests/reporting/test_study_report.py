@@ -18,7 +18,7 @@ from prelar_ray.errors import DataError, UsageError
 from prelar_ray.reporting import Options, StudyReport, is_comparison, study_report, write_study_report
 from prelar_ray.reporting.drawing import Drawing, Picture
 from prelar_ray.reporting.score_files import read_scores
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from tests.reporting.pages import Page
 
 Planned = Callable[..., dict[str, Any]]

@@ -6,10 +6,10 @@ import pytest
 
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.distributed.trial import DRIVER, trial_settings
 from prelar_ray.study.estimate import at_once, estimate, placement, trial_nodes
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.sweep import Rates
+from prelar_ray.study.trial import DRIVER, trial_settings
 
 
 def test_runs_at_once_get_equal_parts_and_whole_gpus_where_there_are_enough() -> None:

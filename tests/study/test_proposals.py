@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from prelar_ray.errors import ConfigError
-from prelar_ray.run_folder import RunFolder
-from prelar_ray.study.folder import StudyFolder
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, changed, plan_runs
 from prelar_ray.study.proposals import Proposals
 from prelar_ray.study.searcher import RunSearcher
@@ -28,12 +28,12 @@ def sweep() -> Sweep:
 def study(sweep: Sweep, tmp_path: Path) -> tuple[list[PlannedRun], StudyFolder]:
     runs = plan_runs(sweep, tmp_path)
     folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
-    folder.write_plan(b"name: study", runs, "study")
+    folder.write_plan(b"name: study", [run.entry for run in runs], "study", [run.name for run in runs])
     return runs, folder
 
 
 def finish(folder: StudyFolder, run: PlannedRun, episode_return: float) -> None:
-    folder.set_labels(run)
+    folder.set_labels(run.entry)
     made = RunFolder.create(folder.run_path(run.name), "", run.phase)
     made.update(status="finished", summary={"return": episode_return})
 
@@ -47,7 +47,7 @@ def test_values_are_chosen_when_a_run_begins_and_shared_by_its_seeds(
     first = propose(runs[0])
     assert 3 <= first.config.behaviour.horizon <= 15
     assert 0.01 <= first.config.loss.action_kl_weight <= 1
-    folder.set_labels(first)
+    folder.set_labels(first.entry)
     second = propose(runs[1])
     assert (second.seed, second.labels) == (1, first.labels)
     other = propose(runs[2])
@@ -60,8 +60,8 @@ def test_values_that_were_proposed_stay_when_a_study_goes_on(
     study: tuple[list[PlannedRun], StudyFolder],
 ) -> None:
     runs, folder = study
-    folder.set_labels(changed(runs[0], {"behaviour.horizon": 7}))
-    folder.write_plan(b"name: study", runs, "study")
+    folder.set_labels(changed(runs[0], {"behaviour.horizon": 7}).entry)
+    folder.write_plan(b"name: study", [run.entry for run in runs], "study", [run.name for run in runs])
     assert folder.labels(runs[0].name) == {"behaviour.horizon": 7}
     assert folder.labels(runs[1].name) == {}
 

@@ -11,8 +11,8 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 
 from prelar_ray.errors import ConfigError
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study import run as study_run
-from prelar_ray.study.folder import StudyFolder
 from prelar_ray.study.plan import video_stores
 from prelar_ray.study.run import CHECKPOINT_SECONDS, check_inputs, record_videos
 from prelar_ray.study.sweep import Sweep

@@ -33,7 +33,7 @@ from prelar_ray.errors import (
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.replay.replay import Replay
 from prelar_ray.replay.segments import EpisodeStore
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Phase
 from prelar_ray.telemetry.writers import read_metrics
@@ -184,9 +184,9 @@ def test_a_run_leaves_everything_that_was_promised(run: Run, pretrained: Path, s
     assert [ratio for ratio in ratios if ratio is not None][-1] == pytest.approx(1 / 5)
     assert any(folder.tensorboard.iterdir())
     (evaluation,) = folder.evaluations()
-    assert (evaluation["update"], evaluation["env_steps"], evaluation["task"]) == (6, 80, "prelar/point-reach")
-    assert len(evaluation["returns"]) == len(evaluation["successes"]) == 2
-    assert (evaluation["success_rule"], evaluation["policy"]) == ("any step", "mode")
+    assert (evaluation.update, evaluation.env_steps, evaluation.task) == (6, 80, "prelar/point-reach")
+    assert len(evaluation.returns) == len(evaluation.successes) == 2
+    assert (evaluation.success_rule, evaluation.policy) == ("any step", "mode")
     with np.load(folder.frames / "prediction.npz") as frames:
         assert frames["true"].shape == frames["reconstructed"].shape == frames["open_loop"].shape == (5, 64, 64, 3)
     info = json.loads((folder.path / "run.json").read_text())
@@ -195,8 +195,8 @@ def test_a_run_leaves_everything_that_was_promised(run: Run, pretrained: Path, s
         "updates": 6,
         "env_steps": 80,
         "episodes": 4,
-        "return": pytest.approx(sum(evaluation["returns"]) / 2),
-        "success": sum(evaluation["successes"]) / 2,
+        "return": pytest.approx(sum(evaluation.returns) / 2),
+        "success": sum(evaluation.successes) / 2,
     }
     assert info["timings"]["finetune"] > 0
     assert_every_episode_once(folder)
@@ -227,25 +227,25 @@ def test_evaluations_come_every_so_many_steps_and_each_evaluates_a_checkpoint(
         "checkpoint.every_updates=100",
     )
     rows = folder.evaluations()
-    assert [row["env_steps"] // 10 for row in rows] == [6, 7, 8]
+    assert [row.env_steps // 10 for row in rows] == [6, 7, 8]
     first, *evaluated = checkpoints(folder)
     assert first == 0  # saved before anything is learnt
-    assert [row["update"] for row in rows] == evaluated  # the last is not evaluated a second time
+    assert [row.update for row in rows] == evaluated  # the last is not evaluated a second time
     assert [round_ for round_, _ in rounds] == [1, 2, 3]
     for update, (_, weights) in zip(evaluated, rounds, strict=True):
         model = load_checkpoint(folder.checkpoints / f"{update:09d}").state["model"]
         np.testing.assert_array_equal(model["rssm.input.weight"].numpy(), weights["rssm.input.weight"])
     best = CheckpointStore(folder.checkpoints, 9).best()
     assert best is not None
-    assert int(best.name) == max(rows, key=lambda row: row["returns"][0])["update"]
+    assert int(best.name) == max(rows, key=lambda row: row.returns[0]).update
     lines = [row for row in read_metrics(folder.metrics_path) if "evaluation/return_mean" in row]
-    assert [row["evaluation/return_mean"] for row in lines] == [row["returns"][0] for row in rows]
+    assert [row["evaluation/return_mean"] for row in lines] == [row.returns[0] for row in rows]
 
 
 def test_asynchronous_evaluations_are_of_checkpoints_too(run: Run) -> None:
     settings = ["evaluation.every_env_steps=10", "evaluation.episodes=1", "checkpoint.keep_last=9"]
     folder = run("run", *settings, "finetune.env_steps=90")
-    evaluated = [row["update"] for row in folder.evaluations()]
+    evaluated = [row.update for row in folder.evaluations()]
     assert len(evaluated) > 2
     assert set(evaluated) <= set(checkpoints(folder))
 
@@ -291,9 +291,9 @@ def test_nobody_waits_for_a_long_evaluation_and_those_due_meanwhile_are_of_the_m
     folder = run("run", *settings, "finetune.env_steps=90", backend=lambda: backend)
     assert set(backend.waited) == {8}
     rows = folder.evaluations()
-    assert [row["env_steps"] // 10 for row in rows if row["update"] < 8] == [7, 8, 9]
+    assert [row.env_steps // 10 for row in rows if row.update < 8] == [7, 8, 9]
     for row, weights in zip(rows, given, strict=True):
-        model = load_checkpoint(folder.checkpoints / f"{row['update']:09d}").state["model"]
+        model = load_checkpoint(folder.checkpoints / f"{row.update:09d}").state["model"]
         np.testing.assert_array_equal(model["rssm.input.weight"].numpy(), weights["rssm.input.weight"])
 
 
@@ -467,9 +467,9 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     assert updates == sorted(set(updates))
     kept = [row for row in rows if row["update"] <= reached.update]
     assert again[: len(kept)] == kept
-    measured = [row for row in evaluations if row["update"] <= reached.update]
+    measured = [row for row in evaluations if row.update <= reached.update]
     assert folder.evaluations()[: len(measured)] == measured
-    steps = [row["env_steps"] for row in folder.evaluations()]
+    steps = [row.env_steps for row in folder.evaluations()]
     assert steps == sorted(set(steps))
     assert_every_episode_once(folder)
 
@@ -556,7 +556,7 @@ def test_an_evaluation_that_an_interrupt_cut_off_is_made_when_the_run_goes_on(
     during_update(0, never)
     found = run("cut", *settings, resume=True).evaluations()
     assert found[0] == expected[0]  # of update 2, though the run went on from update 3
-    assert [row["update"] for row in found] == [row["update"] for row in expected]
+    assert [row.update for row in found] == [row.update for row in expected]
 
 
 def test_checkpoints_that_do_not_say_which_evaluations_are_owed_can_be_gone_on_from(run: Run) -> None:
@@ -565,19 +565,19 @@ def test_checkpoints_that_do_not_say_which_evaluations_are_owed_can_be_gone_on_f
     content = json.loads(meta.read_text())
     del content["counters"]["evaluations_owed"]
     meta.write_text(json.dumps(content))
-    assert [row["update"] for row in run("run", resume=True).evaluations()] == [4, 6]
+    assert [row.update for row in run("run", resume=True).evaluations()] == [4, 6]
 
 
 def test_evaluations_beyond_the_checkpoint_are_forgotten(run: Run) -> None:
     settings = ["collect.synchronous=true", "evaluation.every_env_steps=10", "evaluation.episodes=1"]
     folder = run("run", *settings)
     before = folder.evaluations()
-    (folder.checkpoints / f"{before[-1]['update']:09d}" / "state.pt").write_bytes(b"damaged")
+    (folder.checkpoints / f"{before[-1].update:09d}" / "state.pt").write_bytes(b"damaged")
     reached = load_checkpoint(folder.path).update
-    assert reached < before[-1]["update"]
+    assert reached < before[-1].update
     again = run("run", *settings, resume=True).evaluations()
     assert again[:-1] == before[:-1]
-    assert [row["update"] for row in again] == [row["update"] for row in before]
+    assert [row.update for row in again] == [row.update for row in before]
 
 
 def test_a_run_lost_before_its_first_update_can_be_resumed(run: Run, during_update: Any) -> None:
@@ -647,7 +647,7 @@ def test_a_synchronous_run_is_the_same_to_the_bit_whoever_collects(run: Run, col
     for part in ("model", "actor_critic"):
         for key, value in expected.state[part].items():
             assert torch.equal(value, found.state[part][key]), key
-    assert [row["returns"] for row in one.evaluations()] == [row["returns"] for row in other.evaluations()]
+    assert [row.returns for row in one.evaluations()] == [row.returns for row in other.evaluations()]
 
 
 def test_the_learner_waits_for_a_collector_whose_weights_are_too_old(run: Run) -> None:
@@ -763,7 +763,7 @@ def test_a_collector_that_hangs_while_it_makes_its_environments_is_replaced(
             assert not isinstance(future, _Dead), "nobody waits for it without an end"
             return super().get(future)
 
-    monkeypatch.setattr("prelar_ray.training.collector_pool.time.monotonic", itertools.count(step=20).__next__)
+    monkeypatch.setattr("prelar_ray.training.collectors.time.monotonic", itertools.count(step=20).__next__)
     backend = Hanging("collector-0", "episode_steps")
     folder = run("run", "collect.timeout=50", "evaluation.timeout=100000", backend=lambda: backend)
     assert "waiting for collector-0, which makes its environments" in caplog.text
@@ -780,7 +780,7 @@ def test_an_evaluator_that_dies_is_replaced_and_only_its_evaluation_is_missing(
     folder = run("run", "collect.synchronous=true", "evaluation.every_env_steps=70", backend=lambda: backend)
     assert backend.stopped == ["evaluator"]
     assert "evaluator died: killed; this evaluation is left out" in caplog.text
-    assert [row["update"] for row in folder.evaluations()] == [6]
+    assert [row.update for row in folder.evaluations()] == [6]
 
 
 def test_an_evaluation_that_takes_too_long_is_left_out(

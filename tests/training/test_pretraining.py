@@ -18,7 +18,7 @@ from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.errors import CheckpointError, DataError, NonFiniteError, PrelarError, UsageError
 from prelar_ray.learning.learner import PretrainLearner
-from prelar_ray.run_folder import RunFolder
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.learner_role import PretrainLearnerRole

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 import prelar_ray
-from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.envs.point_reach import PIXELS_PER_UNIT, SPEED
 from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import IMAGE_SIZE, Frames
 from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path
 from prelar_ray.video.recorder import record

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prelar_ray.arrow_io import read_arrays
 from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.errors import ConfigError, RunFolderError
+from prelar_ray.storage.arrow import read_arrays
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
 from prelar_ray.video.store import VideoStore

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prelar_ray
-from prelar_ray.arrow_io import read_arrays, write_arrays
 from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore, VideoWriter
 

@@ -1,0 +1,89 @@
+"""`prelar-ray demo`: the whole road in minutes, through the same commands a user would type."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.commands import diagnose, evaluate, finetune, pretrain, record, report
+from prelar_ray.commands.cli import command_parser, resolve
+from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.errors import RunFolderError
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.telemetry.progress import console
+
+__all__ = ["main"]
+
+EPILOG = """\
+Phases: record experts on the tasks in record.tasks, pre-train on these videos (frames only), diagnose the latent
+action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the folders it makes can be
+used with them afterwards.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all phases with one configuration."""
+    parser = command_parser(
+        "demo", "Go the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report.", EPILOG
+    )
+    parser.set_defaults(preset="demo")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    return _run(config, args.out)
+
+
+def _run(config: RunConfig, out: Path) -> int:
+    if out.exists() and any(out.iterdir()):
+        raise RunFolderError(f"{out}: holds an earlier demo; look at {out}/report.html, or choose another --out DIR")
+    out.mkdir(parents=True, exist_ok=True)
+    settings = out / "config.yaml"
+    with atomic_file(settings) as file:
+        file.write(to_yaml(config).encode())
+    videos, pretrained, finetuned = out / "videos", out / "pretrain", out / "finetune"
+    options = ["--config", str(settings)]
+    seconds: dict[str, float] = {}
+
+    def phase(name: str, command: Callable[[list[str]], int], *arguments: object) -> None:
+        began = time.monotonic()
+        command([str(argument) for argument in arguments])
+        seconds[name] = time.monotonic() - began
+
+    phase("record", record.main, *options, "--out", videos)
+    phase("pretrain", pretrain.main, *options, "--videos", videos, "--out", pretrained)
+    if config.world_model.latent_action_source == "inverse_dynamics":
+        phase("diagnose", diagnose.main, pretrained)
+    phase("finetune", finetune.main, *options, "--init", pretrained, "--out", finetuned)
+    film, scores = out / "film.mp4", out / "evaluation.json"
+    phase("evaluate", evaluate.main, finetuned, "--film", film, "--json", scores)
+    run = RunFolder.open(finetuned)
+    run.update(timings=run.info["timings"] | {name: round(value, 3) for name, value in seconds.items()})
+    phase("report", report.main, out)
+    _say_what_was_made(config, out, seconds)
+    return 0
+
+
+def _say_what_was_made(config: RunConfig, out: Path, seconds: dict[str, float]) -> None:
+    best = CheckpointStore(out / "finetune" / "checkpoints", keep_last=1).paths()[-1]
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    console.print(
+        f"\nDone in {sum(seconds.values()) / 60:.1f} minutes: {times}\n"
+        f"  videos        {out}/videos (frames only; actions apart, for diagnose)\n"
+        f"  pre-training  {out}/pretrain\n"
+        f"  fine-tuning   {out}/finetune, policy {best}\n"
+        f"  film          {out}/film.mp4\n"
+        f"  report        {out}/report.html\n"
+        f"This shows that every part works. {config.finetune.env_steps:,} environment steps on a CPU do not solve "
+        f"{config.env.task}; published runs take 250 000.\n"
+        f"next: tensorboard --logdir {out}, or prelar-ray finetune --help for a run of your own",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )

@@ -1,0 +1,110 @@
+"""`prelar-ray diagnose`: is the latent action of a pre-trained world model any good?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from prelar_ray.checkpoint.transfer import load_pretrained
+from prelar_ray.commands.cli import chosen_videos, video_options
+from prelar_ray.errors import UsageError
+from prelar_ray.storage.records import Diagnostics, ProbeScores, write_diagnostics
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.telemetry.progress import Progress
+from prelar_ray.training.diagnostics import diagnose, find_actions
+from prelar_ray.wording import counted
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Measure the latent action of a pre-training run on episodes that it was not trained on: does it carry information, is it
+collapsed, does the decoder listen to it, and how well does a linear map find the true action in it. Prints a table and
+writes RUN/diagnostics.json, which `prelar-ray report` shows; for another video store RUN/diagnostics-NAME.json."""
+
+EPILOG = """\
+True actions are read from DIR.actions.arrow, which `prelar-ray record` writes beside the videos; without it the probe
+is left out. docs/diagnostics.md says what each number means.
+
+examples:
+  prelar-ray diagnose runs/pretrain
+  prelar-ray diagnose runs/pretrain --videos videos/experts --actions elsewhere/experts.actions.arrow
+"""
+
+PROBE_READING = "1: the true action is in the latent action, linearly. 0 or less: it is not."
+PERMUTED_READING = "Latent and true actions paired at random: about 0, or something leaks."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Diagnose."""
+    parser = argparse.ArgumentParser(
+        prog="prelar-ray diagnose",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
+    video_options(parser)
+    parser.add_argument(
+        "--actions", type=Path, metavar="FILE", help="true actions of these videos (default: DIR.actions.arrow)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips, noise and probe (default 0)")
+    args = parser.parse_args(argv)
+    if not (args.run / "checkpoints").is_dir():
+        raise UsageError(f"{args.run}: not the folder of a pre-training run; name the one given as pretrain --out")
+    pretrained = load_pretrained(args.run)
+    video = chosen_videos(args, pretrained.config)
+    actions = find_actions(Path(video.path), args.actions)
+    with Progress() as progress:
+        diagnosis = diagnose(pretrained, video, actions, args.seed, progress)
+    _show(diagnosis)
+    out = RunFolder(args.run, {}).diagnostics_path
+    if diagnosis.other_videos:  # what was found out about the run's own videos stays, and in the report
+        out = out.with_name(f"{out.stem}-{Path(video.path).resolve().name}{out.suffix}")
+    write_diagnostics(out, diagnosis)
+    Console(soft_wrap=True, markup=False, highlight=False).print(f"{out}; docs/diagnostics.md explains")
+    return 0
+
+
+def _show(diagnosis: Diagnostics) -> None:
+    source = " held out of pre-training" if diagnosis.held_out else ", seen in pre-training"
+    if diagnosis.other_videos:
+        source = f" of {diagnosis.videos}, which pre-training never saw"
+    table = Table(
+        title=f"{diagnosis.checkpoint}: {diagnosis.clips} clips of {counted(diagnosis.episodes, 'episode')}{source}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("diagnostic", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("how to read it")
+    for name, value in diagnosis.metrics.items():
+        metric = METRICS[name]
+        unit = f" {metric.unit}" if metric.unit == "nats" else ""
+        table.add_row(name, _number(value) + unit, metric.reading or metric.meaning)
+    if diagnosis.probe is None:
+        table.add_row("probe/r2", "–", f"Left out: {diagnosis.without_probe}.")
+    else:
+        _show_probe(table, diagnosis.probe)
+    Console(highlight=False).print(table)
+
+
+def _show_probe(table: Table, scores: ProbeScores) -> None:
+    tested = f"{counted(scores.test_steps, 'step')} of {counted(scores.test_episodes, 'episode')}"
+    seen = "neither model nor probe saw" if scores.unseen else "the model saw, the probe did not"
+    table.add_row("probe/r2", _number(scores.r2), f"{PROBE_READING} On {tested} that {seen}.")
+    for index, value in enumerate(scores.r2_by_dimension):
+        reading = "" if value is not None else "Undefined: it never varies."
+        table.add_row(f"  action[{index}]", _number(value), reading)
+    table.add_row("probe/r2_permuted", _number(scores.r2_permuted), PERMUTED_READING)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

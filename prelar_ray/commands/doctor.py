@@ -1,0 +1,265 @@
+"""``python -m prelar_ray doctor``: is this machine ready? One line per check, each with its remedy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from prelar_ray.commands.cli import command_parser, resolve
+from prelar_ray.config import RunConfig
+from prelar_ray.replay.memory import GIB, STEP_BYTES, memory_limit
+
+__all__ = ["Check", "main"]
+
+DESCRIPTION = """\
+Check that this machine can record, train and evaluate: Python and package versions, off-screen rendering,
+GPUs, shared memory, memory and disk for the configured replay buffer, open files, Ray.
+
+One line per check: OK, WARN (works, with a drawback) or FAIL, what was found, and what to do about it.
+Exits with 1 if a check fails."""
+
+EPILOG = """\
+examples:
+  prelar-ray doctor --preset tiny                    memory and disk are judged by the preset's replay buffer
+  prelar-ray doctor --ray                            also starts a Ray on this machine, and stops it
+  prelar-ray doctor replay.capacity_steps=100000     whether a smaller replay buffer would fit"""
+
+"""Bytes of one step in the replay buffer; its action, reward and flags hardly count."""
+SHARED_MEMORY = 0.3
+"""Share of the memory that Ray takes for its object store, which lies in shared memory."""
+SLOW_RENDERING = 10.0
+"""Frames per second below which collecting is a bottleneck."""
+OPEN_FILES = 8192
+"""Open files that Ray's processes need together on a machine with many cores."""
+CHECKPOINT_SPACE = 5 * GIB
+"""Disk space for checkpoints, videos and logs beside the replay buffer."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found."""
+
+    status: Literal["OK", "WARN", "FAIL"]
+    finding: str
+    remedy: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = command_parser("doctor", DESCRIPTION, EPILOG)
+    parser.add_argument("--ray", action="store_true", help="also start a Ray on this machine and stop it (10 s)")
+    names = ", ".join(_checks(RunConfig(), start_ray=False))
+    parser.add_argument("--only", action="append", metavar="CHECK", help=f"just this check, may be repeated: {names}")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        from prelar_ray.commands.dry_run import print_dry_run  # imports torch, which may be what is broken
+
+        print_dry_run(config)
+        return 0
+    checks = _checks(config, args.ray)
+    unknown = set(args.only or ()) - checks.keys()
+    if unknown:
+        parser.error(f"--only {', '.join(sorted(unknown))}: no such check; there are {names}")
+    console = Console(soft_wrap=True, highlight=False)
+    failed = False
+    for name in args.only or checks:
+        result = run_check(checks[name])
+        failed |= result.status == "FAIL"
+        console.print(_line(name, result))
+    return 1 if failed else 0
+
+
+def _checks(config: RunConfig, start_ray: bool) -> dict[str, Callable[[], Check]]:
+    return {
+        "python": check_python,
+        "packages": check_packages,
+        "rendering": lambda: check_rendering(config),
+        "gpu": check_gpu,
+        "shared-memory": check_shared_memory,
+        "memory": lambda: check_memory(config),
+        "disk": lambda: check_disk(config, Path.cwd()),
+        "open-files": check_open_files,
+        "ray": lambda: check_ray(start_ray),
+        "cluster": lambda: check_cluster(config),
+    }
+
+
+def run_check(check: Callable[[], Check]) -> Check:
+    """Run a check; one that raises, as a broken package makes it do, has failed."""
+    try:
+        return check()
+    except Exception as error:  # a broken package can raise anything when it is imported
+        reason = " ".join(str(error).split())
+        return Check("FAIL", f"{type(error).__name__}: {reason}", "reinstall the package named, then run this again")
+
+
+def check_python() -> Check:
+    """Compare the interpreter with those the tests run with."""
+    version = f"{platform.python_version()} ({sys.executable})"
+    if sys.version_info[:2] not in ((3, 11), (3, 12)):
+        return Check("WARN", version, "untested; use Python 3.11 or 3.12")
+    return Check("OK", version)
+
+
+def check_packages(distribution: str = "prelar-ray") -> Check:
+    """Compare installed versions with the requirements, whose lower bounds are the tested versions."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = [Requirement(text) for text in requires(distribution) or []]
+    except PackageNotFoundError:
+        remedy = "pip install -c constraints.txt -e ."
+        return Check("WARN", f"{distribution} is not installed, so its requirements are not checked", remedy)
+    wrong, count = [], 0
+    for requirement in requirements:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} missing")
+        else:
+            if not requirement.specifier.contains(installed, prereleases=True):
+                wrong.append(f"{requirement.name} {installed}, tested {requirement.specifier}")
+    if wrong:
+        return Check("FAIL", "; ".join(wrong), "pip install -c constraints.txt -e . (or run `make setup`)")
+    return Check("OK", f"{count} of {count} requirements met")
+
+
+def check_rendering(config: RunConfig) -> Check:
+    """Draw frames off-screen."""
+    from prelar_ray.envs import rendering
+    from prelar_ray.errors import RenderingError
+
+    try:
+        report = rendering.check_rendering(config.env.render_quality)
+    except RenderingError as error:
+        return Check("FAIL", str(error).replace("\n", " "), "do what the finding says")
+    finding = (
+        f"{report.backend} on {report.device}, {report.frames_per_second:.0f} frames/s at quality "
+        f"{config.env.render_quality}, {'upright' if report.upright else 'upside down'}"
+    )
+    if not report.upright:
+        return Check("FAIL", finding, "try another back end: MUJOCO_GL=egl or MUJOCO_GL=osmesa")
+    if report.frames_per_second < SLOW_RENDERING:
+        return Check("WARN", finding, "render on a GPU (MUJOCO_GL=egl), or env.render_quality=reduced")
+    return Check("OK", finding)
+
+
+def check_gpu() -> Check:
+    """List the GPUs that torch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi"):
+            return Check(
+                "WARN",
+                f"torch {torch.__version__} cannot use the GPU of this machine",
+                "install a torch built for its CUDA driver (pytorch.org), and check `nvidia-smi`",
+            )
+        return Check("OK", "none; the learner runs on the CPU, fit for the presets demo and tiny")
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"{properties.name} {properties.total_memory / GIB:.0f} GiB")
+    bf16 = "with" if torch.cuda.is_bf16_supported() else "without"
+    return Check("OK", f"{len(found)}: {', '.join(found)}, {bf16} bfloat16")
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
+    """Compare shared memory with what Ray's object store would take."""
+    size, wanted = shutil.disk_usage(folder).total, SHARED_MEMORY * memory_limit()
+    finding = f"{size / GIB:.1f} GiB in {folder}, Ray would take {wanted / GIB:.1f}"
+    if size < wanted:
+        remedy = f"docker run --shm-size={wanted / GIB:.0f}g, or mount -o remount,size={wanted / GIB:.0f}G {folder}"
+        return Check("WARN", f"{finding}; it falls back to files in /tmp, which are slow", remedy)
+    return Check("OK", finding)
+
+
+def check_memory(config: RunConfig) -> Check:
+    """Compare memory with the full replay buffer."""
+    replay, limit = config.replay.capacity_steps * STEP_BYTES, memory_limit()
+    finding = f"{limit / GIB:.1f} GiB, the full replay buffer takes {replay / GIB:.1f}"
+    remedy = f"replay.capacity_steps={int(limit / 2 / STEP_BYTES)} takes half of the memory"
+    if replay > limit:
+        return Check("FAIL", finding, remedy)
+    if replay > limit / 2:
+        return Check("WARN", f"{finding}, more than half", remedy)
+    return Check("OK", finding)
+
+
+def check_disk(config: RunConfig, folder: Path) -> Check:
+    """Compare free space with what a run writes."""
+    free = shutil.disk_usage(folder).free
+    wanted = config.replay.capacity_steps * STEP_BYTES + CHECKPOINT_SPACE
+    finding = f"{free / GIB:.1f} GiB free in {folder}, a run with a full replay buffer writes up to {wanted / GIB:.1f}"
+    if free < GIB:
+        return Check("FAIL", finding, "free space, or give an --out on another disk")
+    if free < wanted:
+        return Check("WARN", finding, "free space, give an --out on another disk, or lower replay.capacity_steps")
+    return Check("OK", finding)
+
+
+def check_open_files() -> Check:
+    """Compare the limit on open files with what Ray needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        return Check("WARN", f"at most {soft}", f"ulimit -n {enough} in the shell that starts the run")
+    return Check("OK", "unlimited" if soft == resource.RLIM_INFINITY else f"at most {soft}")
+
+
+def check_ray(start: bool) -> Check:
+    """Import Ray and, if asked to, start one on this machine."""
+    import ray
+
+    if not start:
+        return Check("OK", f"{ray.__version__} imports (--ray also starts it)")
+    began = time.monotonic()
+    try:
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.get(ray.remote(lambda: None).remote(), timeout=60)
+    except Exception as error:  # Ray raises many types, from OSError to RuntimeError
+        return Check("FAIL", f"{ray.__version__} does not start: {error}", "see /tmp/ray/session_latest/logs")
+    finally:
+        ray.shutdown()
+    return Check("OK", f"{ray.__version__} starts, runs a task and stops in {time.monotonic() - began:.1f} s")
+
+
+def check_cluster(config: RunConfig) -> Check:
+    """Say which Ray a run would use, and whether a token is there for an existing one."""
+    named = config.cluster not in ("none", "auto")
+    address = config.cluster if named else os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Check("OK", "no existing Ray is addressed; runs start their own")
+    source = "cluster" if named else "RAY_ADDRESS"
+    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    has_token = "RAY_AUTH_TOKEN" in os.environ or token_file.is_file()
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not has_token:
+        return Check("FAIL", f"{source}={address}, RAY_AUTH_MODE=token, no token", f"copy the head's to {token_file}")
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        remedy = f"if it asks for a token: export RAY_AUTH_MODE=token and the head's token in {token_file}"
+        return Check("WARN", f"{source}={address}, RAY_AUTH_MODE is not token", remedy)
+    return Check("OK", f"{source}={address} with a token; it must be the same on every node")
+
+
+def _line(name: str, check: Check) -> Text:
+    colour = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}[check.status]
+    remedy = f"  -> {check.remedy}" if check.remedy else ""
+    return Text.assemble((f"{check.status:<5}", colour), f"{name:<14} {check.finding}", (remedy, "cyan"))

@@ -1,0 +1,40 @@
+"""`prelar-ray fetch`: a run folder back from where ``checkpoint.mirror`` keeps its copy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.commands.cli import print_next
+from prelar_ray.storage.mirror import fetch
+from prelar_ray.storage.run_folder import RunFolder
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Copy a run folder here from the address at which checkpoint.mirror keeps its copy: checkpoints, episodes, metrics.
+What works on a run folder works on it then, --resume and --init included."""
+
+EPILOG = """\
+examples:
+  prelar-ray fetch s3://bucket/runs/reach runs/reach
+  prelar-ray fetch file:///mnt/runs/reach runs/reach"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fetch."""
+    parser = argparse.ArgumentParser(
+        prog="prelar-ray fetch",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("uri", metavar="URI", help="address of the copy: that of checkpoint.mirror, and the run's name")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; must not exist")
+    args = parser.parse_args(argv)
+    fetch(args.uri, args.out)
+    phase = RunFolder.open(args.out).info["phase"]
+    print_next(f"fetched: {args.out}", [phase, "--resume", "--out", args.out], ["report", args.out])
+    return 0

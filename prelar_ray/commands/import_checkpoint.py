@@ -1,0 +1,153 @@
+"""`prelar-ray import-checkpoint`: a checkpoint of the published code becomes a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from prelar_ray.checkpoint.store import CheckpointStore
+from prelar_ray.commands.cli import command_parser, override_option, overrides
+from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.config import named_value, to_yaml
+from prelar_ray.envs import action_size, check_task
+from prelar_ray.errors import OfficialCheckpointError, RenderingError
+from prelar_ray.published.convert import Imported, import_published
+from prelar_ray.storage.run_folder import IMPORT, RunFolder, require_new
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+BUFFERS = ("bonus", "reward_normaliser")
+"""Parts without parameters."""
+
+DESCRIPTION = """\
+Turn a checkpoint of the published code into a run folder that finetune and evaluate take.
+
+PATH is what the authors' code wrote: the folder of a pre-training (variables.pt, rssm_variables.pt, ...), or a file
+variables.pt of pre-training or fine-tuning. The layouts of PreLAR's repository (PreLAR, APV, ContextWM, DreamerV2) and
+of ContextWM's (ContextWM, APV, DreamerV2) are told apart by their keys. OUT is the new folder.
+"""
+
+EPILOG = """\
+Phase, method and every width come from the keys and shapes. Shapes do not tell how many classes a group of the latent
+state has (world_model.rssm.classes, 32 in the published runs), nor anything that is not a network: the task, loss
+weights, learning rates. Those come from preset, file and overrides, as in the other commands. All keys must be known
+and all networks complete. Files are read as tensors; one that holds code is refused, nothing of it is run.
+
+Published checkpoints hold no optimiser state, so --resume cannot go on from OUT.
+
+examples:
+  prelar-ray import-checkpoint downloads/prelar-rlbench runs/rlbench
+  prelar-ray finetune --init runs/rlbench --config runs/rlbench/config.yaml --out runs/drawer
+
+  prelar-ray import-checkpoint logs/drawer/variables.pt runs/published --task metaworld/drawer-open-v3
+  prelar-ray evaluate runs/published --episodes 50
+
+  prelar-ray import-checkpoint small.pt runs/small --method prelar_no_consistency world_model.rssm.classes=16 --dry-run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import."""
+    paths = {"path": "folder or file that the published code wrote", "out": "run folder to make; must not exist"}
+    parser = command_parser("import-checkpoint", DESCRIPTION, EPILOG, paths)
+    override_option(parser, "--task", "env.task", help="environment id that the checkpoint was or will be tuned in")
+    args = parser.parse_args(argv)
+    require_new(args.out)
+    imported = import_published(args.path, args.preset, args.config, overrides(args))
+    named = named_value("env.task", args.config, overrides(args)) is not None
+    size = _actions_of_task(imported, named)
+    if named and size != imported.told.action:
+        raise OfficialCheckpointError(f"{args.path}: {_contradiction(imported, size)}; name the task it was tuned in")
+    console = Console(soft_wrap=True, highlight=False)
+    if args.dry_run:
+        _print_summary(console, imported)
+        print_dry_run(imported.config)
+        return 0
+    run = RunFolder.create(args.out, to_yaml(imported.config), IMPORT)
+    with run.track():
+        store = CheckpointStore(run.checkpoints, keep_last=1)
+        path = store.save(imported.phase, imported.config, 0, imported.state, imported.counters)
+        run.update(summary={"tensors": len(imported.tensors), "source": str(args.path)})
+    _print_summary(console, imported)
+    console.print(f"imported: {path}\nnext: prelar-ray {_following(run, imported, size)}", markup=False)
+    return 0
+
+
+def _actions_of_task(imported: Imported, named: bool) -> int | None:
+    """Return how many numbers the configuration's task takes, as the checkpoint has where that cannot be found out.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    env, action = imported.config.env, imported.told.action
+    try:
+        if action is not None:
+            return action_size(env)
+        if named:
+            check_task(env.task)
+    except RenderingError as error:  # a machine that imports need not be one that renders
+        log.warning("env.task=%s is not checked: %s", env.task, error)
+    return action
+
+
+def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
+    """Return what can be done with the run folder, as arguments of prelar-ray."""
+    folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
+    if imported.phase == "pretrain":
+        return f"finetune --init {folder} --config {config} --out runs/finetune"
+    if size == imported.told.action:
+        return f"evaluate {folder} --film film.mp4"
+    reason = _contradiction(imported, size)
+    return f"evaluate {folder} --film film.mp4 env.task=TASK, with the task it was tuned in: {reason}"
+
+
+def _contradiction(imported: Imported, size: int | None) -> str:
+    task, action = imported.config.env.task, imported.told.action
+    return f"env.task={task} takes {size} numbers per action, the checkpoint has {action}"
+
+
+def _print_summary(console: Console, imported: Imported) -> None:
+    settings = Table("settings", "from the checkpoint", title_justify="left")
+    settings.add_row("layout", f"{imported.layout} ({', '.join(imported.published.files)})")
+    settings.add_row("phase", imported.phase)
+    settings.add_row("method", imported.config.method + (" (named)" if imported.method_named else ""))
+    sections: dict[str, list[str]] = {}
+    for path, setting in imported.told.settings.items():
+        section, _, name = path.rpartition(".")
+        sections.setdefault(section, []).append(f"{name} {setting.value}")
+    for section, values in sections.items():
+        settings.add_row(section, ", ".join(values))
+    if imported.told.action is not None:
+        settings.add_row("action size", str(imported.told.action))
+    console.print(settings)
+
+    parts: dict[str, tuple[int, int]] = {}
+    for key, value in imported.tensors.items():
+        name = key.partition(".")[0]
+        tensors, parameters = parts.get(name, (0, 0))
+        is_parameter = value.is_floating_point() and ".running_" not in key and name not in BUFFERS
+        parts[name] = tensors + 1, parameters + is_parameter * value.numel()
+    table = Table("part", title_justify="left")
+    table.add_column("tensors", justify="right")
+    table.add_column("parameters", justify="right")
+    for name, (tensors, parameters) in parts.items():
+        table.add_row(name.replace("_", " "), f"{tensors:,}", f"{parameters:,}")
+    console.print(table)
+
+    aliases = imported.published.aliases
+    used = len(imported.published.tensors)
+    console.print(f"keys: {used + sum(aliases.values())}, of which {used} used, 0 unused, 0 missing")
+    for prefix, count in aliases.items():
+        console.print(f"names of the same tensors once more: {count} under {prefix}")
+    if imported.filled:
+        console.print(f"not published, set to zero: {_few(imported.filled)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

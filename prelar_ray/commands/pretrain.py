@@ -1,0 +1,73 @@
+"""`prelar-ray pretrain`: a world model with latent actions from videos without actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.commands.cli import command_parser, override_option, print_next, resolve, saying_what_is_kept
+from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.config import RunConfig, load_config, to_yaml
+from prelar_ray.errors import ConfigError, UsageError
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.training.backend import Backend, LocalBackend
+from prelar_ray.training.pretraining import pretrain
+
+__all__ = ["main"]
+
+EPILOG = """\
+Ctrl-C writes a checkpoint first; the same command with --resume goes on from it.
+
+examples:
+  prelar-ray pretrain --videos videos/experts --out runs/pretrain
+  prelar-ray pretrain --preset tiny --videos videos/reach --out runs/tiny pretrain.updates=500
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pre-train."""
+    parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    override_option(parser, "--videos", "video.path", help="folder of the video store")
+    override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    if args.out is None:
+        parser.error("--out DIR is required")
+    if config.algorithm:
+        raise UsageError(
+            f"method {config.method} learns from scratch, there is nothing to pre-train; start with finetune, or "
+            "choose a --method that pre-trains"
+        )
+    if not config.video.path:
+        raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
+    config = _with_absolute_videos(config)
+    run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
+    with saying_what_is_kept(run):
+        checkpoint = pretrain(config, run, args.resume, lambda: _make_backend(config, args.out))
+    inferred = config.world_model.latent_action_source == "inverse_dynamics"
+    print_next(
+        f"pre-trained: {checkpoint}",
+        *([["diagnose", args.out]] if inferred else []),
+        ["finetune", "--init", args.out, "--config", run.config_path, "--out", "runs/finetune"],
+        ["report", args.out],
+    )
+    return 0
+
+
+def _make_backend(config: RunConfig, out: Path) -> Backend:
+    """This process for one learner, Ray for several ranks."""
+    if config.learner.ranks == 1:
+        return LocalBackend()
+    from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
+
+    return RayBackend(config, "pretrain", out)
+
+
+def _with_absolute_videos(config: RunConfig) -> RunConfig:
+    """Return a configuration that finds its videos from whichever folder the run is looked at or resumed."""
+    return load_config(None, None, [f"video.path={Path(config.video.path).absolute()}"], base=config)

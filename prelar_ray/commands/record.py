@@ -1,0 +1,54 @@
+"""`prelar-ray record`: videos without actions, of scripted experts or random policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prelar_ray.commands.cli import command_parser, override_option, print_next, repeated, resolve
+from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.config import RunConfig
+from prelar_ray.telemetry.progress import Progress
+from prelar_ray.video.actions import actions_path
+from prelar_ray.video.recorder import RecordSummary, record
+from prelar_ray.wording import counted
+
+__all__ = ["main", "record_with_progress"]
+
+EPILOG = """\
+The store in --out holds frames only, no action and no reward. The actions taken lie in a file of their own beside it,
+DIR.actions.arrow, which training never opens: `prelar-ray diagnose` alone reads it, to compare latent actions with it.
+
+examples:
+  prelar-ray record --out videos/experts
+  prelar-ray record --preset tiny --out videos/reach record.policy=random record.episodes_per_task=20
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record a video store."""
+    parser = command_parser("record", "Record action-free videos of the tasks in record.tasks.", EPILOG)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder of the video store (required)")
+    override_option(parser, "--policy", "record.policy", help="who acts: expert, random or mixed")
+    args = parser.parse_args(argv)
+    config = resolve(args)
+    if args.dry_run:
+        print_dry_run(config)
+        return 0
+    if args.out is None:
+        parser.error("--out DIR is required")
+    with Progress() as progress:
+        summary = record_with_progress(config, args.out, progress)
+    print_next(
+        f"recorded {counted(summary.episodes, 'episode')}, {counted(summary.frames, 'frame')} in {args.out}\n"
+        f"the actions taken, which training never opens: {actions_path(args.out)}",
+        ["pretrain", "--videos", args.out, "--out", "runs/pretrain", *repeated(args, "record.")],
+    )
+    return 0
+
+
+def record_with_progress(config: RunConfig, path: Path, progress: Progress) -> RecordSummary:
+    """Record with a progress bar."""
+    total = len(config.record.tasks) * config.record.episodes_per_task * config.record.frames_per_episode
+    with progress.phase("record", total, "frames") as phase:
+        return record(config, path, phase.advance)

@@ -1,0 +1,222 @@
+"""`prelar-ray tune`: a study, as a sweep file describes it, on Ray Tune."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from prelar_ray.commands.cli import positive, print_next
+from prelar_ray.config import load_config
+from prelar_ray.distributed.resources import Resources
+from prelar_ray.errors import ConfigError, PrelarError
+from prelar_ray.replay.memory import GIB
+from prelar_ray.study.estimate import Estimate, at_once, check_placeable, estimate, measured_rates, trial_nodes
+from prelar_ray.study.plan import PlannedRun, plan_runs
+from prelar_ray.study.sweep import Rates, Sweep, read_sweep
+from prelar_ray.telemetry.progress import console
+from prelar_ray.wording import counted
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Run a study: pre-trainings, and fine-tunings of methods x tasks x seeds x settings, as trials of Ray Tune.
+
+SWEEP is a YAML file; tune_configs/ holds some to start from. Each distinct pre-training is made once, and whatever
+starts from it begins when it has finished."""
+
+EPILOG = """\
+A study that was cut off goes on with --resume: finished runs are not run again, the others go on from their last
+checkpoints. Seeds, tasks or methods added to the file meanwhile are run too, and nothing else is.
+
+examples:
+  prelar-ray tune tune_configs/smoke.yaml
+  prelar-ray tune tune_configs/metaworld6.yaml --dry-run --nodes 64x8x256
+  prelar-ray tune tune_configs/beta_sweep.yaml --cluster 10.0.0.1:6379 --out /mnt/shared/beta_sweep
+  prelar-ray tune tune_configs/beta_sweep.yaml --out /mnt/shared/beta_sweep --resume"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a study and return the exit code: 1 where a run failed for good."""
+    parser = argparse.ArgumentParser(
+        prog="prelar-ray tune",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="YAML file of the study")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (without: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on with the study in --out")
+    parser.add_argument("--retry-failed", action="store_true", help="with --resume: runs too that failed for good")
+    parser.add_argument("--cluster", default="auto", help="auto (a Ray on this machine) or an address (default auto)")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and what they cost, and stop")
+    parser.add_argument("--measure", action="store_true", help="with --dry-run: measure the update rate here")
+    parser.add_argument(
+        "--nodes",
+        type=_nodes,
+        metavar="CPUSxGPUSxGIB,...",
+        help="with --dry-run: plan for these nodes, for example 64x8x256, instead of the present cluster",
+    )
+    args = parser.parse_args(argv)
+    if (args.measure or args.nodes) and not args.dry_run:
+        parser.error("--measure and --nodes are for --dry-run")
+    if args.retry_failed and not args.resume:
+        parser.error("--retry-failed is for --resume")
+    sweep = read_sweep(args.sweep)
+    out: Path = args.out or Path("runs") / sweep.name
+    runs = plan_runs(sweep, out)
+    _check_baselines(runs)
+    if args.dry_run:
+        _dry_run(sweep, runs, args)
+        return 0
+    return _run(sweep, runs, out, args)
+
+
+def _check_baselines(runs: Sequence[PlannedRun]) -> None:
+    """Ask RLlib whether it knows the settings of its algorithms.
+
+    Raises:
+        ConfigError: one is unknown or not accepted; names the run.
+    """
+    for run in {run.name.rpartition("/")[0]: run for run in runs if run.config.algorithm}.values():  # one of all seeds
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        try:
+            algorithm_config(run.config)
+        except ConfigError as error:
+            raise ConfigError(f"{run.name}: {error}") from error
+
+
+def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
+    from prelar_ray.distributed.ray_backend import check_address, connected  # importing ray takes seconds
+    from prelar_ray.storage.study_folder import StudyFolder
+    from prelar_ray.study.run import check_inputs, record_videos, run_study
+
+    check_inputs(sweep, runs)
+    check_address(args.cluster)  # before videos are recorded
+    folder = StudyFolder.open(out, sweep.name, args.resume)
+    again = ["tune", args.sweep, "--out", out, "--resume"]
+    again += ["--cluster", args.cluster] if args.cluster != "auto" else []
+    with folder.driven():
+        try:
+            proposed = [run.name for run in runs if run.slot is not None]
+            folder.write_plan(args.sweep.read_bytes(), [run.entry for run in runs], sweep.name, proposed)
+            record_videos(sweep, folder)
+            with connected(load_config(None, None, [f"cluster={args.cluster}"])):
+                status = run_study(sweep, runs, folder, args.retry_failed)
+        except KeyboardInterrupt:
+            print_next(f"kept: {out}", again)
+            raise
+        except PrelarError:
+            console.print(
+                f"kept: {out}; go on with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
+            )
+            raise
+    return _conclude(folder.failures(), status, out, again)
+
+
+def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again: Sequence[object]) -> int:
+    for name, reason in failures.items():
+        console.print(f"{name}: failed: {reason}", markup=False, soft_wrap=True, highlight=False)
+    finished = sum(state in ("finished", "stopped") for state in status.values())
+    said = f"{finished} of {counted(len(status), 'run')} finished: {out}"
+    if finished == len(status):
+        print_next(said, ["report", out])
+        return 0
+    print_next(said, ["report", out], [*again, *(["--retry-failed"] if failures else [])])
+    return 1
+
+
+def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> None:
+    from prelar_ray.commands.summary import summarise
+    from prelar_ray.distributed.ray_backend import cluster_nodes, connected
+
+    if args.nodes:
+        whole = args.nodes
+    else:
+        with connected(load_config(None, None, [f"cluster={args.cluster}", "dashboard=false"])):
+            whole = cluster_nodes()
+    rates: Rates = measured_rates(runs) if args.measure else sweep.update_seconds
+    nodes = trial_nodes(whole, sweep.concurrent)
+    needs = check_placeable(runs, nodes)
+    parameters = {
+        key: sum(summarise(run.config).parameters.get(run.phase, {}).values())
+        for key, run in {(run.phase, run.method): run for run in runs if not run.config.algorithm}.items()
+    }
+    estimates = [
+        estimate(run, rates, list(needs[run.name].values()), parameters.get((run.phase, run.method), 0)) for run in runs
+    ]
+    out = Console(soft_wrap=True, highlight=False, width=max(console.width, 180))
+    out.print(_table(sweep, runs, estimates))
+    together = min(at_once(list(needs.values()), whole), sweep.concurrent or len(runs))
+    known = [e for e in estimates if e.updates is not None]
+    total = None if any(e.hours is None for e in known) or not known else sum(e.hours or 0.0 for e in known)
+    gpu_hours = None if total is None else sum(e.gpu_hours or 0.0 for e in known)
+    out.print(f"nodes: {', '.join(map(str, whole))}; {together} of the largest trials at once")
+    largest = max(needs.values(), key=lambda plan: sum(x.cpus for x in plan.values()))
+    out.print("a trial: " + ", ".join(f"{name} {need}" for name, need in largest.items()))
+    if len(known) < len(estimates):
+        others = counted(len(estimates) - len(known), "run")
+        out.print(f"{others} of RLlib, which paces itself and keeps its own replay: in none of the numbers below")
+    if total is None and known:
+        out.print("hours: no update rate is known; give update_seconds.pretrain and .finetune, or use --measure")
+    elif total is not None:
+        source = "measured on this machine" if args.measure else "given as update_seconds"
+        out.print(f"hours of runs: {total:,.1f} ({source}); GPU-hours: {gpu_hours:,.1f}")
+        out.print(f"wall time with {together} at once: {total / max(together, 1):,.1f} h, if nothing waits for another")
+    out.print(
+        f"disk: {sum(e.disk_bytes for e in estimates) / GIB:,.1f} GiB; "
+        f"replay memory at once: {together * max(e.replay_bytes for e in estimates) / GIB:,.1f} GiB"
+    )
+    sys.stdout.flush()
+
+
+def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> Table:
+    """A row for runs that differ by their seeds alone."""
+    table = Table(title=f"{sweep.name}: {counted(len(runs), 'run')}", title_justify="left")
+    for column in ("phase", "method", "task", "labels", "starts from", "seeds"):
+        table.add_column(column, overflow="fold")
+    for column in ("updates each", "hours each", "GPUs", "GPU-hours", "disk GiB each", "replay GiB each"):
+        table.add_column(column, justify="right")
+    groups: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(run.name.rpartition("/")[0], []).append(index)
+    for members in groups.values():
+        run, made = runs[members[0]], estimates[members[0]]
+        start = run.init or (str(run.init_path) if run.init_path else "")
+        table.add_row(
+            run.phase,
+            run.method,
+            run.task,
+            ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in run.labels.items()),
+            start.removeprefix("pretrain/"),
+            ", ".join(str(runs[index].seed) for index in members),
+            "?" if made.updates is None else f"{made.updates:,}",
+            _hours(made.hours),
+            f"{made.gpus:g}",
+            _hours(None if made.gpu_hours is None else made.gpu_hours * len(members)),
+            "?" if made.updates is None else f"{made.disk_bytes / GIB:.2f}",
+            "?" if made.updates is None else f"{made.replay_bytes / GIB:.2f}",
+        )
+    return table
+
+
+def _hours(hours: float | None) -> str:
+    return "?" if hours is None else f"{hours:,.2f}"
+
+
+def _nodes(text: str) -> list[Resources]:
+    try:
+        found = []
+        for node in text.split(","):
+            cpus, gpus, memory = node.split("x")
+            found.append(Resources(positive(cpus), float(gpus), float(memory)))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: write CPUSxGPUSxGIB, for example 64x8x256,64x8x256") from error
+    return found

@@ -1,0 +1,314 @@
+"""Published checkpoints into states of this package, and back; every tensor keeps its bits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prelar_ray.checkpoint.store import Checkpoint
+from prelar_ray.config import RunConfig, load_config, named_value, native_methods
+from prelar_ray.errors import OfficialCheckpointError
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.running_magnitude import RunningMagnitude
+from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
+from prelar_ray.published.files import Published, read_published
+from prelar_ray.published.names import LAYOUTS, official_key, own_key
+from prelar_ray.published.widths import Measured, Setting, measure
+
+__all__ = ["Export", "Imported", "export_state", "import_published"]
+
+ORIGIN = "published"
+"""Counter of an imported checkpoint that says where it came from."""
+
+_STRUCTURE = (
+    "world_model.latent_action_source",
+    "world_model.latent_action_distribution",
+    "world_model.context.enabled",
+    "world_model.dynamics",
+    "world_model.action_input",
+)
+"""Settings by which methods differ in their networks."""
+
+_BEHAVIOUR = ("actor", "critic", "slow_critic")
+_FILLED = "bonus.filled"
+_RESIDUAL_BIAS = re.compile(r".*\.stacks\.\d+\.\d+\.(conv1|conv2|skip\.0)\.bias")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A published checkpoint as this package holds it."""
+
+    layout: str
+    config: RunConfig
+    told: Measured  # by the tensors
+    method_named: bool  # by the user, not inferred
+    tensors: dict[str, Tensor]  # by name here, part first
+    filled: tuple[str, ...]  # names here that the published layout does not have; they are zero
+    published: Published
+
+    @property
+    def phase(self) -> str:
+        """``pretrain`` or ``finetune``."""
+        return "pretrain" if self.told.action is None else "finetune"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What :meth:`CheckpointStore.save` takes; without optimisers and generators, which are not published."""
+        state: dict[str, Any] = {"model": {}, "updates": 0}
+        if self.phase == "finetune":
+            state |= {"actor_critic": {}, "bonus": {}, "behaviour": {"reward_normaliser": {}}}
+        for key, value in self.tensors.items():
+            part, _, rest = key.partition(".")
+            if part in _BEHAVIOUR:
+                state["actor_critic"][key] = value
+            elif part == "bonus":
+                state["bonus"][rest] = value
+            elif part == "reward_normaliser":
+                state["behaviour"][part][rest] = value
+            else:
+                state["model"][key] = value
+        return state
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """What an export needs to write the same names again; and that no videos are known to have been seen."""
+        origin = {"layout": self.layout, "aliases": [*self.published.aliases], "files": [*self.published.files]}
+        return {ORIGIN: origin, "shards": {}}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checkpoint under published names."""
+
+    layout: str
+    tensors: dict[str, Tensor]
+    aliases: tuple[str, ...]  # published prefixes to write once more
+    parts: bool  # whether each part gets a file of its own
+    left_out: tuple[str, ...]  # names here that the published layout does not have
+
+
+def import_published(path: Path, preset: str | None, file: Path | None, overrides: Sequence[str]) -> Imported:
+    """Read a published checkpoint: names, phase, method and widths come from its tensors, the rest from the settings.
+
+    Args:
+        path: see :func:`prelar_ray.published.files.read_published`.
+        preset, file, overrides: as :func:`prelar_ray.config.load_config` takes them.
+
+    Raises:
+        OfficialCheckpointError: it is no such checkpoint, or a tensor is missing, unknown or of another shape or type;
+            the method that is named does not fit.
+        ConfigError: the settings are wrong, or contradict a shape.
+    """
+    published = read_published(path)
+    layout = _recognise(published.tensors)
+    tensors = _rename(path, published.tensors, layout)
+    name = partial(_published_name, layout=layout, keys=tensors.keys())
+    base = load_config(preset, file, overrides)
+    told = measure(path, tensors, base, name, "wm.af_rssm." in published.aliases)
+    settings = told.settings
+    named = named_value("method", file, overrides)
+    method = _fitting_method(path, settings, named)
+    measured = {key: setting.value for key, setting in settings.items()}
+    config = load_config(preset, file, [*overrides, f"method={method}"], measured=measured)
+    _refuse_contradictions(path, config, settings)
+    filled = _complete(path, tensors, _expected(config, told.action), name)
+    return Imported(layout, config, told, named is not None, tensors, filled, published)
+
+
+def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:
+    """Return a checkpoint's tensors under published names; what was imported gets the names it had.
+
+    Args:
+        layout: one of :data:`prelar_ray.published.names.LAYOUTS`; by default that of the import, or ``prelar``.
+
+    Raises:
+        OfficialCheckpointError: a tensor has no place in the layout.
+    """
+    origin = checkpoint.counters.get(ORIGIN, {})
+    layout = layout or origin.get("layout", LAYOUTS[0])
+    own = _flat(checkpoint.state)
+    left_out = tuple(key for key in own if _has_no_place(key))
+    tensors: dict[str, Tensor] = {}
+    for key, value in own.items():
+        where = f"{checkpoint.path}: {key} of shape {tuple(value.shape)}"
+        if key in left_out:
+            if key != _FILLED and value.any():
+                raise OfficialCheckpointError(
+                    f"{where} is not zero, and published residual layers without norms have no such bias"
+                )
+            continue
+        try:
+            tensors[_published_name(key, layout, own.keys())] = value
+        except KeyError as error:
+            raise OfficialCheckpointError(f"{where} has no place in the layout {layout}") from error
+    aliases = origin.get("aliases")
+    if aliases is None:
+        aliases = _aliases(checkpoint)
+    return Export(layout, tensors, tuple(aliases), checkpoint.phase == "pretrain", left_out)
+
+
+# Names
+
+
+def _recognise(tensors: Mapping[str, Tensor]) -> str:
+    """Return the layout that knows most of the keys."""
+    return max(LAYOUTS, key=lambda layout: sum(own_key(key, layout) is not None for key in tensors))
+
+
+def _rename(path: Path, tensors: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    names = {key: own_key(key, layout) for key in tensors}
+    unknown = [f"{key} of shape {tuple(tensors[key].shape)}" for key, own in names.items() if own is None]
+    if unknown:
+        raise OfficialCheckpointError(f"{path}: {_listed('holds', unknown)}; no network here has it (layout {layout})")
+    stacked = any(own and own.startswith("rssm.below.") for own in names.values())
+    renamed: dict[str, Tensor] = {}
+    for key, own in names.items():
+        assert own is not None
+        if stacked and own.startswith("rssm.") and not own.startswith("rssm.below."):
+            own = "rssm.above." + own.removeprefix("rssm.")
+        if own in renamed:
+            shape = tuple(tensors[key].shape)
+            raise OfficialCheckpointError(f"{path}: {key} of shape {shape} is there under another name too")
+        renamed[own] = tensors[key]
+    return renamed
+
+
+def _published_name(key: str, layout: str, keys: Any) -> str:
+    """Return the published name of a tensor among others, by which a residual layer is seen to have norms or not."""
+    layer, convolution, _ = key.partition(".conv2.")
+    return official_key(key, layout, normed=not convolution or f"{layer}.norm1.weight" in keys)
+
+
+def _has_no_place(key: str) -> bool:
+    """Whether no layout has this tensor: the fill of the bonus queue, biases of residual layers without norms."""
+    return key == _FILLED or _RESIDUAL_BIAS.fullmatch(key) is not None
+
+
+# Method and settings
+
+
+def _fitting_method(path: Path, settings: Mapping[str, Setting], named: str | None) -> str:
+    """Return the method that was named, or the first that has these networks.
+
+    Raises:
+        OfficialCheckpointError: that method has others, or none has these.
+    """
+    known = {name: load_config(None, None, [f"method={name}"]) for name in native_methods()}
+    wrong = {
+        name: [key for key in _STRUCTURE if key in settings and settings[key].value != _at(config, key)]
+        for name, config in known.items()
+    }
+    fitting = [name for name, keys in wrong.items() if not keys]
+    if named is not None and wrong[named]:
+        key = wrong[named][0]
+        fits = f"; it fits {' and '.join(fitting)}" if fitting else ""
+        raise OfficialCheckpointError(
+            f"{path}: method={named} has {key}={_at(known[named], key)}, the checkpoint {settings[key].value} "
+            f"({settings[key].source}){fits}"
+        )
+    if named is not None:
+        return named
+    if not fitting:
+        told = [f"{key}={settings[key].value} ({settings[key].source})" for key in _STRUCTURE if key in settings]
+        raise OfficialCheckpointError(f"{path}: fits no method of this package: {', '.join(told)}")
+    bonus = settings.get("finetune.bonus.weight")
+    if bonus is None:
+        return fitting[0]
+    return min(fitting, key=lambda name: (known[name].finetune.bonus.weight > 0) != (bonus.value > 0))
+
+
+def _refuse_contradictions(path: Path, config: RunConfig, settings: Mapping[str, Setting]) -> None:
+    for key, setting in settings.items():
+        if _at(config, key) != setting.value:
+            raise OfficialCheckpointError(
+                f"{path}: {key}={_at(config, key)} contradicts {setting.source}, which makes it {setting.value}; "
+                "leave that setting out"
+            )
+
+
+def _at(config: RunConfig, path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = getattr(value, key)
+    return value
+
+
+# Tensors
+
+
+def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
+    """Return the tensors of this configuration's networks by name, without values."""
+    with torch.device("meta"):
+        if action is None:
+            return dict(PretrainWorldModel(config.world_model).state_dict())
+        model = FinetuneWorldModel(config.world_model, action, config.loss.aux_reward_weight > 0)
+        expected = model.state_dict() | ActorCritic(model.rssm.feature, action, config.behaviour).state_dict()
+        normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()
+        expected |= {f"reward_normaliser.{key}": value for key, value in normaliser.items()}
+        if config.finetune.bonus.weight > 0:
+            size = model.encoder.size if config.finetune.bonus.input == "embedding" else model.rssm.feature
+            bonus = IntrinsicBonus(size, config.finetune.bonus).state_dict()
+            expected |= {f"bonus.{key}": value for key, value in bonus.items()}
+    return expected
+
+
+def _complete(
+    path: Path, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], name: Callable[[str], str]
+) -> tuple[str, ...]:
+    """Make sure that the tensors are those expected, and add zeros for what the published layout leaves out.
+
+    Raises:
+        OfficialCheckpointError: names keys and shapes.
+    """
+    unknown = [f"{name(key)} of shape {tuple(value.shape)}" for key, value in tensors.items() if key not in expected]
+    filled = tuple(key for key in expected if key not in tensors and _has_no_place(key))
+    missing = [
+        f"{name(key)}, expected of shape {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key not in tensors and key not in filled
+    ]
+    wrong = [
+        f"{name(key)} of shape {tuple(tensors[key].shape)} {str(tensors[key].dtype).removeprefix('torch.')}, "
+        f"expected {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        for key, value in expected.items()
+        if key in tensors and (tensors[key].shape, tensors[key].dtype) != (value.shape, value.dtype)
+    ]
+    mistakes = [
+        _listed(verb, keys) for verb, keys in (("has", wrong), ("lacks", missing), ("also holds", unknown)) if keys
+    ]
+    if mistakes:
+        raise OfficialCheckpointError(f"{path}: {'; '.join(mistakes)}")
+    for key in filled:
+        tensors[key] = torch.zeros(expected[key].shape, dtype=expected[key].dtype)
+    return filled
+
+
+def _listed(verb: str, items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{verb} {'; '.join(items[:_SHOWN])}{more}"
+
+
+def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that are published, by name with the part first."""
+    tensors: dict[str, Tensor] = {**state["model"], **state.get("actor_critic", {})}
+    tensors |= {f"bonus.{key}": value for key, value in state.get("bonus", {}).items()}
+    normaliser = state.get("behaviour", {}).get("reward_normaliser", {})
+    return tensors | {f"reward_normaliser.{key}": value for key, value in normaliser.items()}
+
+
+def _aliases(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Prefixes under which the published agent of this method holds tensors once more."""
+    if checkpoint.phase == "pretrain":
+        return ()
+    model = checkpoint.config.world_model
+    one_rssm = model.dynamics == "single" and model.latent_action_source != "none"
+    return ("_expl_behavior.", "wm.af_rssm.") if one_rssm else ("_expl_behavior.",)

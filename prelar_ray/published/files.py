@@ -1,0 +1,199 @@
+"""Files of published checkpoints: read without running anybody's code, and written as the published code does.
+
+Pre-training leaves ``variables.pt``, the whole agent, and a file per part whose keys lack the part's prefix;
+fine-tuning leaves ``variables.pt``. Tensors that an agent holds under several names are read once and written as often.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prelar_ray.checkpoint.store import write_state
+from prelar_ray.errors import OfficialCheckpointError
+from prelar_ray.published.names import ALIASES, PART_FILES
+from prelar_ray.storage.files import cannot_write
+
+__all__ = ["Published", "read_published", "write_published"]
+
+WHOLE = "variables.pt"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Content of a published checkpoint."""
+
+    tensors: dict[str, Tensor]  # by published key, each once
+    aliases: dict[str, int]  # prefix under which tensors are held once more, and how many are
+    files: tuple[str, ...]  # names of the files read
+
+
+def read_published(path: Path) -> Published:
+    """Read a published checkpoint: a folder of pre-training or fine-tuning, or its ``variables.pt`` by any name.
+
+    Raises:
+        OfficialCheckpointError: not such a checkpoint; it holds code or anything but tensors; its files or the names of
+            one tensor disagree.
+    """
+    if not path.is_dir():
+        tensors, files = _read_file(path), [path.name]
+    else:
+        found = [name for name in (WHOLE, *PART_FILES) if (path / name).is_file()]
+        if not found:
+            raise OfficialCheckpointError(
+                f"{path}: holds neither {WHOLE} nor {', '.join(PART_FILES)}; name the folder or the file that the "
+                "published code wrote"
+            )
+        tensors, files = _read_folder(path, found), found
+    if not any(key.startswith("wm.") for key in tensors):
+        raise OfficialCheckpointError(
+            f"{path}: no key starts with wm., the first is {_shown(tensors)}; name the whole agent's {WHOLE}, or the "
+            f"folder where {', '.join(PART_FILES)} lie"
+        )
+    aliases = _take_aliases(path, tensors)
+    return Published(tensors, aliases, tuple(files))
+
+
+def write_published(folder: Path, tensors: Mapping[str, Tensor], aliases: tuple[str, ...], parts: bool) -> list[str]:
+    """Write ``variables.pt`` to a new folder, which appears whole or not at all; return the names of the files.
+
+    Args:
+        tensors: by published key.
+        aliases: prefixes of :data:`prelar_ray.published.names.ALIASES` to write once more.
+        parts: write the files of the parts too, as pre-training does.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    whole = dict(tensors)
+    for alias in aliases:
+        home = ALIASES[alias]
+        whole |= {alias + key.removeprefix(home): value for key, value in tensors.items() if key.startswith(home)}
+    contents = {WHOLE: whole}
+    for name, prefix in PART_FILES.items() if parts else ():
+        part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if part:
+            contents[name] = part
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, content in contents.items():
+            write_state(temporary / name, content)
+        temporary.replace(folder)  # fails where a folder with content is in the way
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(folder, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return list(contents)
+
+
+def _read_folder(path: Path, found: list[str]) -> dict[str, Tensor]:
+    """Read the whole agent and compare the files of its parts with it, or put it together from them."""
+    tensors = _read_file(path / WHOLE) if WHOLE in found else {}
+    for name in found:
+        if name == WHOLE:
+            continue
+        for key, value in _read_file(path / name).items():
+            whole = PART_FILES[name] + key
+            if WHOLE not in found:
+                tensors[whole] = value
+            elif whole not in tensors or not _equal(tensors[whole], value):
+                raise OfficialCheckpointError(
+                    f"{path / name}: {key} of shape {tuple(value.shape)} is not equal to {whole} of {WHOLE}; the files "
+                    "are of different checkpoints, name the right one alone"
+                )
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        known = _is_torch_file(path)
+    except OSError as error:
+        raise OfficialCheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
+    if not known:
+        raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise OfficialCheckpointError(_refusal(path, error)) from error
+    except Exception as error:  # torch reports a damaged archive as any of many errors, "Invalid argument" among them
+        reason = str(error).partition("\n")[0]
+        raise OfficialCheckpointError(f"{path}: truncated or damaged ({reason}); copy it again") from error
+    if not isinstance(content, dict) or not content:
+        kind = f"a {type(content).__name__}" if not isinstance(content, dict) else "an empty dictionary"
+        raise OfficialCheckpointError(f"{path}: holds {kind}, expected tensors by key as the published code writes")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise OfficialCheckpointError(
+                f"{path}: {key} is a {type(value).__name__}, expected nothing but tensors by key as the published code "
+                "writes; a run of prelar-ray needs no import"
+            )
+    return dict(content)
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    objects = f"objects ({named[1]})" if named else "objects"
+    return f"{path}: holds {objects} other than tensors and plain containers; refused, nothing of it was run"
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether a file starts as a pickle or an archive does, even one that is cut off."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"\x80", b"PK"))
+
+
+def _take_aliases(path: Path, tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Remove tensors that are there once more under another name, and return how many by prefix.
+
+    The two RSSMs of a stacked model share that pair of names without being the same; only where an action encoder shows
+    that nothing is stacked must they agree.
+    """
+    unstacked = any(key.startswith("wm.action_encoder.") for key in tensors)
+    aliases: dict[str, int] = {}
+    for alias, home in ALIASES.items():
+        names = {key: home + key.removeprefix(alias) for key in tensors if key.startswith(alias)}
+        if not names:
+            continue
+        names |= {alias + key.removeprefix(home): key for key in tensors if key.startswith(home)}
+        mistakes = [mistake for key, name in names.items() if (mistake := _not_an_alias(tensors, key, name))]
+        if mistakes and alias == "wm.af_rssm." and not unstacked:
+            continue
+        if mistakes:
+            raise OfficialCheckpointError(f"{path}: {mistakes[0]}")
+        for key in names:
+            del tensors[key]
+        aliases[alias] = len(names)
+    return aliases
+
+
+def _not_an_alias(tensors: Mapping[str, Tensor], alias: str, name: str) -> str | None:
+    """Say what keeps ``alias`` from being another name of ``name``."""
+    shapes = {key: f"{key} of shape {tuple(tensors[key].shape)}" for key in (alias, name) if key in tensors}
+    if name not in shapes:
+        return f"lacks {name}, of which {shapes[alias]} is another name"
+    if alias not in shapes:
+        return f"lacks {alias}, another name of {shapes[name]}"
+    if not _equal(tensors[alias], tensors[name]):
+        return f"{shapes[alias]} should be another name of {shapes[name]}, but they are not equal"
+    return None
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.dtype == two.dtype and torch.equal(one, two)
+
+
+def _shown(tensors: Mapping[str, Tensor]) -> str:
+    key, value = next(iter(tensors.items()))
+    return f"{key} of shape {tuple(value.shape)}"

@@ -1,0 +1,254 @@
+"""A copy of a run folder at any address that ``pyarrow.fs`` knows, brought up to date with every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
+from prelar_ray.storage.run_folder import RunFolder, require_new
+
+__all__ = ["Mirror", "fetch", "mirrored"]
+
+POLL_SECONDS = 2.0
+"""Between two looks for a new checkpoint."""
+
+RECORD, REPLAY, CHECKPOINTS = "run.json", "replay/", "checkpoints/"
+
+IMMUTABLE = (CHECKPOINTS, REPLAY)
+"""Folders of which files are written once: a copy that is there is not made again, and goes when the file goes."""
+
+MANIFESTS = (CHECKPOINT_META, RLLIB_META)
+"""What makes a checkpoint whole: the checksums of the rest of it."""
+
+FAILURES = (OSError, pa.ArrowException)
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies one run folder to ``uri``/name of the folder, and touches no other run's copy there."""
+
+    def __init__(self, run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> None:
+        """Make the folder there.
+
+        Args:
+            is_whole: whether the files of a checkpoint folder are what their checksums say.
+
+        Raises:
+            ConfigError: the address cannot be used, or holds the checkpoints or episodes of another run.
+        """
+        self.run, self.folder, self.uri, self._is_whole = run, run.path, uri, is_whole
+        name = run.path.absolute().name
+        self._address = f"{uri.rstrip('/')}/{name}"
+        try:
+            self._fs, base = _open(uri)
+            self._base = f"{base}/{name}"
+            self._fs.create_dir(self._base)
+            self._there()
+        except FAILURES as error:
+            raise ConfigError(
+                f"checkpoint.mirror={uri}: {_reason(error)}; give an address such as s3://bucket/runs or file:///mnt/runs"
+            ) from error
+
+    def sync(self) -> None:
+        """Copy what is new, episodes before the checkpoints that need them; then remove what is gone here.
+
+        Every file appears there whole or not at all, and a checkpoint's manifest after its tensors. One that is damaged
+        here stays as it is there, and nothing is removed there unless some checkpoint is whole here.
+
+        Raises:
+            ConfigError: another run has come to the address.
+            OSError, pyarrow.ArrowException: the other side does not answer; what is there stays usable.
+        """
+        there, here = self._there(), self._files()
+        checkpoints: dict[str, list[str]] = {}
+        for name in (name for name in here if name.startswith(CHECKPOINTS)):
+            checkpoints.setdefault(_checkpoint(name), []).append(name)
+        for name in sorted(here, key=_order):
+            # Episodes without a checkpoint are of no use, and would keep a run that is begun anew from the address.
+            if not name.startswith(CHECKPOINTS) and (checkpoints or not name.startswith(REPLAY)):
+                self._update(name, there)
+        brought = {path for path, names in sorted(checkpoints.items()) if self._update_checkpoint(path, names, there)}
+        stay = checkpoints.keys() - brought
+        gone = [name for name in set(there) - set(here) if name.startswith(IMMUTABLE) and _checkpoint(name) not in stay]
+        if gone and (brought or any(self._is_whole(self.folder / path) for path in sorted(checkpoints, reverse=True))):
+            for name in gone:
+                with suppress(FileNotFoundError):  # the beginning of a file that has come whole since
+                    self._fs.delete_file(f"{self._base}/{name}")
+
+    def _there(self) -> dict[str, int]:
+        """Sizes of the files there by name, once they are known to be of this run.
+
+        Raises:
+            ConfigError: they are another's, and it could not go on without them.
+        """
+        found = self._fs.get_file_info(fs.FileSelector(self._base, recursive=True))
+        there = {info.path.removeprefix(f"{self._base}/"): info.size for info in found if info.is_file}
+        if any(name.startswith(IMMUTABLE) for name in there):
+            record: Any = None
+            if RECORD in there:
+                with suppress(ValueError):
+                    record = json.loads(self._read(RECORD))
+            if not isinstance(record, Mapping) or _identity(record) != _identity(self.run.info):
+                raise ConfigError(
+                    f"checkpoint.mirror={self.uri}: {self._address} holds the copy of another run; to go on with that, "
+                    f"`prelar-ray fetch {self._address} NEW` and --resume there; else choose another address or name"
+                )
+        return there
+
+    def _files(self) -> list[str]:
+        """Of the run folder, without what is being written."""
+        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return [path.as_posix() for path in paths if not _unfinished(path)]
+
+    def _update(self, name: str, there: Mapping[str, int]) -> None:
+        with suppress(FileNotFoundError):  # pruned meanwhile
+            if not name.startswith(IMMUTABLE) or there.get(name) != (self.folder / name).stat().st_size:
+                self._copy(name)
+
+    def _update_checkpoint(self, checkpoint: str, names: list[str], there: Mapping[str, int]) -> bool:
+        """Copy what of a checkpoint is not there, if it is whole here; returns whether it is known to be.
+
+        A run that went back saves the same update anew, with files of the same sizes: the manifest tells them apart.
+        """
+        manifests = [name for name in names if _is_manifest(name)]
+        try:
+            described = {name: (self.folder / name).read_bytes() for name in manifests}
+            sizes = {name: (self.folder / name).stat().st_size for name in names}
+            same = all(name in there and self._read(name) == text for name, text in described.items())
+            stale = [name for name in names if not same or there.get(name) != sizes[name]]
+            if not stale or not self._is_whole(self.folder / checkpoint):
+                return False
+            for name in sorted(stale, key=_order):
+                if _is_manifest(name) and (self.folder / name).read_bytes() != described[name]:
+                    return False  # saved anew meanwhile: brought by the next sync
+                self._copy(name)
+        except FileNotFoundError:  # pruned meanwhile
+            return False
+        return True
+
+    def _read(self, name: str) -> bytes:
+        with self._fs.open_input_stream(f"{self._base}/{name}") as stream:
+            return bytes(stream.read())
+
+    def _copy(self, name: str) -> None:
+        target = f"{self._base}/{name}"
+        self._fs.create_dir(target.rpartition("/")[0])
+        with (self.folder / name).open("rb") as source, self._fs.open_output_stream(f"{target}.part") as sink:
+            shutil.copyfileobj(source, sink, 2**20)
+        self._fs.move(f"{target}.part", target)
+
+
+@contextmanager
+def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iterator[None]:
+    """Keep a copy of a run folder at ``uri`` up to date in a thread; without an address nothing happens.
+
+    Nobody waits for the copy, except once at the end. Where it fails, that is said, and tried again at the next
+    checkpoint. A run that is refused before it goes on leaves the copy as it was.
+
+    Raises:
+        ConfigError: see :class:`Mirror`; recorded as what the run failed of.
+    """
+    if not uri:
+        yield
+        return
+    try:
+        mirror = Mirror(run, uri, is_whole)
+    except ConfigError:
+        with run.track():
+            raise
+    done = threading.Event()
+
+    def keep() -> None:
+        copied: set[str] = set()
+        while not done.wait(POLL_SECONDS):
+            present = {path.name for path in run.checkpoints.glob("[0-9]*")}
+            if run.going_on and present - copied:
+                copied = present
+                _try(mirror)
+
+    thread = threading.Thread(target=keep, name="mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        if run.going_on:
+            _try(mirror)
+
+
+def fetch(uri: str, out: Path) -> None:
+    """Copy a run folder from ``uri`` into the new folder ``out``; it appears whole or not at all.
+
+    Raises:
+        RunFolderError: ``out`` exists.
+        DataError: there is no run at that address.
+    """
+    require_new(out)
+    partial = out.with_name(f".{out.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        source, base = _open(uri)
+        if not source.get_file_info(f"{base}/run.json").is_file:
+            raise DataError(f"{uri}: no run folder, it holds no run.json; name one as RUN below checkpoint.mirror")
+        partial.mkdir(parents=True)
+        fs.copy_files(base, str(partial), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
+        for unfinished in partial.rglob("*.part"):
+            unfinished.unlink()
+        partial.rename(out)
+    except FAILURES as error:
+        raise DataError(f"{uri}: cannot be copied to {out} ({_reason(error)})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, base = fs.FileSystem.from_uri(uri)
+    return filesystem, base.rstrip("/")
+
+
+def _try(mirror: Mirror) -> None:
+    try:
+        mirror.sync()
+    except (ConfigError, *FAILURES) as error:
+        log.warning("checkpoint.mirror=%s: not up to date (%s); the run folder itself is", mirror.uri, _reason(error))
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a run keeps when it is resumed or fetched, and shares with no other; older runs have no id."""
+    return record.get("id"), record.get("created")
+
+
+def _order(name: str) -> tuple[int, bool, str]:
+    """Whose copy it is, episodes, records, then checkpoints with their tensors before what makes them whole."""
+    room = 0 if name == RECORD else 1 if name.startswith(REPLAY) else 3 if name.startswith(CHECKPOINTS) else 2
+    return room, _is_manifest(name), name
+
+
+def _checkpoint(name: str) -> str:
+    """The checkpoint folder that a file belongs to, if it does to any."""
+    return "/".join(name.split("/")[:2])
+
+
+def _is_manifest(name: str) -> bool:
+    return name.startswith(CHECKPOINTS) and name.rpartition("/")[2] in MANIFESTS
+
+
+def _unfinished(path: Path) -> bool:
+    return any(part.startswith(".") or part.endswith(".tmp") for part in path.parts)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,177 @@
+"""Records that one part of the package writes and another reads, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prelar_ray.errors import DataError
+from prelar_ray.storage.files import atomic_file
+
+__all__ = [
+    "CHECKPOINT_META",
+    "RLLIB_META",
+    "Diagnostics",
+    "EvaluationRecord",
+    "Manifest",
+    "Plan",
+    "PlanEntry",
+    "ProbeScores",
+    "read_diagnostics",
+    "write_diagnostics",
+]
+
+CHECKPOINT_META = "meta.json"
+"""What makes a checkpoint of this package whole: configuration, counters and the checksum of its tensors."""
+
+RLLIB_META = "rllib.json"
+"""The same of an RLlib algorithm's checkpoint."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _OpenRecord(BaseModel):
+    """Keys that a reader does not know are ignored, so that later versions may add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EvaluationRecord(_OpenRecord):
+    """One line of ``evaluations.jsonl``: an evaluation, episode by episode."""
+
+    update: int
+    env_steps: int
+    task: str
+    returns: tuple[float, ...]
+    successes: tuple[bool, ...]
+    """Whether each episode counts as a success by ``success_rule``."""
+    success_rule: str
+    policy: str
+    """How actions were chosen: ``mode``."""
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over the episodes."""
+        return sum(self.returns) / len(self.returns)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes that succeeded."""
+        return sum(self.successes) / len(self.successes)
+
+    @classmethod
+    def parse(cls, row: dict[str, Any], source: Path) -> EvaluationRecord:
+        """Read a line of the file ``source``.
+
+        Raises:
+            DataError: a key is missing or of the wrong type.
+        """
+        try:
+            return cls.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            reason = f"lacks '{key}'" if first["type"] == "missing" else f"is malformed ({key}: {first['msg']})"
+            raise DataError(f"{source}: an evaluation {reason}; delete that line to use the rest") from error
+
+
+class PlanEntry(_OpenRecord):
+    """A planned run of a study, an entry of ``plan.json``."""
+
+    name: str = Field(min_length=1)
+    """Of its folder below ``runs/``."""
+    phase: Literal["pretrain", "finetune"]
+    method: str
+    task: str | None = None
+    """Empty for a pre-training."""
+    seed: int = 0
+    labels: dict[str, Any] = Field(default_factory=dict)
+    """Settings chosen from the study's spaces, by dotted key."""
+    init: str | None = None
+    """The pre-training that it starts from: a name of this study, or a path."""
+
+
+class Plan(_OpenRecord):
+    """Content of ``plan.json``."""
+
+    runs: list[PlanEntry] = Field(min_length=1)
+
+
+class Manifest(_Record):
+    """Content of a run's ``manifest.json``: what it is in its study, and the command that repeats it."""
+
+    study: str
+    method: str
+    task: str
+    seed: int
+    labels: dict[str, Any]
+    command: str
+    versions: dict[str, Any] | None
+    commit: str | None
+    hardware: dict[str, Any] | None
+
+
+class ProbeScores(_Record):
+    """How well a linear map finds the true action in the latent action, on episodes that it was not fitted to."""
+
+    r2: float | None
+    """Mean over the action's dimensions that vary; None where none does. 1 perfect, 0 no better than the mean."""
+    r2_by_dimension: list[float | None]
+    r2_permuted: float | None
+    """The same with latent and true actions paired at random."""
+    ridge: float
+    """Penalty, chosen on a part of the training episodes."""
+    train_episodes: int
+    test_episodes: int
+    test_steps: int
+    unseen: bool
+    """Whether pre-training did not see the test episodes either."""
+
+
+class Diagnostics(_Record):
+    """``diagnostics.json``: the diagnostics of one checkpoint on one video store."""
+
+    checkpoint: str
+    update: int
+    videos: str
+    episodes: int
+    """Episodes that the clips were taken from."""
+    clips: int
+    held_out: bool
+    """Whether these are episodes that pre-training did not see."""
+    other_videos: bool = False
+    """Whether the store is another one than pre-training's, so that nothing of it was seen."""
+    metrics: dict[str, float | None]
+    """By the names of :data:`~prelar_ray.telemetry.metrics.METRICS`."""
+    kl_by_dimension: list[float]
+    """Mean KL of the latent action to its prior, nats, largest first; empty for a deterministic one."""
+    probe: ProbeScores | None
+    without_probe: str
+    """Why there is no probe."""
+
+
+def write_diagnostics(path: Path, diagnostics: Diagnostics) -> None:
+    """Write atomically.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with atomic_file(path) as file:
+        file.write(diagnostics.model_dump_json(indent=2).encode() + b"\n")
+
+
+def read_diagnostics(path: Path) -> Diagnostics:
+    """Read what :func:`write_diagnostics` wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        return Diagnostics.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error.errors()[0]["msg"])
+        raise DataError(f"{path}: cannot be read ({reason}); run `prelar-ray diagnose {path.parent}` again") from error

@@ -1,0 +1,325 @@
+"""The folder of one run: its record ``run.json``, the resolved configuration, and where everything else lies.
+
+::
+
+    RUN/
+      run.json            phase, id, status, versions, hardware, timings, summary
+      config.yaml         the resolved configuration
+      metrics.jsonl       one line of metrics per log interval
+      evaluations.jsonl   one line per evaluation, every episode's return and success
+      diagnostics.json    what `prelar-ray diagnose` found out about a pre-training run
+      tensorboard/  checkpoints/  replay/  frames/  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prelar_ray.errors import DataError, PrelarError, RunFolderError
+from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.storage.processes import is_gone, this_process
+from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.records import EvaluationRecord
+
+__all__ = ["IMPORT", "RunFolder", "require_new"]
+
+IMPORT = "import"
+"""Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
+
+
+log = logging.getLogger(__name__)
+
+REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
+"""What a run may have made before its first checkpoint, besides its record and configuration."""
+
+
+class RunFolder:
+    """An existing run folder; made by :meth:`create` or :meth:`open`."""
+
+    def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
+        self.path = path
+        self._config_yaml = config_yaml
+        self.going_on = False
+        """Whether training is under way in this process; until then a run to resume is as it was."""
+        self.info = info
+        """Content of ``run.json``. Its status is running (a killed run stays that), finished, interrupted or failed."""
+        self.config_path = path / "config.yaml"
+        self.metrics_path = path / "metrics.jsonl"
+        self.evaluations_path = path / "evaluations.jsonl"
+        self.diagnostics_path = path / "diagnostics.json"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.replay = path / "replay"
+        self.frames = path / "frames"
+
+    @classmethod
+    def create(
+        cls, path: Path, config_yaml: str, phase: str, resume: bool = False, abandoned: bool = False
+    ) -> RunFolder:
+        """Begin a run in a new or empty folder or, with ``resume``, look at the run of the same phase in it.
+
+        A run to resume stays as it is until :meth:`go_on`, for much can still turn out not to fit. A folder in which a
+        run ended before its first checkpoint counts as empty: what it left is removed.
+
+        Args:
+            abandoned: the caller knows that no process is at work in the folder, wherever the last one was.
+
+        Raises:
+            RunFolderError: the folder cannot be used, or another process is at work in it; the message says why and
+                what to do instead.
+        """
+        if resume:
+            folder = cls._to_resume(path, phase, config_yaml)
+            _refuse_unusable(path)
+            if not abandoned:
+                _refuse_at_work(path, folder.info)
+            return folder
+        _refuse_unusable(path)
+        _refuse_occupied(path, abandoned)
+        _remove_remains(path)
+        folder = cls(path, {}, config_yaml)
+        folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now(), "command": shlex.join(sys.orig_argv)}
+        folder.info |= {**provenance(), "timings": {}, "summary": {}}
+        folder.go_on()
+        return folder
+
+    def go_on(self) -> None:
+        """Record that the run is under way, with the configuration given to :meth:`create`; again, it changes nothing.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self.going_on:
+            return
+        self.going_on = True
+        if "status" in self.info:
+            self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+        self.update(status="running", finished=None, process=this_process())
+        with atomic_file(self.config_path) as file:
+            file.write(self._config_yaml.encode())
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run.
+
+        Raises:
+            DataError: it is no run folder, or its ``run.json`` is damaged.
+        """
+        record = path / "run.json"
+        if not record.is_file():
+            raise DataError(f"{path}: not a run folder, it holds no run.json; name the folder given as --out")
+        try:
+            info = json.loads(record.read_bytes())
+        except (ValueError, OSError) as error:
+            raise DataError(f"{record}: cannot be read as JSON ({error}); restore it from a copy") from error
+        expected = {"phase": str, "status": str, "versions": dict, "hardware": dict, "timings": dict, "summary": dict}
+        for key, kind in expected.items():
+            if not isinstance(info, dict) or not isinstance(info.get(key), kind):
+                raise DataError(f"{record}: {key} is missing or no {kind.__name__}; restore the file from a copy")
+        return cls(path, info)
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of ``run.json`` and rewrite it atomically.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        self.info |= fields
+        with atomic_file(self.path / "run.json") as file:
+            file.write(json.dumps(self.info, indent=2).encode() + b"\n")
+
+    @contextmanager
+    def track(self) -> Iterator[None]:
+        """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message.
+
+        A block that ended before :meth:`go_on` was no run, and leaves the record as it was.
+        """
+        try:
+            yield
+        except BaseException as error:
+            ending: dict[str, Any] = {"status": "interrupted"}
+            if not isinstance(error, KeyboardInterrupt):
+                ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            # The reason the run ends matters more than a second failure, e.g. of writing to a full disk.
+            with suppress(PrelarError):
+                if self.going_on:
+                    self.update(finished=_now(), **ending)
+            raise
+        self.update(status="finished", finished=_now())
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to ``timings[name]``, if the run went on in it."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            timings = dict(self.info["timings"])
+            timings[name] = round(timings.get(name, 0.0) + time.monotonic() - began, 3)
+            if self.going_on:
+                self.update(timings=timings)
+
+    def save_frames(self, name: str, **arrays: Any) -> None:
+        """Write arrays to ``frames/NAME.npz`` atomically.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        self.frames.mkdir(exist_ok=True)
+        with atomic_file(self.frames / f"{name}.npz") as file:
+            np.savez_compressed(file, **arrays)
+
+    def append_evaluation(self, evaluation: EvaluationRecord) -> None:
+        """Append one line to ``evaluations.jsonl``.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        append_json_line(self.evaluations_path, evaluation.model_dump(mode="json"))
+
+    def evaluations(self) -> list[EvaluationRecord]:
+        """Return the evaluations so far, in the order they were made.
+
+        Raises:
+            DataError: a line is damaged.
+        """
+        path = self.evaluations_path
+        return [EvaluationRecord.parse(row, path) for row in read_json_lines(path)] if path.exists() else []
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the folder of the newest checkpoint, if there is one; whether it is whole is not looked at."""
+        return max(_checkpoints(self.path), default=None)
+
+    def forget_evaluations_after(self, update: int) -> None:
+        """Drop the evaluations that a lost run made beyond the checkpoint it resumes from.
+
+        Raises:
+            DataError: a line is damaged, or the file cannot be written.
+        """
+        filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
+
+    @classmethod
+    def _to_resume(cls, path: Path, phase: str, config_yaml: str) -> RunFolder:
+        try:
+            folder = cls(path, cls.open(path).info, config_yaml)
+        except DataError as error:
+            raise RunFolderError(f"{error}; there is no run to --resume") from error
+        if folder.info["phase"] == IMPORT:
+            raise RunFolderError(
+                f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
+                "choose another --out"
+            )
+        if folder.info["phase"] != phase:
+            raise RunFolderError(
+                f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
+            )
+        return folder
+
+
+def require_new(path: Path) -> None:
+    """Make sure that nothing stands at ``path``; an empty folder may.
+
+    Raises:
+        RunFolderError: something does.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise RunFolderError(f"{path}: exists already; choose a new folder, nothing is overwritten")
+
+
+def _refuse_unusable(path: Path) -> None:
+    """Make the folder, or say why it cannot be written."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path}: is a file, expected a folder; choose another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot make this folder: {error.strerror}; choose another --out") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
+
+
+def _refuse_at_work(path: Path, info: dict[str, Any]) -> None:
+    """Two processes in one folder would write over, and remove, what the other made."""
+    this = this_process()
+    with suppress(KeyError, TypeError):  # an older record does not say which process it is
+        process = info["process"]
+        if info["status"] != "running" or is_gone(process):
+            return
+        pid, host = process["pid"], process["host"]
+        if host != this["host"]:
+            log.warning(
+                "%s: its record says that process %s on %s is at work in it; make sure that it is not: two at once "
+                "destroy each other's files",
+                *(path, pid, host),
+            )
+        elif pid != this["pid"]:
+            raise RunFolderError(
+                f"{path}: process {pid} is at work in it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
+                "checkpoint), then --resume"
+            )
+
+
+def _refuse_occupied(path: Path, abandoned: bool) -> None:
+    if _came_to_nothing(path, abandoned):
+        return
+    if (path / "run.json").exists():
+        raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
+    names = sorted(entry.name for entry in path.iterdir())
+    if names:
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
+
+
+def _came_to_nothing(path: Path, abandoned: bool) -> bool:
+    """Whether a run ended in here before its first checkpoint: no one can go on from it, so there is nothing to lose.
+
+    What it evaluated or drew would be, and files that are not a run's.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
+        info = json.loads((path / "run.json").read_bytes())
+        killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
+        ended = killed or info["status"] in ("failed", "interrupted")
+        made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
+        saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
+        linked = [name for name in REMAINS if (path / name).is_symlink()]  # what is behind a link is somebody else's
+        return ended and made <= {"run.json", "config.yaml", *REMAINS} and not saved and not linked
+    return False
+
+
+def _is_empty_or_unfinished(entry: Path) -> bool:
+    """Whether an entry is an empty folder, or what a write that was cut off left under its temporary name."""
+    return entry.suffix == ".tmp" or (entry.is_dir() and not any(entry.iterdir()))
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    return list((path / "checkpoints").glob("[0-9]*"))
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a run that came to nothing left; its record and configuration are about to be replaced."""
+    found = [path / name for name in REMAINS if (path / name).exists()]
+    if found:
+        log.info("%s: the run in it ended before its first checkpoint; removed: %s", path, ", ".join(map(str, found)))
+    for remains in found:
+        if remains.is_dir():
+            shutil.rmtree(remains)
+        else:
+            remains.unlink()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

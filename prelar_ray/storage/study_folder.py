@@ -1,0 +1,179 @@
+"""The folder of a study: the sweep file it was begun with, the plan, and a run folder for every run.
+
+::
+
+    STUDY/
+      study.yaml     the sweep file, as given last
+      plan.json      every run: name, phase, method, task, seed, labels, what it starts from
+      failures.json  by name, why a run failed for good
+      stopped.json   names of runs that a scheduler stopped early
+      driver.json    the process that is at work on the study, while it is
+      videos/        data sets that the study recorded, by name and digest of their settings
+      runs/NAME/     run folders, with a manifest.json each
+      tune/          Ray Tune's own records: TensorBoard, CSV and JSON of every trial
+      report.html    and report/, once `prelar-ray report` was there
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prelar_ray.config import yaml_text
+from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.processes import is_gone, this_process
+from prelar_ray.storage.records import PlanEntry
+from prelar_ray.storage.run_folder import RunFolder
+
+__all__ = ["StudyFolder"]
+
+
+class StudyFolder:
+    """An existing study folder; made by :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.runs = self.path / "runs"
+        self.tune = self.path / "tune"
+
+    @classmethod
+    def open(cls, path: Path, name: str, resume: bool) -> StudyFolder:
+        """Begin a study in a new or empty folder, or with ``resume`` go on with the study of that name in it.
+
+        Raises:
+            RunFolderError: the folder cannot be used; the message says why and what to do instead.
+        """
+        record = path / "study.yaml"
+        if record.exists():
+            theirs = _name(record)
+            if theirs != name:
+                raise RunFolderError(f"{path}: holds the study {theirs}, this is {name}; choose another --out")
+            if not resume:
+                raise RunFolderError(
+                    f"{path}: holds this study already; add --resume to go on, or choose another --out"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"{path}: is no study and not empty; choose another --out")
+        elif resume:
+            raise RunFolderError(f"{path}: holds no study to --resume; leave it out to begin")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path)
+            folder.runs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
+        return folder
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Keep other processes from driving the study too, while the block lasts.
+
+        Raises:
+            RunFolderError: one does already, or one of another machine may.
+            DataError: the folder cannot be written.
+        """
+        record = self.path / "driver.json"
+        driver = self._read("driver.json", None)
+        if driver and not is_gone(driver):
+            raise RunFolderError(
+                f"{self.path}: process {driver['pid']} on {driver['host']} is at work on this study; end it first with "
+                f"Ctrl-C, or delete {record} if it is gone"
+            )
+        self._write("driver.json", this_process())
+        try:
+            yield
+        finally:
+            record.unlink(missing_ok=True)
+
+    def write_plan(self, sweep: bytes, runs: Sequence[PlanEntry], name: str, proposed: Collection[str] = ()) -> None:
+        """Record the sweep file and what it comes to; runs that an earlier plan had stay in it.
+
+        Args:
+            proposed: names of the runs whose values are proposed when they begin; labels of an earlier plan stay.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        named = b"" if "name" in yaml_text.parse(sweep) else f"name: {name}\n".encode()
+        with atomic_file(self.path / "study.yaml") as file:
+            file.write(named + sweep)
+        planned = {run.name: run.model_dump(mode="json") for run in runs}
+        earlier = {entry["name"]: entry for entry in self._read("plan.json", {"runs": []})["runs"]}
+        for same in set(proposed) & planned.keys() & earlier.keys():
+            planned[same]["labels"] = earlier[same]["labels"] | planned[same]["labels"]
+        self._write("plan.json", {"runs": list((earlier | planned).values())})
+
+    def set_labels(self, run: PlanEntry) -> None:
+        """Record values that were proposed only when the run began.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        plan = self._read("plan.json", {"runs": []})
+        entries = [run.model_dump(mode="json") if entry["name"] == run.name else entry for entry in plan["runs"]]
+        self._write("plan.json", {"runs": entries})
+
+    def labels(self, name: str) -> dict[str, Any]:
+        """Labels of a run, as recorded."""
+        entries = self._read("plan.json", {"runs": []})["runs"]
+        return next((dict(entry["labels"]) for entry in entries if entry["name"] == name), {})
+
+    def run_path(self, name: str) -> Path:
+        """Where a run's folder is or will be."""
+        return self.runs / name
+
+    def status(self, name: str) -> str:
+        """Of a run: that of its ``run.json``, ``stopped`` where a scheduler ended it, or ``waiting``."""
+        path = self.run_path(name)
+        if not (path / "run.json").exists():
+            return "waiting"
+        info = RunFolder.open(path).info
+        status = str(info["status"])
+        return "stopped" if status != "finished" and name in self._read("stopped.json", {}) else status
+
+    def note_stopped(self, name: str) -> None:
+        """Record that a scheduler stopped a run early.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        self._write("stopped.json", self._read("stopped.json", {}) | {name: True})
+
+    def failures(self) -> dict[str, str]:
+        """Why runs failed for good, by name."""
+        return dict(self._read("failures.json", {}))
+
+    def note_failure(self, name: str, reason: str | None) -> None:
+        """Record why a run failed for good; None forgets it.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        failures = self.failures()
+        failures.pop(name, None)
+        self._write("failures.json", failures | ({name: reason} if reason is not None else {}))
+
+    def _read(self, name: str, default: Any) -> Any:
+        path = self.path / name
+        if not path.exists():
+            return default
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read as JSON ({error}); delete it, --resume writes it anew") from error
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        with atomic_file(self.path / name) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _name(record: Path) -> str:
+    try:
+        tree = yaml_text.parse(record.read_bytes())
+        return str(tree["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{record}: cannot be read ({error}); restore it from a copy") from error

@@ -1,0 +1,170 @@
+"""A run as a trial of Ray Tune: one placement group holds the trial's own process and every role."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from prelar_ray.baselines.cluster import RLlibCluster
+from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
+from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.distributed.ray_backend import RayBackend, bundles
+from prelar_ray.distributed.resources import ALGORITHM, Resources, plan_resources
+from prelar_ray.errors import UsageError
+from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.records import Manifest
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.training.finetuning import finetune_by_lines
+from prelar_ray.training.pretraining import pretrain_by_lines
+
+__all__ = ["Trial", "trial_settings"]
+
+DRIVER = Resources(0.01, 0.0)
+"""The trial's own process: it passes references on and computes nothing."""
+
+CHECKPOINT_FILE = "run_folder.json"
+
+
+def trial_settings(
+    config: RunConfig, phase: str, out: Path, nodes: Sequence[Resources], init: Path | None = None
+) -> dict[str, Any]:
+    """What :class:`Trial` takes as its configuration; JSON-able.
+
+    Args:
+        config: of the run; ``cluster`` is not read, the trial is on a cluster already. Where ``threads`` is left open,
+            the trials that have a place on a node share its cores.
+        phase: pretrain or finetune.
+        out: run folder, on storage that every node sees.
+        nodes: what each node of the cluster has in all.
+        init: run or checkpoint to fine-tune from; it need not exist yet.
+
+    Raises:
+        ResourceError: the cluster can never hold the trial.
+        UsageError, ConfigError: a baseline is asked for what it cannot do, or with settings that RLlib does not know.
+    """
+    if config.algorithm:
+        if phase != "finetune" or init:
+            raise UsageError(f"method {config.method} learns from scratch: phase finetune, without init")
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        algorithm_config(config)
+    # An RLlib algorithm is itself what the trial's process holds.
+    free = nodes if config.algorithm else [node.without(DRIVER) for node in nodes]
+    plan = plan_resources(config, free, phase)
+    if not config.threads:
+        config = config.model_copy(update={"threads": _threads(config, phase, plan, nodes)})
+    return {
+        "config": config.model_dump(mode="json"),
+        "phase": phase,
+        "out": str(out.absolute()),
+        "init": str(init.absolute()) if init else None,
+        "plan": {name: astuple(need) for name, need in plan.items()},
+    }
+
+
+def _threads(config: RunConfig, phase: str, plan: Mapping[str, Resources], nodes: Sequence[Resources]) -> int:
+    """Of each learner rank, so that the trials beside each other do not ask for more cores than a node has."""
+    together = math.inf
+    for kind in ("cpus", "gpus"):
+        there, needed = (sum(getattr(part, kind) for part in parts) for parts in (nodes, plan.values()))
+        together = min(together, there // needed) if needed else together
+    cores = max(node.cpus for node in nodes) / max(1, math.ceil(together / len(nodes)))
+    collectors = config.collect.collectors if phase == "finetune" and not config.algorithm else 0
+    return max(1, int((cores - collectors) / config.learner.ranks))
+
+
+class Trial(tune.Trainable):
+    """One run in a folder of its own. A step is a line of metrics.
+
+    Its checkpoints are the run's: whatever ended a trial, it is set up again in the same folder and goes on from the
+    last of them. What Tune keeps as a checkpoint is the name of that folder.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """The trial's process first, then every role in the order of the plan."""
+        plan = _plan(config)
+        driver = [] if ALGORITHM in plan else [{"CPU": DRIVER.cpus}]
+        return tune.PlacementGroupFactory([*driver, *bundles(plan)], strategy="PACK")
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the run, or look at where it was.
+
+        Raises:
+            PrelarError: see :func:`finetune_by_lines`, :func:`pretrain_by_lines` and :func:`rllib_by_lines`.
+        """
+        logging.getLogger("ray.train").setLevel(logging.WARNING)  # what Tune keeps here is a name, not worth a line
+        self._lines: Generator[Mapping[str, float]] | None = None
+        run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
+        self._out, phase = Path(config["out"]), config["phase"]
+        resume = any((self._out / "checkpoints").glob("[0-9]*"))
+        # A trial is at work once, so whatever the record says, nobody else is.
+        run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
+        if "manifest" in config:
+            write_manifest(run, config)
+        name = config.get("name", self._out.name)
+        backend = partial(RayBackend, run_config, phase, self._out, _plan(config), name)
+        self._last: dict[str, Any] = {}
+        if run_config.algorithm:
+            from prelar_ray.baselines.training import rllib_by_lines
+
+            cluster = partial(RLlibCluster, run_config, name, _plan(config))
+            self._lines = rllib_by_lines(run_config, run, cluster, resume)
+        elif phase == "pretrain":
+            self._lines = pretrain_by_lines(run_config, run, resume, backend)
+        else:
+            init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
+            self._lines = finetune_by_lines(run_config, run, backend, init, resume)
+
+    def __repr__(self) -> str:
+        """Begins its lines in the log, and its row on the dashboard."""
+        return str(self.config.get("name", Path(self.config["out"]).name)) if self.config else type(self).__name__
+
+    def step(self) -> dict[str, Any]:
+        """Go on to the next line of metrics."""
+        assert self._lines is not None
+        line = next(self._lines, None)
+        self._last |= line or {}
+        return {**self._last, "done": line is None}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Note where the run's own checkpoints are."""
+        (Path(checkpoint_dir) / CHECKPOINT_FILE).write_text(json.dumps({"run": str(self._out)}))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: :meth:`setup` goes on from the run's own checkpoints."""
+
+    def cleanup(self) -> None:
+        """Stop the run where it is, with a checkpoint, unless it has ended."""
+        if self._lines is not None:
+            with suppress(KeyboardInterrupt, StopIteration):
+                self._lines.throw(KeyboardInterrupt())
+
+
+def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``: what the run is in its study, and the command that repeats it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    command = ["prelar-ray", config["phase"], "--config", str(run.config_path), "--out", "NEW"]
+    if config["init"]:
+        command += ["--init", config["init"]]
+    made_with: dict[str, Any] = {key: run.info.get(key) for key in ("versions", "commit", "hardware")}
+    manifest = Manifest(**config["manifest"], command=shlex.join(command), **made_with)
+    with atomic_file(run.path / "manifest.json") as file:
+        file.write(json.dumps(manifest.model_dump(mode="json"), indent=1).encode())
+
+
+def _plan(config: dict[str, Any]) -> dict[str, Resources]:
+    return {name: Resources(*need) for name, need in config["plan"].items()}

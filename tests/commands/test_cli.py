@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import prelar_ray
+from prelar_ray.commands import cli
+from prelar_ray.config import RunConfig, json_schema, load_config
+from prelar_ray.errors import ConfigError, DataError, NonFiniteError
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "prelar_ray", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    root, package = logging.getLogger(), logging.getLogger("prelar_ray")
+    handlers, level, package_level = root.handlers[:], root.level, package.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    package.setLevel(package_level)
+
+
+# Shared options
+
+
+@pytest.fixture
+def parser():
+    parser = cli.command_parser("finetune", "what it does", "examples:\n  one")
+    parser.add_argument("--out", type=Path, default=Path("runs/x"))
+    cli.override_option(parser, "--skip-bad", "video.skip_bad", value="true", help="leave damaged shards out")
+    cli.override_option(parser, "--videos", "video.path", help="folder of videos")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "seed=3 env.camera=0 --preset tiny --out there --dry-run",
+        "--preset tiny seed=3 --out there env.camera=0 --dry-run",
+        "--dry-run --out there --preset tiny seed=3 env.camera=0",
+    ],
+)
+def test_overrides_and_options_may_stand_in_any_order(parser, line: str):
+    args = parser.parse_args(line.split())
+    assert args.dry_run
+    assert args.out == Path("there")
+    assert cli.resolve(args) == load_config("tiny", None, ["seed=3", "env.camera=0"])
+
+
+def test_without_options_the_defaults_are_resolved(parser):
+    args = parser.parse_args([])
+    assert not args.dry_run
+    assert cli.resolve(args) == RunConfig()
+
+
+def test_a_config_file_is_resolved(parser, tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 5")
+    assert cli.resolve(parser.parse_args(["--config", str(file)])).seed == 5
+
+
+def test_resume_starts_from_the_configuration_of_the_run_unless_told_otherwise(parser, tmp_path: Path):
+    parser.add_argument("--resume", action="store_true")
+    (tmp_path / "config.yaml").write_text("seed: 6")
+    resumed = ["--out", str(tmp_path), "--resume"]
+    assert cli.resolve(parser.parse_args([*resumed, "evaluation.episodes=3"])) == load_config(
+        None, None, ["seed=6", "evaluation.episodes=3"]
+    )
+    assert cli.resolve(parser.parse_args([*resumed, "--preset", "tiny"])) == load_config("tiny")
+    assert cli.resolve(parser.parse_args(resumed[:2])) == RunConfig()
+
+
+def test_options_that_are_short_for_overrides_reach_the_configuration(parser):
+    video = cli.resolve(parser.parse_args(["--skip-bad", "--videos", "a b #1", "seed=1"])).video
+    assert video.skip_bad
+    assert video.path == "a b #1"
+    assert cli.resolve(parser.parse_args([])).video == RunConfig().video
+
+
+def test_a_malformed_override_is_a_config_error(parser):
+    with pytest.raises(ConfigError, match="seed: not an override"):
+        cli.resolve(parser.parse_args(["seed"]))
+
+
+def test_an_unknown_option_exits_with_2(parser, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parser.parse_args(["--prest", "tiny"])
+    assert exit_.value.code == 2
+    assert "--prest" in capsys.readouterr().err
+
+
+def test_help_keeps_the_epilog_as_written_and_names_the_presets(parser):
+    text = parser.format_help()
+    assert "examples:\n  one" in text
+    assert "demo, paper, small, tiny" in text
+    assert "short for video.skip_bad=true" in text
+
+
+# Exit codes and messages
+
+
+def guard(command, capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as exit_:
+        cli.guarded(command)
+    return exit_.value.code, capsys.readouterr().err
+
+
+def raising(error: BaseException):
+    def command() -> int:
+        raise error
+
+    return command
+
+
+def test_a_command_leaves_with_its_own_code(capsys):
+    assert guard(lambda: 3, capsys) == (3, "")
+
+
+def test_expected_errors_become_one_message_and_their_exit_code(capsys):
+    assert guard(raising(ConfigError("seed=x: must be")), capsys) == (2, "error: seed=x: must be\n")
+    assert guard(raising(DataError("videos: empty")), capsys) == (2, "error: videos: empty\n")
+    assert guard(raising(NonFiniteError("loss")), capsys) == (1, "error: loss\n")
+
+
+def test_ctrl_c_exits_with_130_and_without_traceback(capsys):
+    assert guard(raising(KeyboardInterrupt()), capsys) == (130, "interrupted\n")
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.guarded(raising(ZeroDivisionError()))
+
+
+def test_a_broken_pipe_other_than_standard_output_is_not_hidden():
+    with pytest.raises(BrokenPipeError):
+        cli.guarded(raising(BrokenPipeError()))
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    writer = [sys.executable, "-m", "prelar_ray", "schema"]
+    with subprocess.Popen(writer, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 141
+
+
+def test_messages_of_the_package_are_shown_and_chatter_of_libraries_is_not(capsys):
+    logging.getLogger().handlers[:] = []
+
+    def command() -> int:
+        logging.getLogger("prelar_ray.part").info("shown")
+        logging.getLogger("library").info("hidden")
+        logging.getLogger("library").warning("warned")
+        return 0
+
+    code, err = guard(command, capsys)
+    assert code == 0
+    assert "INFO prelar_ray.part: shown" in err
+    assert "hidden" not in err
+    assert "WARNING library: warned" in err
+
+
+# prelar-ray COMMAND
+
+
+def test_help_lists_every_command_with_a_line(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.dispatch(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for name, line in cli.COMMANDS.items():
+        assert f"  {name} " in text
+        assert line in text
+
+
+def test_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.dispatch(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"prelar-ray {prelar_ray.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian", "--help"], "unknown command 'pretrian'; nearest: pretrain; `prelar-ray --help` lists all"),
+        (["xyz"], "unknown command 'xyz'; `prelar-ray --help` lists all"),
+        ([], "which command?"),
+        (["--hlp"], "unrecognized arguments: --hlp"),
+    ],
+)
+def test_an_unknown_or_missing_command_exits_with_2(arguments: list[str], message: str, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.dispatch(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_the_chosen_command_is_imported_and_gets_the_other_arguments(monkeypatch):
+    imported: list[str] = []
+    seen: list[list[str]] = []
+
+    def importer(name: str) -> SimpleNamespace:
+        imported.append(name)
+        return SimpleNamespace(main=lambda argv: seen.append(argv) or 7)
+
+    monkeypatch.setattr(cli.importlib, "import_module", importer)
+    assert cli.dispatch(["pretrain", "--preset", "tiny"]) == 7
+    assert imported == ["prelar_ray.commands.pretrain"]
+    assert seen == [["--preset", "tiny"]]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_listed_command_is_a_module(name: str):
+    assert (Path(prelar_ray.__file__).parent / "commands" / f"{name.replace('-', '_')}.py").is_file()
+
+
+def test_the_module_tune_is_the_command_tune():
+    command = [sys.executable, "-m", "prelar_ray.tune", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: nowhere.yaml: no such sweep file; tune_configs/ holds some to start from\n",
+    )
+
+
+def test_a_wrong_command_says_so_without_traceback_in_a_real_process():
+    result = run("recrod")
+    assert result.returncode == 2
+    assert "nearest: record" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_does_not_wait_for_torch_or_ray():
+    code = "import sys, prelar_ray.commands.cli; print([m for m in ('torch', 'ray', 'gymnasium') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "[]\n"
+
+
+# prelar-ray schema
+
+
+def test_schema_goes_to_standard_output_or_to_a_file(tmp_path: Path, capsys):
+    assert cli.dispatch(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
+    out = tmp_path / "new" / "schema.json"
+    assert cli.dispatch(["schema", "--out", str(out)]) == 0
+    assert json.loads(out.read_text()) == json_schema()
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_schema_that_cannot_be_written_is_a_message_with_the_path(tmp_path: Path):
+    (tmp_path / "file").touch()
+    result = run("schema", "--out", str(tmp_path / "file" / "schema.json"))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'file' / 'schema.json'}: cannot write")
+
+
+def test_the_help_of_schema_names_the_file_that_the_readme_names(capsys):
+    with pytest.raises(SystemExit):
+        cli.dispatch(["schema", "--help"])
+    name = "--out prelar_ray.schema.json"
+    assert name in capsys.readouterr().out
+    assert name in (Path(prelar_ray.__file__).parents[1] / "README.md").read_text()
