@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prelar_ray.config import load_config
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig, load_config
 from prelar_ray.types import Frames, SequenceBatch
 
 ACTION = 2

@@ -12,7 +12,7 @@ import torch
 
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Rollout
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode

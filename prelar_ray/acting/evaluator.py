@@ -13,7 +13,7 @@ import numpy.typing as npt
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Acts, Rollout
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode, Frames

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.actor_critic import Actor

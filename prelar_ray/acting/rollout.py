@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.acting.time_limit import time_limit
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import Episode, Frames, check_frames
 

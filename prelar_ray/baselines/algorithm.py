@@ -20,7 +20,7 @@ from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.env_runner import FrameEnvRunner
 from prelar_ray.baselines.environment import ENVIRONMENT, environment_config
 from prelar_ray.baselines.episodes import NoteFinishedEpisodes
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.seeding import derive_seed
 

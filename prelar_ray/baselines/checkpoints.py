@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prelar_ray.checkpoint.store import CheckpointFolders
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError, UsageError
 from prelar_ray.storage.arrow import checksum
 from prelar_ray.storage.files import atomic_file

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ray
 import torch
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.ray_backend import cluster_nodes, connect
 from prelar_ray.distributed.resources import ALGORITHM, ENV_RUNNER, Resources, plan_resources

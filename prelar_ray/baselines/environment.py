@@ -13,7 +13,7 @@ from gymnasium import spaces
 from ray import tune
 
 from prelar_ray.acting.time_limit import time_limit
-from prelar_ray.config.schema import EnvConfig, RunConfig
+from prelar_ray.config import EnvConfig, RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.seeding import derive_seed

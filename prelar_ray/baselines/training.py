@@ -25,7 +25,7 @@ from prelar_ray.baselines.episodes import FinishedEpisodes
 from prelar_ray.baselines.metrics import learner_metrics, sampled_steps, updates
 from prelar_ray.baselines.policy import ModulePolicy
 from prelar_ray.checkpoint.store import CheckpointFolders
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import action_size
 from prelar_ray.errors import EnvironmentFailure, NonFiniteError
 from prelar_ray.interrupts import interrupts_deferred

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.config import RunConfig
 from prelar_ray.config.compare import NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
-from prelar_ray.config.schema import RunConfig
 from prelar_ray.errors import CheckpointError, UsageError
 
 __all__ = [

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
 from prelar_ray.storage.files import atomic_file, cannot_write

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, UsageError
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.models.acting_weights import acting_weights

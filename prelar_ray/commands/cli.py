@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.config import RunConfig, load_config, method_names, named_value, preset_names
-from prelar_ray.config.schema import VideoConfig
+from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.errors import ConfigError, PrelarError, UsageError
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import console

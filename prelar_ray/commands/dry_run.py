@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prelar_ray.commands.summary import summarise
-from prelar_ray.config import to_yaml
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.replay.memory import GIB
 
 __all__ = ["print_dry_run"]

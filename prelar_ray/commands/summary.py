@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss

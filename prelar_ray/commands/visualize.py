@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prelar_ray.checkpoint.transfer import Pretrained, load_pretrained
 from prelar_ray.commands.cli import chosen_videos, positive, video_options
-from prelar_ray.config.schema import VideoConfig
+from prelar_ray.config import VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.latent_sequences import apply_sequences, inferred_sequences, sampled_sequences
 from prelar_ray.models.noise import Noise

@@ -20,7 +20,7 @@ from ray.util import get_current_placement_group, placement_group, remove_placem
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.distributed.shared_folder import check_shared

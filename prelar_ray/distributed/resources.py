@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.training.replays import replay_names

@@ -7,7 +7,7 @@ from typing import Final
 
 import gymnasium
 
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import dmc, metaworld
 from prelar_ray.envs.pixel_env import PixelEnv, check_task_name
 from prelar_ray.envs.point_reach import PointReach

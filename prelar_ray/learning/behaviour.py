@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import BehaviourConfig
+from prelar_ray.config import BehaviourConfig
 from prelar_ray.learning.lambda_return import lambda_return
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import FULL, Precision

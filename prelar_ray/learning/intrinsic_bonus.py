@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import BonusConfig
+from prelar_ray.config import BonusConfig
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.behaviour import BehaviourLearner, unroll
 from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import OptimizerConfig
+from prelar_ray.config import OptimizerConfig
 from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.ranks import ALONE, Ranks
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import LossConfig
+from prelar_ray.config import LossConfig
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.kl import action_kl, balanced_kl

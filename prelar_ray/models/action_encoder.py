@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import HeadConfig, WorldModelConfig
+from prelar_ray.config import HeadConfig, WorldModelConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.models.layers import full_precision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import BehaviourConfig, MLPConfig
+from prelar_ray.config import BehaviourConfig, MLPConfig
 from prelar_ray.models.distributions import TruncatedNormal
 from prelar_ray.models.layers import MLP, full_precision, hidden_layers, initialise
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import ContextConfig, ConvConfig
+from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.resnet import ResidualEncoder
 from prelar_ray.types import IMAGE_SIZE

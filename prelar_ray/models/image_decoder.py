@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import ContextConfig, ConvConfig
+from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.context import LARGEST_SIDE, ContextAttention, SceneContext
 from prelar_ray.models.resnet import ResidualLayer
 from prelar_ray.types import IMAGE_SIZE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import ConvConfig
+from prelar_ray.config import ConvConfig
 from prelar_ray.models.resnet import ResidualEncoder, residual_encoder_size
 
 __all__ = ["ImageEncoder"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import WorldModelConfig
+from prelar_ray.config import WorldModelConfig
 from prelar_ray.models.latent_action import CategoricalAction, DeterministicAction, GaussianAction, LatentAction
 from prelar_ray.models.layers import full_precision
 from prelar_ray.models.resnet import ResidualEncoder, residual_encoder_size

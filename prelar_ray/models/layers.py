@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import MLPConfig
+from prelar_ray.config import MLPConfig
 from prelar_ray.errors import CheckpointError
 
 __all__ = ["MLP", "frozen", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from prelar_ray.config.schema import ConvConfig
+from prelar_ray.config import ConvConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.types import IMAGE_SIZE
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import RSSMConfig
+from prelar_ray.config import RSSMConfig
 from prelar_ray.models.distributions import sample_one_hot
 from prelar_ray.models.layers import full_precision
 

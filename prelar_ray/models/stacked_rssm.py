@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import RSSMConfig
+from prelar_ray.config import RSSMConfig
 from prelar_ray.models.rssm import RSSM, State
 
 __all__ = ["StackedRSSM"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config.schema import WorldModelConfig
+from prelar_ray.config import WorldModelConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext

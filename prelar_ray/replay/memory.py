@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
 from prelar_ray.types import IMAGE_SIZE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.replay.buffer import check_can_sample
 from prelar_ray.replay.rate_limiter import RateLimiter
 from prelar_ray.replay.shard import ReplayShard, ShardStatus

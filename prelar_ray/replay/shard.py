@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.replay.buffer import ReplayBuffer
 from prelar_ray.replay.memory import check_replay_fits, memory_limit
 from prelar_ray.replay.segments import EpisodeStore

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prelar_ray.config.schema import RLLIB
+from prelar_ray.config import RLLIB
 from prelar_ray.reporting.trials import Trial
 
 __all__ = ["HOW", "Cost", "TotalCost", "cost_of", "total_cost"]

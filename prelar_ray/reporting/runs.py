@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from prelar_ray.config.schema import RLLIB
+from prelar_ray.config import RLLIB
 from prelar_ray.errors import DataError
 from prelar_ray.statistics import Interval, mean_interval, success_interval
 from prelar_ray.storage.records import Diagnostics, EvaluationRecord, read_diagnostics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from prelar_ray.config.schema import RLLIB
+from prelar_ray.config import RLLIB
 from prelar_ray.reporting.comparison import Group
 from prelar_ray.reporting.notes import FEW_EPISODES, FEW_SEEDS, Note, shorter_training, smaller_networks, spaced
 from prelar_ray.reporting.protocols import UNSTATED

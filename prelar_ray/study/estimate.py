@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay.memory import replay_bytes

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from prelar_ray.config import yaml_text
-from prelar_ray.config.schema import Component
+from prelar_ray.config import Component, yaml_text
 from prelar_ray.errors import ConfigError
 
 __all__ = ["FinetuneStage", "PretrainStage", "Space", "Sweep", "read_sweep"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prelar_ray.acting.collector import Collected, Collector
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.training.backend import Backend, Role
 

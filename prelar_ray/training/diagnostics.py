@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from prelar_ray.checkpoint.transfer import Pretrained
-from prelar_ray.config.schema import VideoConfig
+from prelar_ray.config import VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.diagnostics import Measurement, mean_kl, measure, summarise
 from prelar_ray.learning.prediction import context_frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 
 __all__ = ["check_pace"]

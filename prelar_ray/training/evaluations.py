@@ -10,7 +10,7 @@ from typing import Any
 
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.storage.records import EvaluationRecord

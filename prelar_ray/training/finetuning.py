@@ -20,7 +20,7 @@ import psutil
 from prelar_ray.acting.collector import Collected
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.replay.replay import ReplayStatus
 from prelar_ray.storage.mirror import mirrored

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from prelar_ray.acting.policy import check_action_size
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint, snapshot
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner

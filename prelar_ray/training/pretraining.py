@@ -16,7 +16,7 @@ import psutil
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.seeding import generator

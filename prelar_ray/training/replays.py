@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.replay.replay import Replay, ReplayStatus
 from prelar_ray.replay.shard import ReplayShard
 from prelar_ray.training.backend import Backend, Role

@@ -7,7 +7,7 @@ import time
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.training.backend import Backend
 

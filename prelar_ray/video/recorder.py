@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
+from prelar_ray.config import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.envs import PixelEnv, check_task, make_env
 from prelar_ray.envs.pixel_env import Action
 from prelar_ray.errors import ConfigError, RunFolderError

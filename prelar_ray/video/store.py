@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from prelar_ray.config.schema import VideoConfig
+from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.storage.arrow import checksum, read_arrays, write_arrays

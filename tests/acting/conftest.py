@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from prelar_ray.acting.policy import Policy
-from prelar_ray.config import RunConfig
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig, RunConfig
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.types import Episode
 

@@ -9,7 +9,7 @@ import pytest
 
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Rollout
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from prelar_ray.baselines.environment import ENVIRONMENT, FINISHED, FrameEnv, as_floats, environment_config, register
-from prelar_ray.config import RunConfig, load_config
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig, RunConfig, load_config
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.envs.registry import make_env
 from prelar_ray.errors import EnvironmentFailure

@@ -10,7 +10,7 @@ from PIL import Image
 
 from prelar_ray.checkpoint.transfer import load_pretrained
 from prelar_ray.commands import visualize
-from prelar_ray.config.schema import VideoConfig
+from prelar_ray.config import VideoConfig
 from prelar_ray.reporting.rollouts import FramePanel
 from prelar_ray.video.store import VideoWriter
 

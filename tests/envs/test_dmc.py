@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import make_env
 from prelar_ray.envs.dmc import EPISODE_STEPS, DeepMindControl
 from prelar_ray.errors import ConfigError, DataError

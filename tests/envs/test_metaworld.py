@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import PixelEnv, make_env
 from prelar_ray.envs.metaworld import EPISODE_STEPS, MetaWorld
 from prelar_ray.errors import ConfigError, EnvironmentFailure

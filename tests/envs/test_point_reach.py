@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import PixelEnv, make_env
 from prelar_ray.envs.point_reach import EPISODE_STEPS
 from prelar_ray.errors import EnvironmentFailure

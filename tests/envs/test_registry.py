@@ -3,7 +3,7 @@ from __future__ import annotations
 import gymnasium
 import pytest
 
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import action_size, check_task, known_tasks, make_env, register_gymnasium
 from prelar_ray.errors import ConfigError
 

@@ -14,7 +14,7 @@ from prelar_ray.envs.rendering import FrameRenderer, check_rendering, configure_
 from prelar_ray.errors import RenderingError
 
 LEAVE_OPEN = """
-from prelar_ray.config.schema import EnvConfig
+from prelar_ray.config import EnvConfig
 from prelar_ray.envs import make_env
 first = make_env(EnvConfig(task="metaworld/reach-v3", render_quality="fast"), 0)
 first.reset()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from prelar_ray.config.schema import BonusConfig
+from prelar_ray.config import BonusConfig
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 
 E = 6

@@ -10,8 +10,7 @@ import torch
 
 from prelar_ray.acting.policy import ActingNoise, Policy
 from prelar_ray.commands.summary import summarise
-from prelar_ray.config import load_config, native_methods
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.stacked_rssm import StackedRSSM

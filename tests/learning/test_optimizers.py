@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prelar_ray.config.schema import OptimizerConfig
+from prelar_ray.config import OptimizerConfig
 from prelar_ray.learning.optimizers import Optimizer
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config import RunConfig
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.noise import Deterministic

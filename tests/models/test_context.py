@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.config import load_config
-from prelar_ray.config.schema import ContextConfig, ConvConfig
+from prelar_ray.config import ContextConfig, ConvConfig, load_config
 from prelar_ray.errors import ConfigError
 from prelar_ray.models.context import ContextAttention, ContextEncoder, SceneContext
 from prelar_ray.models.image_decoder import ImageDecoder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import ConvConfig, HeadConfig, WorldModelConfig
+from prelar_ray.config import ConvConfig, HeadConfig, WorldModelConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.models.image_decoder import ImageDecoder, image_log_prob
 from prelar_ray.models.image_encoder import ImageEncoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prelar_ray.config.schema import MLPConfig
+from prelar_ray.config import MLPConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.models.layers import MLP, frozen, initialise, load_module, parameter_count
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.config.schema import RSSMConfig
+from prelar_ray.config import RSSMConfig
 from prelar_ray.models.rssm import RSSM, State
 
 B, T, E, L, S, K, D = 2, 6, 5, 3, 2, 4, 8

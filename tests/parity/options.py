@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from prelar_ray.config.schema import (
+from prelar_ray.config import (
     BehaviourConfig,
     BonusConfig,
     ConvConfig,

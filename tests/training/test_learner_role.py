@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
-from prelar_ray.config import RunConfig, load_config
-from prelar_ray.config.schema import LearnerConfig
+from prelar_ray.config import LearnerConfig, RunConfig, load_config
 from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.learning.ranks import Ranks

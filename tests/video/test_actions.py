@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import prelar_ray
-from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
+from prelar_ray.config import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.envs.point_reach import PIXELS_PER_UNIT, SPEED
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import read_arrays, write_arrays

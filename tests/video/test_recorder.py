@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prelar_ray.config.schema import EnvConfig, RecordConfig, RunConfig
+from prelar_ray.config import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.errors import ConfigError, RunFolderError
 from prelar_ray.storage.arrow import read_arrays
 from prelar_ray.video.actions import actions_path
