@@ -238,9 +238,9 @@ class EvaluationConfig(Component):
 class RLlibConfig(Component):
     """A baseline: an algorithm of Ray RLlib, chosen by `method: rllib/NAME`."""
 
-    training: Settings = Field({})
+    training: Settings = Field(default={})
     """Keywords of the algorithm's `AlgorithmConfig.training()`; those left out have RLlib's defaults."""
-    model: Settings = Field({})
+    model: Settings = Field(default={})
     """Fields of RLlib's `DefaultModelConfig`: networks of algorithms that bring none of their own."""
     env_runners: NonNegativeInt = 0
     """Processes that step `collect.envs_per_collector` environments each; 0 steps them in the algorithm's own."""
