@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prelar_ray.errors import ConfigError
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, changed, plan_runs
 from prelar_ray.study.proposals import Proposals
-from prelar_ray.study.searcher import RunSearcher
 from prelar_ray.study.sweep import Sweep
 
 SPACE = {"behaviour.horizon": {"integers": (3, 15)}, "loss.action_kl_weight": {"log_uniform": (0.01, 1.0)}}
@@ -64,19 +62,6 @@ def test_values_that_were_proposed_stay_when_a_study_goes_on(
     folder.write_plan(b"name: study", [run.entry for run in runs], "study", [run.name for run in runs])
     assert folder.labels(runs[0].name) == {"behaviour.horizon": 7}
     assert folder.labels(runs[1].name) == {}
-
-
-def test_a_proposal_that_no_run_can_have_leaves_that_run_out(study: tuple[list[PlannedRun], StudyFolder]) -> None:
-    runs, folder = study
-
-    def propose(run: PlannedRun) -> PlannedRun:
-        if run is runs[0]:
-            raise ConfigError("behaviour.horizon=99: too long")
-        return run
-
-    searcher = RunSearcher(runs[:2], folder, lambda run: {"name": run.name}, propose)
-    assert searcher.suggest("trial") == {"name": runs[1].name}
-    assert folder.failures() == {runs[0].name: "behaviour.horizon=99: too long"}
 
 
 def test_proposals_follow_what_earlier_runs_came_to(sweep: Sweep, study: tuple[list[PlannedRun], StudyFolder]) -> None:
