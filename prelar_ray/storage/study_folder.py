@@ -8,6 +8,7 @@
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
       driver.json    the process that is at work on the study, while it is
+      optuna.jsonl   what Optuna knows of the runs, where it proposes their values
       videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
       tune/          Ray Tune's own records: TensorBoard, CSV and JSON of every trial
@@ -39,6 +40,7 @@ class StudyFolder:
         self.path = path.absolute()
         self.runs = self.path / "runs"
         self.tune = self.path / "tune"
+        self.proposals = self.path / "optuna.jsonl"
 
     @classmethod
     def open(cls, path: Path, name: str, resume: bool) -> StudyFolder:

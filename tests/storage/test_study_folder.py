@@ -14,7 +14,7 @@ import pytest
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
-from prelar_ray.study.plan import PlannedRun, plan_runs
+from prelar_ray.study.plan import PlannedRun, changed, plan_runs
 from prelar_ray.study.sweep import Sweep
 
 TASK = "prelar/point-reach"
@@ -60,6 +60,17 @@ def test_the_plan_keeps_what_an_earlier_one_had(tmp_path: Path) -> None:
     entries = json.loads((folder.path / "plan.json").read_text())["runs"]
     assert [entry["seed"] for entry in entries] == [0, 1, 2]
     assert set(entries[0]) == {"name", "phase", "method", "task", "seed", "labels", "init"}
+
+
+def test_values_that_were_proposed_stay_when_a_study_is_resumed(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    runs = runs_of((0, 1), tmp_path)
+    plan = SWEEP, [run.entry for run in runs], "study", [run.name for run in runs]
+    folder.write_plan(*plan)
+    folder.set_labels(changed(runs[0], {"behaviour.horizon": 7}).entry)
+    folder.write_plan(*plan)
+    assert folder.labels(runs[0].name) == {"behaviour.horizon": 7}
+    assert folder.labels(runs[1].name) == {}
 
 
 def test_a_study_that_a_process_is_at_work_on_is_left_to_it(tmp_path: Path) -> None:
