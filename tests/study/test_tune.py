@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +13,21 @@ import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.sweep import Scheduler
-from prelar_ray.study.tune import CHECKPOINT_SECONDS, _interrupts, make_scheduler
+from prelar_ray.study.table import StudyTable
+from prelar_ray.study.tune import CHECKPOINT_SECONDS, Events, _interrupts, make_scheduler
 
 
 class Tried:
-    """A trial, as far as a scheduler looks at it."""
+    """A trial, as far as schedulers and callbacks look at it."""
 
     def __init__(self, name: str) -> None:
         self.trial_id, self.config = name, {"name": name}
+
+    def get_error(self) -> Exception:
+        return RuntimeError("Traceback\n  in a role\nDataError: no disk\n")
 
 
 class Controller:
@@ -71,3 +77,15 @@ def test_ctrl_c_that_ray_tune_took_for_itself_is_raised_and_its_handler_does_not
     with pytest.raises(KeyboardInterrupt), _interrupts():
         signal.signal(signal.SIGINT, before)  # as it leaves it after one
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    table = StudyTable([], {"a": "running"})
+    events, trial = Events(folder, table), Tried("a")
+    events.on_trial_error(0, [], trial)
+    assert (table.status, folder.failures()) == ({"a": "failed"}, {"a": "DataError: no disk"})
+    RunFolder.create(folder.run_path("a"), "", "pretrain").update(status="finished")
+    events.on_trial_complete(0, [], trial)
+    assert (table.status, folder.failures()) == ({"a": "finished"}, {})
+    assert pickle.loads(pickle.dumps(events)) is not events, "Ray Tune keeps a copy of its callbacks on disk"
