@@ -18,7 +18,7 @@ from prelar_ray.storage.run_folder import RunFolder
 from tests.commands.test_tune import STAGES, runs, sweep_file
 from tests.faults.runs import gone, note
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def start(sweep: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
