@@ -1,4 +1,4 @@
-"""What every command prints for ``--dry-run``: configuration, parameters per part, memory."""
+"""Output of ``--dry-run``: configuration, parameters per part, memory."""
 
 from __future__ import annotations
 

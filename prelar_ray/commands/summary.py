@@ -1,4 +1,4 @@
-"""What a configuration amounts to before anything runs: parameters and memory, for ``--dry-run``."""
+"""Parameters and memory of a configuration, for ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Summary:
 
 
 def summarise(config: RunConfig, action: int = 4) -> Summary:
-    """Count parameters and estimate memory without allocating any: all tensors are on torch's meta device.
+    """Count parameters and estimate memory without allocating it: all tensors are on torch's meta device.
 
     Args:
         action: size A of the real action; it changes the counts by a few thousand.
@@ -58,7 +58,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         def world_model() -> Tensor:
             shape = (config.finetune.batch_size, config.finetune.segment_length)
             flags, actions = torch.empty(shape), torch.empty(*shape, action)
-            # The bonus keeps no gradient, and its sorting has no use on the meta device.
+            # The bonus has no gradient, and its sorting is useless on the meta device.
             image = _image(shape)
             return finetune_loss(finetune, config.loss, None, image, actions, flags, flags, noise).total
 
@@ -70,7 +70,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
                 return total
 
         activations = {} if pretrain is None else {"pretrain": _saved_bytes(pretraining)}
-        # World model and behaviour follow each other, so the larger counts.
+        # World model and behaviour are updated one after the other, so the larger one counts.
         activations["finetune"] = max(_saved_bytes(world_model), _saved_bytes(behaviour))
 
     counts = {} if pretrain is None else {"pretrain": _parameters(pretrain)}
@@ -99,9 +99,9 @@ def _image(shape: tuple[int, int]) -> Tensor:
 
 
 def _saved_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of ``forward``, each storage once."""
+    """Return the bytes that autograd keeps for the backward pass of ``forward``, each storage once."""
     saved: dict[Any, int] = {}
-    keep: list[Tensor] = []  # so that no storage is freed and its identity used again
+    keep: list[Tensor] = []  # keeps every storage alive, so that no identity is reused
 
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
