@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +22,7 @@ import psutil
 
 from benchmarks.measuring import Result, Row, report_options, show
 from prelar_ray.config import RunConfig, load_config, to_yaml
-from prelar_ray.replay.rate_limiter import RateLimiter
-from prelar_ray.replay.replay import ReplayStatus
+from prelar_ray.replay.shard import ShardStatus
 
 COLUMNS = {
     "seconds": ".3g",
@@ -66,31 +65,20 @@ class Collector:
         return summary, []
 
 
-class Replay:
-    """Implements only the pace."""
+class ReplayShard:
+    """An empty shard that always reports enough experience."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        tune = config.finetune
-        self.tolerance = config.replay.tolerance_updates
-        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
-
-    def status(self) -> ReplayStatus:
-        limiter = self.limiter
-        return ReplayStatus(limiter.env_steps, limiter.updates, limiter.updates_due, self.tolerance, 0, 0)
-
-    def take_in(self, *parts: Any) -> None:
+    def __init__(self, config: RunConfig, folder: Path, shard: int) -> None:
         pass
 
-    def count(self, env_steps: int, *shards: Any) -> ReplayStatus:
-        self.limiter.insert(env_steps)
-        return self.status()
+    def insert(self, *parts: Any) -> ShardStatus:
+        return ShardStatus(eligible=1, longest=1)
 
-    def plan(self, ranks: int) -> list[list[int]]:
-        self.limiter.take()
-        return [[1]] * ranks
+    def sample(self, count: int) -> Any:
+        return np.zeros(1)
 
-    def draw(self, rows: list[list[int]]) -> Any:
-        return np.zeros(1) if len(rows) == 1 else tuple(np.zeros(1) for _ in rows)
+    def sample_shares(self, counts: Sequence[int]) -> Any:
+        return tuple(np.zeros(1) for _ in counts)
 
     def peek(self) -> None:
         pass
@@ -105,9 +93,6 @@ class Learner:
     def __init__(self, asleep: Asleep, config: RunConfig, action: int, checkpoints: Path, rank: int) -> None:
         self.asleep, self.folder = asleep, checkpoints
         self.updates, self.waited, self.count, self.idle_since = 0, 0.0, 0, 0.0
-
-    def meeting_point(self) -> str:
-        return ""
 
     def join(self, address: str) -> None:
         pass
@@ -151,9 +136,9 @@ class Evaluator:
 
 def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
     """Run the loop for about ``seconds``."""
-    from prelar_ray.distributed.ray_backend import RayBackend
+    from prelar_ray.distributed.ray_backend import RayBackend, _RayRole
     from prelar_ray.storage.run_folder import RunFolder
-    from prelar_ray.training.finetuning import finetune_by_lines
+    from prelar_ray.training.finetuning import iterate_finetuning
 
     per_second = collectors / asleep.env_step
     pace = max(1, round(per_second * asleep.update))  # collecting and learning equally fast
@@ -177,29 +162,25 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
     )
     counts = [0]
 
-    class Counting(RayBackend):
-        def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Any:
-            role = super().start(name, factory, *args)
-            call = role.call
+    remote = _RayRole._remote
 
-            def counting(method: str, *args: Any, returns: int = 1) -> Any:
-                counts[0] += 1
-                return call(method, *args, returns=returns)
-
-            role.call = counting  # type: ignore[method-assign]
-            return role
+    def counting(self: Any, *args: Any) -> Any:
+        counts[0] += 1
+        return remote(self, *args)
 
     names = {
-        "prelar_ray.training.replays.Replay": Replay,
-        "prelar_ray.training.finetuning.FinetuneLearnerRole": _actor(Learner, asleep),
+        "prelar_ray.distributed.ray_backend._RayRole._remote": counting,
+        "prelar_ray.training.replays.ReplayShard": ReplayShard,
+        "prelar_ray.training.learners.FinetuneLearnerRole": _actor(Learner, asleep),
         "prelar_ray.training.collectors.Collector": _actor(Collector, asleep),
+        "prelar_ray.training.finetuning.Collector": _actor(Collector, asleep),
         "prelar_ray.training.evaluations.Evaluator": Evaluator,
     }
     lines: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder, _replaced(names):
         run = RunFolder.create(Path(folder) / "run", to_yaml(config), "finetune")
         process = psutil.Process()
-        for line in finetune_by_lines(config, run, lambda: Counting(config), None, resume=False):
+        for line in iterate_finetuning(config, run, lambda: RayBackend(config), None, resume=False):
             if "time/update" in line:
                 cpu = sum(process.cpu_times()[:2])
                 lines.append({**line, "calls": counts[0], "cpu": cpu, "now": time.monotonic()})

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.end_to_end import finetuned
 from benchmarks.measuring import Result, Row, report_options, show
-from benchmarks.replay import FRAME_BYTES, bytes_per_step, insert, noise
+from benchmarks.replay import FRAME_BYTES, bytes_per_step, noise
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.replay.replay import Replay
+from prelar_ray.replay.shard import ReplayShard
 from prelar_ray.telemetry.metrics import METRICS
 
 ROLES = [name.removeprefix("memory/") for name in METRICS if name.startswith("memory/")]
@@ -31,8 +31,8 @@ COLUMNS = {"bytes_per_step": ".0f", "of_frame": ".2%", "gib": ".2f"}
 def of_replay(config: RunConfig, steps: int) -> Row:
     """Return the row for episodes of ``steps`` steps; a first episode absorbs one-time allocations."""
     with tempfile.TemporaryDirectory() as folder:
-        replay = Replay(config, Path(folder))
-        insert(replay, noise(0, steps), steps)
+        replay = ReplayShard(config, Path(folder))
+        replay.insert([noise(0, steps)])
         each = bytes_per_step(replay, steps, first=1)
     return {"name": f"replay, episodes of {steps} steps", "bytes_per_step": each, "of_frame": each / FRAME_BYTES}
 

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.measuring import Result, Row, Timing, report_options, show, timed
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.replay.replay import Replay
-from prelar_ray.types import IMAGE_SIZE, Episode, SequenceBatch
+from prelar_ray.replay.shard import ReplayShard
+from prelar_ray.types import IMAGE_SIZE, Episode
 
 CPU = torch.device("cpu")
 ACTION = 4
@@ -61,9 +61,9 @@ def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
     episodes = [noise(number, steps) for number in range(repeats + 1)]
     size = episodes[0].image.nbytes
     with tempfile.TemporaryDirectory() as folder:
-        replay = Replay(config, Path(folder))
+        replay = ReplayShard(config, Path(folder))
         coming = iter(episodes)
-        inserting = timed(lambda: insert(replay, next(coming), steps), CPU, repeats, warmup=1)
+        inserting = timed(lambda: replay.insert([next(coming)]), CPU, repeats, warmup=1)
         held = bytes_per_step(replay, steps, repeats + 1)
         memcpy = _copy(repeats)
         inserted = _row(f"insert, {steps} steps", size, inserting, memcpy) | {"bytes_per_step": held}
@@ -73,17 +73,12 @@ def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
     return [memcpy, inserted, sampled]
 
 
-def insert(replay: Replay, one: Episode, steps: int) -> None:
-    """Take an episode in and count its steps."""
-    replay.count(steps, replay.take_in([one]))
-
-
-def bytes_per_step(replay: Replay, steps: int, first: int) -> float:
+def bytes_per_step(replay: ReplayShard, steps: int, first: int) -> float:
     """Return the growth of the process per step that the replay takes in."""
     process = psutil.Process()
     before, held = process.memory_info().rss, replay.buffer.steps
     for number in range(first, first + EPISODES_WEIGHED):
-        insert(replay, noise(number, steps), steps)
+        replay.insert([noise(number, steps)])
     grown: int = process.memory_info().rss - before
     return grown / (replay.buffer.steps - held)
 
@@ -113,34 +108,26 @@ class Client:
         while time.time() < until:
             self.sent += 1
             one = replace(self.template, env_index=self.index, number=self.sent)
-            ray.get(replay.count.remote(self.steps, replay.take_in.remote([one])))
+            ray.get(replay.insert.remote([one]))
         return self.sent
 
 
 class Sampler:
     """Samples like a learner, several batches ahead."""
 
-    def run(self, replay: Any, until: float, prefetch: int) -> tuple[int, float]:
+    def run(self, replay: Any, until: float, config: RunConfig) -> tuple[int, float]:
         """Sample until the time ``until``; return the number of batches and the mean wait for one, seconds."""
         import ray
 
         count, waited = 0, 0.0
-        ahead = [replay.look.remote() for _ in range(prefetch)]
+        ahead = [replay.sample.remote(config.finetune.batch_size) for _ in range(config.replay.prefetch)]
         while time.time() < until:
             began = time.perf_counter()
             ray.get(ahead.pop(0))
             waited += time.perf_counter() - began
-            ahead.append(replay.look.remote())
+            ahead.append(replay.sample.remote(config.finetune.batch_size))
             count += 1
         return count, waited / max(count, 1)
-
-
-class Looked(Replay):
-    """A replay whose batches are not paced by steps, so that only its speed limits them."""
-
-    def look(self) -> SequenceBatch:
-        """A batch."""
-        return self.buffer.sample(self.batch_size)
 
 
 def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: float) -> list[Row]:
@@ -157,12 +144,12 @@ def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: flo
     try:
         for count in clients:
             with tempfile.TemporaryDirectory() as folder:
-                replay = start(Looked, config, Path(folder))
-                ray.get([replay.take_in.remote([noise(number, steps)]) for number in range(4)])
+                replay = start(ReplayShard, config, Path(folder))
+                ray.get([replay.insert.remote([noise(number, steps)]) for number in range(4)])
                 crowd, sampler = [start(Client, index + 1, steps) for index in range(count)], start(Sampler)
                 until = time.time() + seconds
                 sent = [client.run.remote(replay, until) for client in crowd]
-                sampled, wait = ray.get(sampler.run.remote(replay, until, config.replay.prefetch))
+                sampled, wait = ray.get(sampler.run.remote(replay, until, config))
                 inserted = sum(ray.get(sent)) * (steps + 1) * FRAME_BYTES
                 taken = sampled * config.finetune.batch_size * config.finetune.segment_length * FRAME_BYTES
                 name = f"Ray, {count} {'client' if count == 1 else 'clients'}"

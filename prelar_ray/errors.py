@@ -7,6 +7,11 @@ tensor, what was expected and what to do.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prelar_ray.types import RoleId
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -87,6 +92,6 @@ class ResourceError(PrelarError):
 class RoleDied(PrelarError):
     """The process of a role (collector, replay, learner, evaluator) ended unexpectedly."""
 
-    def __init__(self, role: str, reason: str) -> None:
-        super().__init__(f"{role} died: {reason}")
+    def __init__(self, role: RoleId | None, reason: str) -> None:
+        super().__init__(f"{role or 'a role'} died: {reason}")
         self.role = role

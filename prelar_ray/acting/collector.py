@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from prelar_ray.acting.policy import Policy
+from prelar_ray.acting.policy import Policy, PolicyWeights
 from prelar_ray.acting.rollout import Rollout
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
@@ -65,7 +62,7 @@ class Collector:
         return self.rollout.episode_steps
 
     def collect(
-        self, steps: int, random: bool, version: int, weights: Mapping[str, npt.NDArray[Any]] | None
+        self, steps: int, random: bool, version: int, weights: PolicyWeights | None
     ) -> tuple[Collected, list[Episode]]:
         """Take ``steps`` agent steps in each environment.
 

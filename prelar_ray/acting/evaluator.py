@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
-from prelar_ray.acting.policy import Policy
+from prelar_ray.acting.policy import Policy, PolicyWeights
 from prelar_ray.acting.rollout import Acts, Rollout
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
@@ -41,7 +39,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        weights: Mapping[str, npt.NDArray[Any]] | None,
+        weights: PolicyWeights | None,
         episodes: int,
         round_: int = 0,
         keep_frames: int = 0,

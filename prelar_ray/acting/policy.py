@@ -21,7 +21,10 @@ from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
 
-__all__ = ["ActingNoise", "Policy", "PolicyState", "check_action_size"]
+__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "check_action_size"]
+
+PolicyWeights = Mapping[str, npt.NDArray[Any]]
+"""What :class:`Policy` loads: arrays by name."""
 
 
 class PolicyState(NamedTuple):
@@ -71,7 +74,7 @@ class Policy(nn.Module):
         """Shape of the Gumbel noise per environment and step, ``(groups, K)``."""
         return self.rssm.groups, self.rssm.classes
 
-    def load_weights(self, weights: Mapping[str, npt.NDArray[Any]], version: int) -> None:
+    def load_weights(self, weights: PolicyWeights, version: int) -> None:
         """Load the arrays that :func:`prelar_ray.models.acting_weights.acting_weights` returned.
 
         Raises:

@@ -50,6 +50,11 @@ class AlgorithmCheckpoint:
     config: RunConfig  # of the run that wrote it
     counters: Counters
 
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far, action repeat counted."""
+        return self.counters.agent_steps * self.config.env.action_repeat
+
 
 def save(
     folders: CheckpointFolders, config: RunConfig, counters: Counters, write_algorithm: Callable[[str], Any]
@@ -135,7 +140,7 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
             raise CheckpointError(
                 f"{checkpoint.path}: made with {key}={one} (here {two}); leave it out, or start a new --out"
             )
-    asked, reached = config.finetune.env_steps, checkpoint.counters.agent_steps * theirs.env.action_repeat
+    asked, reached = config.finetune.env_steps, checkpoint.env_steps
     if asked < reached and asked != theirs.finetune.env_steps:
         raise UsageError(
             f"finetune.env_steps={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out"

@@ -11,8 +11,9 @@ import torch
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.ray_backend import cluster_nodes, connect
-from prelar_ray.distributed.resources import ALGORITHM, ENV_RUNNER, Resources, plan_resources
+from prelar_ray.distributed.resources import ALGORITHM, Resources, plan_resources
 from prelar_ray.errors import ResourceError
+from prelar_ray.types import RoleId
 
 __all__ = ["RLlibCluster"]
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class RLlibCluster:
     """A connection to the Ray that the configuration's ``cluster`` names."""
 
-    def __init__(self, config: RunConfig, run: str = "", plan: Mapping[str, Resources] | None = None) -> None:
+    def __init__(self, config: RunConfig, run: str = "", plan: Mapping[RoleId, Resources] | None = None) -> None:
         """Connect, unless this is the process of a Tune trial, which has reserved what ``plan`` says.
 
         Args:
@@ -43,7 +44,7 @@ class RLlibCluster:
                 raise
         else:
             self.algorithm = plan[ALGORITHM]
-        self.env_runner = plan.get(f"{ENV_RUNNER}-0", Resources(1.0, 0.0))
+        self.env_runner = plan.get(RoleId("env-runner", 0), Resources(1.0, 0.0))
         runners = config.rllib.env_runners
         log.info("ray: %s in this process (%s), %d env runners", config.algorithm, self.algorithm, runners)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
-import psutil
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -30,30 +27,25 @@ from prelar_ray.envs.registry import action_size
 from prelar_ray.errors import EnvironmentFailure, NonFiniteError
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.seeding import derive_seed
-from prelar_ray.storage.mirror import mirrored
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.telemetry.progress import Phase, Progress
-from prelar_ray.telemetry.status import status_table
-from prelar_ray.telemetry.writers import MetricWriter
+from prelar_ray.training.drive import Loop, drive, final_numbers
 from prelar_ray.training.evaluations import Evaluated, record_evaluation
-from prelar_ray.training.window import Window
+from prelar_ray.training.every import Every
+from prelar_ray.training.metric_log import Line, MetricLog, process_memory
+from prelar_ray.training.metric_window import MetricWindow
 
-__all__ = ["rllib_by_lines", "train_rllib"]
-
-PHASE = "finetune"
-
-log = logging.getLogger(__name__)
+__all__ = ["iterate_rllib", "train_rllib"]
 
 
 def train_rllib(config: RunConfig, run: RunFolder, connect: Callable[[], RLlibCluster], resume: bool) -> None:
-    """Train to the end; see :func:`rllib_by_lines`."""
-    for _ in rllib_by_lines(config, run, connect, resume):
+    """Train to the end; see :func:`iterate_rllib`."""
+    for _ in iterate_rllib(config, run, connect, resume):
         pass
 
 
-def rllib_by_lines(
+def iterate_rllib(
     config: RunConfig, run: RunFolder, connect: Callable[[], RLlibCluster], resume: bool
-) -> Generator[Mapping[str, float]]:
+) -> Generator[Line]:
     """Train the algorithm that ``config.method`` names; yields every line of metrics when it is written.
 
     The algorithm lives in this process, its env runners where Ray puts them. It collects, learns and evaluates in
@@ -72,18 +64,23 @@ def rllib_by_lines(
         CheckpointError: nothing to resume from, another algorithm or other networks than the run's, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
     """
-    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
-        folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
-        checkpoint = resumable(folders, config) if resume else None  # before Ray takes its seconds
-        with closing(connect()) as cluster, Progress() as progress, run.timed(PHASE):
-            baseline = _Baseline(config, run, folders, cluster, checkpoint)
-            total = config.finetune.env_steps
-            with closing(baseline), progress.phase(PHASE, total, "env steps", min(baseline.env_steps, total)) as phase:
-                yield from baseline.run_to_end(phase)
+    folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
+    return drive(
+        config,
+        run,
+        phase="finetune",
+        total=config.finetune.env_steps,
+        unit="env steps",
+        is_whole=is_whole,
+        load=lambda: resumable(folders, config) if resume else None,
+        done=lambda checkpoint: checkpoint.env_steps if checkpoint else 0,
+        start=connect,
+        open_loop=lambda cluster, checkpoint: _Baseline(config, run, folders, cluster, checkpoint),
+    )
 
 
-class _Baseline:
-    """State of the loop: the algorithm, and what is due next."""
+class _Baseline(Loop):
+    """An algorithm of RLlib, and what is due when."""
 
     def __init__(
         self,
@@ -101,14 +98,15 @@ class _Baseline:
         if checkpoint:
             run.go_on()
             run.forget_evaluations_after(self.done.update)
-        self.window = Window()
-        self.latest: dict[str, float] = {}
-        self._logged = self.done.update
+        self.window = MetricWindow()
         self._saved = self.done if checkpoint else None
         self._learner_metrics: dict[str, float] = {}
-        self.writer = MetricWriter(run.metrics_path, run.tensorboard, self.done.update if checkpoint else None)
+        self.metrics = MetricLog(run, cluster.report, self.done.update if checkpoint else None)
+        self.logging = Every(config.telemetry.every_updates, self.done.update)
+        self.evaluating = Every(config.evaluation.every_env_steps, self.done.evaluated_at)
+        self.saving = Every(config.checkpoint.every_updates, self.done.update)
         if not checkpoint:
-            self._save()  # so that a run killed at any time can be resumed
+            self.save()  # so that a run killed at any time can be resumed
 
     def _build(self, checkpoint: AlgorithmCheckpoint | None) -> Algorithm:
         action_size(self.config.env)  # refuses what only the environment knows to be wrong
@@ -126,40 +124,48 @@ class _Baseline:
         """Environment steps so far, action repeat counted as collectors count it."""
         return self.done.agent_steps * self.config.env.action_repeat
 
+    @property
+    def reached(self) -> int:
+        """Environment steps so far."""
+        return self.env_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether all environment steps are taken."""
+        return self.env_steps >= self.config.finetune.env_steps
+
+    @property
+    def shown(self) -> Mapping[str, float]:
+        """Updates and the last training return."""
+        return {"updates": self.done.update, "return": self.window.last_return}
+
+    def advance(self) -> None:
+        """Collect and learn once, then do what is due."""
+        self._iterate()
+        if self.logging.take(self.done.update):
+            self._log()
+        if self.evaluating.due(self.env_steps) and self.done.update:
+            self._evaluate()
+        if self.saving.take(self.done.update):
+            self.save()
+
+    def finish(self) -> None:
+        """Write the last line of metrics, and evaluate what was learnt since the last evaluation."""
+        if self.done.update > self.logging.last:
+            self._log()
+        if self.done.evaluated_at < self.env_steps:
+            self._evaluate()
+
+    def interrupt(self) -> None:
+        """Save, after a last line of metrics: those of a resumed run begin after the checkpoint."""
+        if self.done.update > self.logging.last:
+            self._log()
+        self.save()
+
     def close(self) -> None:
-        """End the env runners."""
-        self.writer.close()
+        """End the env runners and the log."""
+        super().close()
         self.algorithm.stop()
-
-    # The loop
-
-    def run_to_end(self, phase: Phase) -> Iterator[Mapping[str, float]]:
-        """Train until all environment steps are done, evaluate and save."""
-        config = self.config
-        try:
-            while self.env_steps < config.finetune.env_steps:
-                self._iterate()
-                shown = {"updates": self.done.update, "return": self.window.last_return}
-                phase.reach(min(self.env_steps, config.finetune.env_steps), **shown)
-                if self.done.update - self._logged >= config.telemetry.every_updates:
-                    yield self._log(phase)
-                every = config.evaluation.every_env_steps
-                if self.env_steps // every > self.done.evaluated_at // every and self.done.update:
-                    yield self._evaluate(phase)
-                if self._saved and self.done.update - self._saved.update >= config.checkpoint.every_updates:
-                    self._save()
-            if self.done.update > self._logged:
-                yield self._log(phase)
-            if self.done.evaluated_at < self.env_steps:
-                yield self._evaluate(phase)
-        except KeyboardInterrupt:
-            log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
-            if self.done.update > self._logged:  # the resumed run's lines begin after the checkpoint
-                self._log(phase)
-            self._save()
-            raise
-        self._save()
-        self._conclude()
 
     def _iterate(self) -> None:
         """Collect, learn and publish once, and count that; an interrupt waits for all of it."""
@@ -189,8 +195,7 @@ class _Baseline:
             failures=(),
         )
         self.window.collected(collected, age=0)
-        for _ in range(self.done.update - before.update):
-            self.window.learnt()
+        self.window.learnt(self.done.update - before.update)
 
     def _check_finite(self) -> None:
         for name, value in self._learner_metrics.items():
@@ -202,22 +207,14 @@ class _Baseline:
 
     # Telemetry, evaluation, checkpoints
 
-    def _log(self, phase: Phase) -> Mapping[str, float]:
+    def _log(self) -> None:
         values = self._learner_metrics | self.window.read()
         values.pop("time/collectors_paused")  # collecting and learning take turns
-        values["memory/process"] = psutil.Process().memory_info().rss / 2**30
-        self._logged = self.done.update
-        return self._write(values, phase)
+        values["memory/process"] = process_memory()
+        self.metrics.write(self.done.update, self.env_steps, values)
+        self.logging.done(self.done.update)
 
-    def _write(self, values: Mapping[str, float], phase: Phase) -> Mapping[str, float]:
-        self.writer.write(self.done.update, self.env_steps, values)
-        line = {"update": self.done.update, "env_steps": self.env_steps, **values}
-        self.cluster.report(line)
-        self.latest |= line
-        phase.look_at(status_table(self.latest))
-        return line
-
-    def _evaluate(self, phase: Phase) -> Mapping[str, float]:
+    def _evaluate(self) -> None:
         """Evaluate what has been learnt, and save just that."""
         round_ = self.done.evaluations + 1
         module, update = self.algorithm.get_module(), self.done.update
@@ -232,26 +229,22 @@ class _Baseline:
         with interrupts_deferred():
             values = record_evaluation(self.run, Evaluated(update, self.env_steps, result), self.config.env.task)
             self.done = replace(self.done, evaluations=round_, evaluated_at=self.env_steps)
-            self._save()
+            self.evaluating.done(self.env_steps)
+            self.save()
             self.folders.set_score(update, values["evaluation/return_mean"])
-        return self._write(values, phase)
+        self.metrics.write(update, self.env_steps, values)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, unless nothing was done since the last."""
         if self._saved != self.done:
             save(self.folders, self.config, self.done, self.algorithm.save_to_path)
             self._saved = self.done
+            self.saving.done(self.done.update)
 
-    def _conclude(self) -> None:
+    def conclude(self) -> None:
         """Write the final numbers."""
-        summary: dict[str, Any] = {
-            "updates": self.done.update,
-            "env_steps": self.env_steps,
-            "episodes": self.done.episodes,
-        }
-        if evaluations := self.run.evaluations():
-            last = evaluations[-1]
-            summary |= {"return": last.mean_return, "success": last.success_rate}
-        self.run.update(summary=summary)
+        counts = {"updates": self.done.update, "env_steps": self.env_steps, "episodes": self.done.episodes}
+        self.run.update(summary=final_numbers(self.run, **counts))
 
 
 @contextmanager

@@ -140,6 +140,6 @@ def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
         reached = checkpoint.update
     else:
         key, asked, before = "finetune.env_steps", config.finetune.env_steps, checkpoint.config.finetune.env_steps
-        reached = int(checkpoint.counters["replay"][0]["env_steps"])
+        reached = checkpoint.env_steps
     if asked < reached and asked != before:
         raise UsageError(f"{key}={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out")

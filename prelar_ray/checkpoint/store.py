@@ -54,6 +54,11 @@ class Checkpoint:
     state: dict[str, Any]  # the learner's state_dict, on the CPU
     counters: dict[str, Any]  # all other state that a resume needs
 
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the run so far; 0 for pre-training."""
+        return int(self.counters["replay"][0]["env_steps"]) if self.phase == "finetune" else 0
+
 
 class CheckpointFolders:
     """The checkpoint folders of one run, independent of their content."""

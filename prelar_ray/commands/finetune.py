@@ -12,8 +12,9 @@ from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.envs import check_task
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.training.backend import Backend, LocalBackend
+from prelar_ray.training.backend import Backend
 from prelar_ray.training.finetuning import finetune
+from prelar_ray.training.local_backend import LocalBackend
 
 __all__ = ["main", "make_backend"]
 

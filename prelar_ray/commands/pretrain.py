@@ -10,7 +10,8 @@ from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.training.backend import Backend, LocalBackend
+from prelar_ray.training.backend import Backend
+from prelar_ray.training.local_backend import LocalBackend
 from prelar_ray.training.pretraining import pretrain
 
 __all__ = ["main"]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -22,11 +22,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
+from prelar_ray.distributed.rendezvous import Rendezvous
 from prelar_ray.distributed.resources import Resources, plan_resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.replay.memory import GIB
-from prelar_ray.training.backend import Role
+from prelar_ray.training.backend import Future, Role
+from prelar_ray.types import RoleId
 
 __all__ = ["RayBackend", "bundles", "check_address", "cluster_nodes", "connect", "connected"]
 
@@ -41,6 +43,13 @@ REFUSALS: dict[str, type[PrelarError]] = {kind.__name__: kind for kind in (Check
 
 DEATHS = (exceptions.RayActorError, exceptions.ObjectLostError)
 
+A = TypeVar("A")
+B = TypeVar("B")
+F = TypeVar("F", bound=Future[Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +63,7 @@ class RayBackend:
         config: RunConfig,
         phase: str = "finetune",
         folder: Path | None = None,
-        plan: dict[str, Resources] | None = None,
+        plan: dict[RoleId, Resources] | None = None,
         run: str = "",
     ) -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``, and reserve a place for every role.
@@ -69,7 +78,8 @@ class RayBackend:
             ResourceError: no cluster at that address, it can never hold what the configuration asks for, or its nodes
                 do not share ``folder``.
         """
-        self._roles: dict[str, _RayRole] = {}  # by actor id
+        self._roles: dict[str, _RayRole[Any]] = {}  # by actor id
+        self._rendezvous: Rendezvous | None = None
         self._group: PlacementGroup | None = None
         self._run = run or (folder.name if folder else "")
         self._gauges = Gauges(self._run)
@@ -89,17 +99,17 @@ class RayBackend:
         cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(max(node.cpus for node in nodes))
         free = cores - (config.collect.collectors if phase == "finetune" else 0)
         self._threads = config.threads or max(1, free // config.learner.ranks)
-        kinds = Counter(name.split("-")[0] for name in self._plan)
-        asked = {name.split("-")[0]: need for name, need in self._plan.items()}
+        kinds = Counter(role.kind for role in self._plan)
+        asked = {role.kind: need for role, need in self._plan.items()}
         placed = ", ".join(f"{count} {kind} ({asked[kind]} each)" for kind, count in kinds.items())
         log.info("ray: %d node(s), %s; %s", len(nodes), _total(nodes), placed)
 
-    def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
-        """Start ``factory(*args)`` as an actor in its place; errors of its construction come with its first call."""
+    def start(self, role: RoleId, make: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Role[R]:
+        """Start ``make(*args)`` as an actor in its place; errors of its construction come with its first call."""
         assert self._group is not None
-        need = self._plan[name]
+        need = self._plan[role]
         # Ray sets OMP_NUM_THREADS to the logical CPUs; only the learner profits from more than one thread.
-        threads = str(self._threads) if name.startswith("learner") else "1"
+        threads = str(self._threads) if role.kind == "learner" else "1"
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,
@@ -109,24 +119,29 @@ class RayBackend:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._group,
                 # A trial's own process is in the first bundle.
-                placement_group_bundle_index=list(self._plan).index(name) + self._in_trial,
+                placement_group_bundle_index=list(self._plan).index(role) + self._in_trial,
                 placement_group_capture_child_tasks=True,
             ),
         }
-        actor = ray.remote(labelled(factory, f"{self._run}/{name}".lstrip("/"))).options(**options).remote(*args)
-        role = _RayRole(name, actor)
-        self._roles[actor._actor_id.hex()] = role
-        return role
+        actor = ray.remote(labelled(make, f"{self._run}/{role}".lstrip("/"))).options(**options).remote(*args)
+        started: _RayRole[R] = _RayRole(role, actor)
+        self._roles[actor._actor_id.hex()] = started
+        return started
 
-    def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+    def wait(self, futures: Sequence[F], timeout: float) -> list[F]:
         """Return those futures that are done, at least one unless ``timeout`` seconds pass."""
-        futures = list(futures)
-        ready, _ = ray.wait(futures, num_returns=1, timeout=timeout)
+        by_ref = {_ref(future): future for future in futures}
+        ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=timeout)
         if ready:
-            ready, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
-        return list(ready)
+            ready, _ = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
+        return [by_ref[ref] for ref in ready]
 
-    def get(self, future: Any) -> Any:
+    def rendezvous(self) -> str:
+        """Return an address of this process at which learner ranks can meet; one of an earlier call is given up."""
+        self._rendezvous = Rendezvous()
+        return self._rendezvous.address
+
+    def get(self, future: Future[T]) -> T:
         """Return a future's value, or raise what its call raised.
 
         Raises:
@@ -134,7 +149,8 @@ class RayBackend:
             ResourceError: the actor could not be constructed; names the role and the reason.
         """
         try:
-            return ray.get(future)
+            value: T = ray.get(_ref(future))
+            return value
         except exceptions.RayTaskError as error:
             cause = _cause(error)
             if isinstance(cause, PrelarError):
@@ -147,16 +163,15 @@ class RayBackend:
 
     def _death(self, error: BaseException) -> PrelarError:
         role = self._roles.get(getattr(error, "actor_id", None) or "")
-        name = role.name if role else "a role"
         if getattr(error, "actor_init_failed", False):
             # Ray hands on the text of what the constructor raised; its last line is the exception itself.
             kind, _, message = str(error).strip().splitlines()[-1].strip().partition(": ")
             if refusal := REFUSALS.get(kind.rpartition(".")[-1]):
                 return refusal(message)
-            return ResourceError(f"{name} could not start: {kind}: {message}")
-        return RoleDied(name, _first_line(error))
+            return ResourceError(f"{role.id if role else 'a role'} could not start: {kind}: {message}")
+        return RoleDied(role.id if role else None, _first_line(error))
 
-    def stop(self, role: Role) -> None:
+    def stop(self, role: Role[Any]) -> None:
         """Kill an actor; it may be dead already."""
         assert isinstance(role, _RayRole)
         ray.kill(role.actor)
@@ -166,8 +181,7 @@ class RayBackend:
         """Metrics of the group ``memory``, as the roles last answered: a busy one is not waited for."""
         found: dict[str, float] = {}
         for role in self._roles.values():
-            kind = role.name.split("-")[0]
-            name = f"memory/{'collectors' if kind == 'collector' else kind}"
+            name = f"memory/{'collectors' if role.id.kind == 'collector' else role.id.kind}"
             found[name] = found.get(name, 0.0) + role.memory()
         return {name: size for name, size in found.items() if size}
 
@@ -182,6 +196,7 @@ class RayBackend:
 
     def close(self) -> None:
         """Kill all actors, give their places back, and end Ray or the connection to it."""
+        self._rendezvous = None
         if not ray.is_initialized():
             return
         self.stop_all()
@@ -212,13 +227,13 @@ def cluster_nodes() -> list[Resources]:
     return [Resources(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0) / GIB) for node in alive]
 
 
-def bundles(plan: Mapping[str, Resources]) -> list[dict[str, float]]:
+def bundles(plan: Mapping[RoleId, Resources]) -> list[dict[str, float]]:
     """A plan as a placement group wants it, in the order of the plan."""
     asked = [{"CPU": need.cpus, "GPU": need.gpus, "memory": int(need.memory * GIB)} for need in plan.values()]
     return [{name: amount for name, amount in bundle.items() if amount} for bundle in asked]
 
 
-def _reserve(plan: Mapping[str, Resources]) -> PlacementGroup:
+def _reserve(plan: Mapping[RoleId, Resources]) -> PlacementGroup:
     """Wait until all roles have their places: together or not at all, so that two runs never block each other."""
     group: PlacementGroup = placement_group(bundles(plan), strategy="PACK")
     while not group.wait(WAIT_SECONDS):
@@ -241,14 +256,21 @@ def _total(parts: Iterable[Resources]) -> Resources:
     return Resources(*(round(sum(getattr(x, name) for x in found), 2) for name in ("cpus", "gpus", "memory")))
 
 
-class _RayRole:
-    def __init__(self, name: str, actor: Any) -> None:
-        self.name, self.actor = name, actor
+class _RayFuture(Future[T]):
+    __slots__ = ("ref",)
+
+    def __init__(self, ref: Any) -> None:
+        self.ref = ref
+
+
+class _RayRole(Role[R]):
+    def __init__(self, role: RoleId, actor: Any) -> None:
+        self.id, self.actor = role, actor
         self._asked: Any = None
         self._memory = 0.0
 
     def memory(self) -> float:
-        """GiB, as last known; asks anew once the last question is answered."""
+        """GiB, as last known; asks again once the last question is answered."""
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             with suppress(*DEATHS):
                 self._memory = ray.get(self._asked)
@@ -257,14 +279,34 @@ class _RayRole:
             self._asked = self.actor.__ray_call__.remote(_resident)
         return self._memory
 
-    def call(self, method: str, *args: Any, returns: int = 1) -> Any:
-        return getattr(self.actor, method).options(num_returns=returns).remote(*args)
+    def call(self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return _RayFuture(self._remote(method, args, 1))
+
+    def call_pair(
+        self, method: Callable[Concatenate[R, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Future[A], Future[B]]:
+        first, second = self._remote(method, args, 2)
+        return _RayFuture(first), _RayFuture(second)
+
+    def call_each(
+        self, count: int, method: Callable[Concatenate[R, P], tuple[T, ...]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[Future[T]]:
+        return [_RayFuture(ref) for ref in self._remote(method, args, count)]
+
+    def _remote(self, method: Callable[..., Any], args: tuple[Any, ...], returns: int) -> Any:
+        refs = [arg.ref if isinstance(arg, _RayFuture) else arg for arg in args]
+        return getattr(self.actor, method.__name__).options(num_returns=returns).remote(*refs)
 
 
 def labelled(factory: Callable[..., Any], label: str) -> type[Any]:
     """The class of a role whose lines in the log, and whose row on the dashboard, begin with ``label``."""
     assert isinstance(factory, type)
     return type(factory.__name__, (factory,), {"__repr__": lambda role: label, "__module__": factory.__module__})
+
+
+def _ref(future: Future[Any]) -> Any:
+    assert isinstance(future, _RayFuture), "a future of another backend"
+    return future.ref
 
 
 def _resident(role: Any) -> float:

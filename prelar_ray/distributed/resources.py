@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
-from prelar_ray.training.replays import replay_names
+from prelar_ray.types import RoleId
 
-__all__ = ["ALGORITHM", "ENV_RUNNER", "Resources", "plan_resources"]
+__all__ = ["ALGORITHM", "Resources", "plan_resources"]
 
-ALGORITHM, ENV_RUNNER = "algorithm", "env-runner"
-"""Roles of a baseline: the process of an RLlib algorithm, which learns too, and those that step environments."""
+ALGORITHM = RoleId("algorithm")
+"""The process of an RLlib algorithm, which learns too; others step environments, the env runners."""
 
 _SMALLEST_SHARE = 0.02  # of the CPUs wanted: what two decimals can still tell from nothing
 
@@ -41,8 +41,8 @@ class Resources:
         return f"{self.cpus:g} CPU {self.gpus:g} GPU" + (f" {self.memory:.3g} GiB" if self.memory else "")
 
 
-def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[str, Resources]:
-    """Return what every role asks for, by name; pre-training has learner ranks alone, a baseline roles of its own.
+def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[RoleId, Resources]:
+    """Return what every role asks for; pre-training has learner ranks alone, a baseline roles of its own.
 
     Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one, unless the
     configuration says otherwise; a smaller cluster gives all of them the same share of that, for logical CPUs only
@@ -98,31 +98,30 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             )
 
 
-def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> dict[str, Resources]:
+def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> dict[RoleId, Resources]:
     def cpus(asked: float, usual: float = 1.0) -> float:
         return asked or math.floor(share * usual * 100) / 100  # rounding up could exceed the total
 
     collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
     if config.algorithm:
         plan = {ALGORITHM: Resources(cpus(config.learner.cpus), learner_gpus)}
-        return plan | {f"{ENV_RUNNER}-{index}": collector for index in range(config.rllib.env_runners)}
-    ranks = config.learner.ranks
-    names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
-    plan = {name: Resources(cpus(config.learner.cpus), learner_gpus) for name in names}
+        return plan | {RoleId("env-runner", index): collector for index in range(config.rllib.env_runners)}
+    learner = Resources(cpus(config.learner.cpus), learner_gpus)
+    plan = dict.fromkeys(RoleId.several("learner", config.learner.ranks), learner)
     if phase == "finetune":
         shard = Resources(cpus(0, 0.5), 0.0, replay_bytes(config) / GIB)
-        plan |= dict.fromkeys(replay_names(config.replay.shards), shard)
-        plan["evaluator"] = Resources(cpus(0), 0.0)
-        plan |= {f"collector-{index}": collector for index in range(config.collect.collectors)}
+        plan |= dict.fromkeys(RoleId.several("replay", config.replay.shards), shard)
+        plan[RoleId("evaluator")] = Resources(cpus(0), 0.0)
+        plan |= {RoleId("collector", index): collector for index in range(config.collect.collectors)}
     return plan
 
 
-def _first_without_place(plan: dict[str, Resources], nodes: Sequence[Resources]) -> str | None:
-    """Name of a role that has no place once the larger ones have theirs; None if all have one."""
+def _first_without_place(plan: dict[RoleId, Resources], nodes: Sequence[Resources]) -> RoleId | None:
+    """A role that has no place once the larger ones have theirs; None if all have one."""
     left = list(nodes)
-    for name, need in sorted(plan.items(), key=lambda item: (-item[1].gpus, -item[1].cpus)):
+    for role, need in sorted(plan.items(), key=lambda item: (-item[1].gpus, -item[1].cpus)):
         places = [i for i, node in enumerate(left) if node.hold(need)]
         if not places:
-            return name
+            return role
         left[places[0]] = left[places[0]].without(need)
     return None

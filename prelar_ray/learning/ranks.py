@@ -28,14 +28,19 @@ class Ranks:
 
     @classmethod
     def join(cls, address: str, rank: int, size: int, device: torch.device, timeout: float = 600.0) -> Ranks:
-        """Join the group of ``size`` processes at ``address`` (``host:port`` on rank 0's machine).
+        """Join the group of ``size`` processes at ``address``.
+
+        Args:
+            address: ``host:port`` of a ``torch.distributed.TCPStore`` that some process serves.
 
         Raises:
             torch.distributed.DistError: a process is missing after ``timeout`` seconds, the limit of later calls too.
         """
         backend = "nccl" if device.type == "cuda" else "gloo"
         limit = timedelta(seconds=timeout)
-        dist.init_process_group(backend, f"tcp://{address}", world_size=size, rank=rank, timeout=limit)
+        host, _, port = address.rpartition(":")
+        store = dist.TCPStore(host, int(port), is_master=False, timeout=limit)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, world_size=size, rank=rank, timeout=limit)
         return cls(dist.group.WORLD)
 
     def leave(self) -> None:

@@ -1,7 +1,8 @@
-"""A part of the replay: a buffer and the durable episodes behind it."""
+"""A shard of the replay: a buffer and the durable episodes behind it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ __all__ = ["ReplayShard", "ShardStatus", "shard_of"]
 class ShardStatus:
     """What a shard holds."""
 
-    steps: int
-    episodes: int
-    eligible: int  # episodes as long as a segment
-    longest: int  # steps of the longest episode
+    steps: int = 0
+    episodes: int = 0
+    eligible: int = 0  # episodes as long as a segment
+    longest: int = 0  # steps of the longest episode
 
 
 class ReplayShard:
@@ -33,7 +34,7 @@ class ReplayShard:
         """Open shard number ``shard`` of ``config.replay.shards``; it takes its share of the capacity.
 
         Raises:
-            ResourceError: this machine has not the memory to hold it once it is full.
+            ResourceError: this machine lacks the memory to hold it once it is full.
             DataError: ``folder`` cannot hold episodes.
         """
         check_replay_fits(config, memory_limit(), "this machine")
@@ -44,46 +45,41 @@ class ReplayShard:
         self.store = EpisodeStore(folder)
         # Checkpoints that can be restored whole: those kept, and the last one while the next is not written yet.
         self._restorable = max(2, config.checkpoint.keep_last)
-        self._left: list[list[str]] = [[]]  # out of the buffer since each of them, and so needed by those before
+        self._evicted: list[list[str]] = [[]]  # keys since each of them, which those before still need
 
-    def take_in(self, *parts: list[Episode]) -> ShardStatus:
-        """Add those of the finished episodes that are this shard's, in the same order whoever collected what.
+    def insert(self, *parts: list[Episode]) -> ShardStatus:
+        """Add the finished episodes of this shard, in the same order whoever collected what.
 
         Args:
-            parts: of every collector that answered.
+            parts: episodes of every collector that answered, those of other shards included.
 
         Raises:
             DataError, NonFiniteError: see :meth:`ReplayBuffer.add`; nothing of that episode is kept.
         """
         own = [episode for part in parts for episode in part if shard_of(episode, self.shards) == self.shard]
         for episode in sorted(own, key=lambda episode: (episode.env_index, episode.number)):
-            self._left[-1] += [old.key for old in self.buffer.add(episode.owned())]
+            self._evicted[-1] += [old.key for old in self.buffer.add(episode.owned())]
             self.store.append(episode)
-        return self.holds()
+        return self.status()
 
-    def holds(self) -> ShardStatus:
-        """What is here."""
+    def status(self) -> ShardStatus:
+        """What the shard holds."""
         buffer = self.buffer
         return ShardStatus(buffer.steps, len(buffer), buffer.eligible, buffer.longest)
 
-    def draw(self, rows: list[list[int]]) -> Any:
-        """Sample this shard's part of a batch, and share it out.
+    def sample(self, count: int) -> SequenceBatch | None:
+        """Sample ``count`` segments, ``(B, T, ...)``; None where ``count`` is 0."""
+        return self.buffer.sample(count) if count else None
 
-        Args:
-            rows: per rank, how many segments it takes from every shard, as :meth:`Replay.plan` says.
-
-        Returns:
-            For every rank a :class:`SequenceBatch`, or None where it gets nothing from here; where there is one rank,
-            its part alone.
-        """
-        counts = [of_rank[self.shard] for of_rank in rows]
-        batch = self.buffer.sample(sum(counts)) if any(counts) else None
-        if batch is None or len(counts) == 1:
-            return batch if len(counts) == 1 else (None,) * len(counts)
+    def sample_shares(self, counts: Sequence[int]) -> tuple[SequenceBatch | None, ...]:
+        """Sample as :meth:`sample` does, shared out over learner ranks: ``counts`` segments each."""
+        batch = self.sample(sum(counts))
+        if batch is None:
+            return (None,) * len(counts)
         return tuple(share if count else None for share, count in zip(batch.split(counts), counts, strict=True))
 
     def peek(self) -> SequenceBatch | None:
-        """Sample one segment to look at; it counts as nothing and leaves the sequence of samples as it was."""
+        """Sample one segment to look at, without effect on later samples; None where there is none."""
         if not self.buffer.can_sample:
             return None
         state = self.buffer.state_dict()
@@ -96,14 +92,17 @@ class ReplayShard:
 
         Episodes that only checkpoints before the last ``checkpoint.keep_last`` need are removed from disk now.
         """
-        self._left.append([])
-        for keys in self._left[: -self._restorable]:
+        self._evicted.append([])
+        for keys in self._evicted[: -self._restorable]:
             self.store.discard(keys)
-        self._left = self._left[-self._restorable :]
+        self._evicted = self._evicted[-self._restorable :]
         return {"buffer": self.buffer.state_dict(), "episodes": len(self.buffer), "appended": self.store.appended}
 
-    def reload(self, state: dict[str, Any]) -> ShardStatus:
-        """Reload the episodes that a checkpoint knew; later ones are removed, for the run collects them anew.
+    def restore(self, state: dict[str, Any]) -> ShardStatus:
+        """Load the episodes that a checkpoint knew; later ones are removed, for the run collects them again.
+
+        Args:
+            state: from :meth:`state_dict`.
 
         Raises:
             DataError: an episode file is damaged.
@@ -111,9 +110,9 @@ class ReplayShard:
         known = set(self.store.keys(state["appended"]))
         self.store.discard([key for key in self.store.keys() if key not in known])
         for episode in self.store.iterate(state["appended"]):
-            self._left[-1] += [old.key for old in self.buffer.add(episode)]
+            self._evicted[-1] += [old.key for old in self.buffer.add(episode)]
         self.buffer.load_state_dict(state["buffer"])
-        return self.holds()
+        return self.status()
 
 
 def shard_of(episode: Episode, shards: int) -> int:

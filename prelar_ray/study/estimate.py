@@ -14,6 +14,7 @@ from prelar_ray.replay.memory import replay_bytes
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.sweep import Rates
 from prelar_ray.study.trial import DRIVER
+from prelar_ray.types import RoleId
 
 __all__ = ["Estimate", "at_once", "check_placeable", "estimate", "measured_rates", "placement", "trial_nodes"]
 
@@ -81,16 +82,16 @@ def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Reso
     return [part(node) for node in nodes]
 
 
-def placement(config: RunConfig, phase: str, nodes: Sequence[Resources]) -> dict[str, Resources]:
+def placement(config: RunConfig, phase: str, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
     """What every process of a trial gets, its own included.
 
     Raises:
         ResourceError: the nodes can never hold it; with the arithmetic.
     """
-    return {"trial": DRIVER, **plan_resources(config, [node.without(DRIVER) for node in nodes], phase)}
+    return {RoleId("trial"): DRIVER, **plan_resources(config, [node.without(DRIVER) for node in nodes], phase)}
 
 
-def at_once(needs: Sequence[dict[str, Resources]], nodes: Sequence[Resources]) -> int:
+def at_once(needs: Sequence[dict[RoleId, Resources]], nodes: Sequence[Resources]) -> int:
     """How many of the largest trial have a place on empty nodes together."""
     if not needs:
         return 0
@@ -148,7 +149,7 @@ def _timed(update: Callable[[], object], updates: int) -> list[float]:
     return seconds
 
 
-def check_placeable(runs: Sequence[PlannedRun], nodes: Sequence[Resources]) -> dict[str, dict[str, Resources]]:
+def check_placeable(runs: Sequence[PlannedRun], nodes: Sequence[Resources]) -> dict[str, dict[RoleId, Resources]]:
     """What every process of every run gets, by run.
 
     Raises:

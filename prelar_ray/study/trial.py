@@ -24,8 +24,9 @@ from prelar_ray.errors import UsageError
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Manifest
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.training.finetuning import finetune_by_lines
-from prelar_ray.training.pretraining import pretrain_by_lines
+from prelar_ray.training.finetuning import iterate_finetuning
+from prelar_ray.training.pretraining import iterate_pretraining
+from prelar_ray.types import RoleId
 
 __all__ = ["Trial", "trial_settings"]
 
@@ -68,11 +69,11 @@ def trial_settings(
         "phase": phase,
         "out": str(out.absolute()),
         "init": str(init.absolute()) if init else None,
-        "plan": {name: astuple(need) for name, need in plan.items()},
+        "plan": [[role.kind, role.index, *astuple(need)] for role, need in plan.items()],
     }
 
 
-def _threads(config: RunConfig, phase: str, plan: Mapping[str, Resources], nodes: Sequence[Resources]) -> int:
+def _threads(config: RunConfig, phase: str, plan: Mapping[RoleId, Resources], nodes: Sequence[Resources]) -> int:
     """Of each learner rank, so that the trials beside each other do not ask for more cores than a node has."""
     together = math.inf
     for kind in ("cpus", "gpus"):
@@ -101,7 +102,7 @@ class Trial(tune.Trainable):
         """Begin the run, or look at where it was.
 
         Raises:
-            PrelarError: see :func:`finetune_by_lines`, :func:`pretrain_by_lines` and :func:`rllib_by_lines`.
+            PrelarError: see :func:`iterate_finetuning`, :func:`iterate_pretraining` and :func:`iterate_rllib`.
         """
         logging.getLogger("ray.train").setLevel(logging.WARNING)  # what Tune keeps here is a name, not worth a line
         self._lines: Generator[Mapping[str, float]] | None = None
@@ -116,15 +117,15 @@ class Trial(tune.Trainable):
         backend = partial(RayBackend, run_config, phase, self._out, _plan(config), name)
         self._last: dict[str, Any] = {}
         if run_config.algorithm:
-            from prelar_ray.baselines.training import rllib_by_lines
+            from prelar_ray.baselines.training import iterate_rllib
 
             cluster = partial(RLlibCluster, run_config, name, _plan(config))
-            self._lines = rllib_by_lines(run_config, run, cluster, resume)
+            self._lines = iterate_rllib(run_config, run, cluster, resume)
         elif phase == "pretrain":
-            self._lines = pretrain_by_lines(run_config, run, resume, backend)
+            self._lines = iterate_pretraining(run_config, run, resume, backend)
         else:
             init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
-            self._lines = finetune_by_lines(run_config, run, backend, init, resume)
+            self._lines = iterate_finetuning(run_config, run, backend, init, resume)
 
     def __repr__(self) -> str:
         """Begins its lines in the log, and its row on the dashboard."""
@@ -166,5 +167,5 @@ def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
         file.write(json.dumps(manifest.model_dump(mode="json"), indent=1).encode())
 
 
-def _plan(config: dict[str, Any]) -> dict[str, Resources]:
-    return {name: Resources(*need) for name, need in config["plan"].items()}
+def _plan(config: dict[str, Any]) -> dict[RoleId, Resources]:
+    return {RoleId(kind, index): Resources(*need) for kind, index, *need in config["plan"]}

@@ -1,47 +1,89 @@
-"""Where roles live: behind these few calls, the same loop drives one process or a cluster."""
+"""What the training loops need of the place where roles run: behind these calls, one process or a cluster.
+
+A role is a plain object in some process. Its methods are called through a :class:`Role`, which returns a
+:class:`Future`::
+
+    collector = backend.start(RoleId("collector", 0), Collector, config, 0, [0, 0])
+    summary, episodes = collector.call_pair(Collector.collect, 50, True, -1, None)
+    held = shard.call(ReplayShard.insert, by_reference(episodes))
+    backend.get(held)
+
+Everything is typed: the arguments are those of the method, and ``get`` returns what the method returns.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
-from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.types import RoleId
 
-__all__ = ["Backend", "Future", "LocalBackend", "Role"]
+__all__ = ["Backend", "Future", "Role", "by_reference"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+F = TypeVar("F", bound="Future[Any]")
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Future(Protocol):
-    """Result of a call that may not have run yet. Passed as an argument, it stands for its value."""
+class Future(Generic[T_co]):
+    """Result of a call that may not have run yet."""
+
+    __slots__ = ()
 
 
-class Role(Protocol):
-    """A collector, replay, learner or evaluator somewhere. Its calls run one after another, in order."""
+def by_reference(future: Future[T]) -> T:
+    """Pass a future as an argument of a call, which gets its value; the value does not travel through this process."""
+    return cast("T", future)
 
-    name: str
 
-    def call(self, method: str, *args: Any, returns: int = 1) -> Any:
-        """Ask for ``method(*args)``; returns one future, or a list of them where the method returns a tuple."""
+class Role(ABC, Generic[R]):
+    """An object of class ``R`` in some process. Its calls run one after another, in order."""
+
+    id: RoleId
+
+    @abstractmethod
+    def call(self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Ask for ``method(object, *args)``, for example ``call(Evaluator.evaluate, weights, 10)``."""
+
+    @abstractmethod
+    def call_pair(
+        self, method: Callable[Concatenate[R, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Future[A], Future[B]]:
+        """Ask for a method that returns a pair; each part has a future of its own."""
+
+    @abstractmethod
+    def call_each(
+        self, count: int, method: Callable[Concatenate[R, P], tuple[T, ...]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[Future[T]]:
+        """Ask for a method that returns ``count`` parts, at least two; each has a future of its own."""
 
 
 class Backend(Protocol):
     """Starts roles and waits for them."""
 
     parallel: bool
-    """Whether roles work while nobody waits for them."""
+    """Whether roles run while nobody waits for them."""
 
-    def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
-        """Start ``factory(*args)`` as a role."""
+    def start(self, role: RoleId, make: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Role[R]:
+        """Start ``make(*args)``, a class, as a role."""
 
-    def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+    def wait(self, futures: Sequence[F], timeout: float) -> list[F]:
         """Return those futures that are done, at least one unless ``timeout`` seconds pass."""
 
-    def get(self, future: Any) -> Any:
+    def get(self, future: Future[T]) -> T:
         """Return a future's value, or raise what its call raised.
 
         Raises:
             RoleDied: the role's process ended; names it.
         """
+
+    def rendezvous(self) -> str:
+        """Return an address, ``host:port``, at which learner ranks can meet."""
 
     def memory(self) -> dict[str, float]:
         """Metrics of the group ``memory``: of every kind of role, in processes of their own, as far as known."""
@@ -49,116 +91,11 @@ class Backend(Protocol):
     def report(self, values: Mapping[str, float]) -> None:
         """Show metrics to those who watch the cluster."""
 
-    def stop(self, role: Role) -> None:
+    def stop(self, role: Role[Any]) -> None:
         """End a role."""
 
     def stop_all(self) -> None:
         """End all roles; others may be started then."""
 
     def close(self) -> None:
-        """End all roles, and what they live in."""
-
-
-class LocalBackend:
-    """All roles in this process; calls run one after another when somebody waits for them."""
-
-    parallel = False
-
-    def __init__(self) -> None:
-        self._queue: deque[_LocalCall] = deque()
-        self._roles: list[_LocalRole] = []
-
-    def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Role:
-        """Construct the role at once."""
-        role = _LocalRole(name, factory(*args), self._queue)
-        self._roles.append(role)
-        return role
-
-    def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
-        """Run queued calls in order until one of ``futures`` is done; ``timeout`` is not needed."""
-        while not any(future.done for future in futures):
-            self._run_next()
-        return [future for future in futures if future.done]
-
-    def get(self, future: Any) -> Any:
-        """Run queued calls in order up to the one that ``future`` belongs to."""
-        while not future.done:
-            self._run_next()
-        return future.value()
-
-    def memory(self) -> dict[str, float]:
-        """Empty: roles have no processes of their own."""
-        return {}
-
-    def report(self, values: Mapping[str, float]) -> None:
-        """Nobody watches."""
-
-    def stop(self, role: Role) -> None:
-        """Close the role's object."""
-        assert isinstance(role, _LocalRole)
-        self._roles.remove(role)
-        role.close()
-
-    def stop_all(self) -> None:
-        """Close all roles' objects; calls that nobody waited for are dropped."""
-        self._queue.clear()
-        while self._roles:
-            self._roles.pop().close()
-
-    close = stop_all
-
-    def _run_next(self) -> None:
-        with interrupts_deferred():
-            self._queue.popleft().run()
-
-
-class _LocalCall:
-    """One call; its futures share its result."""
-
-    def __init__(self, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.method, self.args = method, args
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            args = [arg.value() if isinstance(arg, _LocalFuture) else arg for arg in self.args]
-            self.result = self.method(*args)
-        except BaseException as error:
-            self.error = error
-            if not isinstance(error, Exception):  # a second Ctrl-C
-                raise
-        finally:
-            self.done = True
-            self.args = ()  # results of earlier calls may be large
-
-
-class _LocalFuture:
-    def __init__(self, call: _LocalCall, index: int | None) -> None:
-        self.call, self.index = call, index
-
-    @property
-    def done(self) -> bool:
-        return self.call.done
-
-    def value(self) -> Any:
-        if self.call.error:
-            raise self.call.error
-        return self.call.result if self.index is None else self.call.result[self.index]
-
-
-class _LocalRole:
-    def __init__(self, name: str, target: Any, queue: deque[_LocalCall]) -> None:
-        self.name, self.target, self.queue = name, target, queue
-
-    def call(self, method: str, *args: Any, returns: int = 1) -> Any:
-        call = _LocalCall(getattr(self.target, method), args)
-        self.queue.append(call)
-        if returns == 1:
-            return _LocalFuture(call, None)
-        return [_LocalFuture(call, i) for i in range(returns)]
-
-    def close(self) -> None:
-        if hasattr(self.target, "close"):
-            self.target.close()
+        """End all roles, and what they run in."""

@@ -1,17 +1,21 @@
-"""The collectors of a run: one request in flight to each, and another in the place of one that dies or hangs."""
+"""The collectors of a run: one request in flight to each, and a new collector for one that dies or hangs."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
-from prelar_ray.training.backend import Backend, Role
+from prelar_ray.training.backend import Backend, Future, Role, by_reference
+from prelar_ray.training.learners import Published
+from prelar_ray.training.replays import Insertion, ReplayGroup
+from prelar_ray.types import Episode, RoleId
 
 __all__ = ["CollectorPool"]
 
@@ -23,7 +27,9 @@ START_SECONDS = 120.0
 """What a collector's process may take to start, on a busy machine, besides ``collect.timeout``."""
 
 DEATHS_IN_A_ROW = 3
-"""Deaths of one collector without an answer in between after which another takes its place; one more is fatal."""
+"""Deaths of one collector without an answer in between after which it is replaced; one more is fatal."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +41,23 @@ class _Request:
     env_steps: int
     version: int  # of the weights it goes with
     began: float | None  # seconds, monotonic; None while those weights are still being learnt
-    summary: Any  # future
-    episodes: Any  # future
-    insert: Any = None  # future, once the episodes are on their way to the replay
+    summary: Future[Collected]
+    episodes: Future[list[Episode]]
+    insertion: Insertion | None = None  # once the episodes are on their way to the replay
 
 
 class CollectorPool:
-    """Knows who is busy with what, and which episode every environment begins next."""
+    """Asks collectors for experience and hands it to the replay; knows which episode every environment begins next."""
 
-    def __init__(self, backend: Backend, config: RunConfig, numbers: Mapping[int, int]) -> None:
+    def __init__(self, backend: Backend, config: RunConfig, replay: ReplayGroup, numbers: Mapping[int, int]) -> None:
         """Start the collectors; ``numbers`` holds the next episode of every environment that has had one."""
-        self.backend, self.config = backend, config
+        self.backend, self.config, self.replay = backend, config, replay
         self.numbers = dict(numbers)
         self._roles = [self._start(index) for index in range(config.collect.collectors)]
-        self._requests: dict[int, _Request] = {}  # by collector, until the replay has taken its episodes in
+        self._requests: dict[int, _Request] = {}  # by collector, until the replay has inserted its episodes
         self._deaths: dict[int, int] = {}  # of each collector since it last answered
 
-    def __len__(self) -> int:
-        return len(self._roles)
-
-    def ask(self, method: str) -> Any:
+    def ask(self, method: Callable[[Collector], T]) -> T:
         """Ask the first collector what all would answer alike; it may still be making its environments.
 
         Raises:
@@ -62,114 +65,181 @@ class CollectorPool:
         """
         while True:
             try:
-                return self.backend.get(self._answered(0, self._roles[0].call(method)))
+                future = self._roles[0].call(method)
+                self._wait_for_start(future)
+                return self.backend.get(future)
             except RoleDied as death:
                 self._replace(0, death)
 
-    def _answered(self, index: int, future: Any) -> Any:
-        """Return ``future`` once it is done."""
-        name, limit = self._roles[index].name, self.config.collect.timeout + START_SECONDS
+    def _wait_for_start(self, future: Future[Any]) -> None:
+        role, limit = self._roles[0].id, self.config.collect.timeout + START_SECONDS
         until = time.monotonic() + limit
         while not self.backend.wait([future], min(NOTICE_SECONDS, limit)):
             if time.monotonic() >= until and self.backend.parallel:
-                raise RoleDied(name, f"no answer for {limit:g} s while it made its environments (collect.timeout)")
-            log.warning("waiting for %s, which makes its environments", name)
-        return future
+                raise RoleDied(role, f"no answer for {limit:g} s while it made its environments (collect.timeout)")
+            log.warning("waiting for %s, which makes its environments", role)
+
+    # In turns
+
+    def collect(self, published: Published) -> list[Collected]:
+        """Let every collector take its steps, and insert what all of them bring at once; returns their summaries."""
+        for index in range(len(self._roles)):
+            self._request(index, self._turn_steps(), published, ready=True)
+        answered = [index for index in range(len(self._roles)) if self._wait(index) and self._receive(index)]
+        requests = [self._requests[index] for index in answered]
+        if requests:
+            steps = sum(self.backend.get(request.summary).env_steps for request in requests)
+            insertion = self.replay.insert(steps, [request.episodes for request in requests])
+            for request in requests:
+                request.insertion = insertion
+            self._finish(answered)
+        return [self.backend.get(request.summary) for request in requests]
+
+    def _turn_steps(self) -> int:
+        """Agent steps of each environment in a turn: those of one request, or that one update is paid with."""
+        if self._random:
+            return self.config.collect.request_steps
+        return max(1, self.config.finetune.env_steps_per_update // (self.config.collect.collectors * self._per_step))
+
+    def _wait(self, index: int) -> bool:
+        """Wait for a collector's answer; False if it hangs, and was replaced."""
+        while not self.backend.wait([self._requests[index].summary], POLL_SECONDS):
+            if self._replace_if_overdue(index):
+                return False
+        return True
+
+    # At once
+
+    def request(self, published: Published, ready: bool) -> None:
+        """Ask every idle collector for more steps, as far as learning keeps up and steps are left.
+
+        Args:
+            ready: whether the learner has the published weights already; else :meth:`learnt` will say so.
+        """
+        for index in self._idle:
+            in_flight = sum(request.env_steps for request in self._requests.values())
+            left = self.config.finetune.env_steps - self.replay.env_steps - in_flight
+            steps = min(self.config.collect.request_steps, math.ceil(left / self._per_step))
+            if self.replay.may_collect and steps > 0:
+                self._request(index, steps, published, ready)
+
+    def take(self, done: Collection[Future[Any]]) -> list[Collected]:
+        """Insert the answers among the futures that are ``done``, and count those inserted; returns new summaries."""
+        new = []
+        for index, request in list(self._requests.items()):
+            if not any(future in done for future in _awaited(request)):
+                self._replace_if_overdue(index)
+            elif request.insertion is not None:
+                answers = request.insertion.answers
+                if len(self.backend.wait(answers, 0.0)) == len(answers):
+                    self._finish([index])
+            elif summary := self._receive(index):
+                request.insertion = self.replay.insert(summary.env_steps, [request.episodes])
+                new.append(summary)
+        return new
 
     @property
-    def idle(self) -> list[int]:
-        """Collectors without a request."""
-        return [index for index in range(len(self)) if index not in self._requests]
+    def futures(self) -> list[Future[Any]]:
+        """What requests wait for: the collector's answer, or the shards' that insert it."""
+        return [future for request in self._requests.values() for future in _awaited(request)]
 
     @property
-    def waiting_for(self) -> dict[int, Any]:
-        """By collector the future that its request waits for: its answer, or the replay's that took it in."""
-        return {i: r.summary if r.insert is None else r.insert for i, r in self._requests.items()}
-
-    @property
-    def env_steps_under_way(self) -> int:
-        """Environment steps asked for that the replay does not know yet."""
-        return sum(request.env_steps for request in self._requests.values())
+    def in_flight(self) -> int:
+        """Requests that are not finished."""
+        return len(self._requests)
 
     @property
     def oldest_version(self) -> int | None:
         """Version of the oldest weights that a collector still acts with; None while none acts."""
-        return min((r.version for r in self._requests.values() if r.insert is None), default=None)
-
-    def request(self, index: int, steps: int, random: bool, version: int, weights: Any, ready: bool) -> None:
-        """Ask for ``steps`` agent steps in each environment.
-
-        Args:
-            weights: future of the weights of ``version``.
-            ready: whether the learner has them already; else :meth:`learnt` will say so.
-        """
-        collect = self.config.collect
-        summary, episodes = self._roles[index].call("collect", steps, random, version, weights, returns=2)
-        env_steps = steps * collect.envs_per_collector * self.config.env.action_repeat
-        began = time.monotonic() if ready else None
-        self._requests[index] = _Request(env_steps, version, began, summary, episodes)
+        return min((r.version for r in self._requests.values() if r.insertion is None), default=None)
 
     def learnt(self, updates: int) -> None:
-        """Note how far the learner is: whoever waits for weights up to there has them now."""
+        """Note how far the learner is: requests that wait for weights up to there have them now."""
         for request in self._requests.values():
             if request.began is None and request.version <= updates:
                 request.began = time.monotonic()
 
-    def wait(self, index: int) -> bool:
-        """Wait for a collector's answer; False if it hangs, and another took its place."""
-        while not self.backend.wait([self._requests[index].summary], POLL_SECONDS):
-            if self.replace_if_overdue(index):
-                return False
-        return True
+    @property
+    def paused(self) -> bool:
+        """Whether some collector is idle because learning does not keep up."""
+        return bool(self._idle) and not self.replay.may_collect
 
-    def has_answered(self, index: int) -> bool:
-        """Whether the episodes of a request are on their way to the replay."""
-        return self._requests[index].insert is not None
+    def finish_insertions(self) -> None:
+        """Count what is on its way to the replay, so that counters and episodes of a checkpoint agree."""
+        self._finish([index for index, request in self._requests.items() if request.insertion is not None])
 
-    def receive(self, index: int) -> tuple[Collected, Any] | None:
-        """Return an answer and the future of its episodes; None if the collector died and another took its place."""
-        request = self._requests[index]
+    # Requests
+
+    @property
+    def _idle(self) -> list[int]:
+        return [index for index in range(len(self._roles)) if index not in self._requests]
+
+    @property
+    def _random(self) -> bool:
+        """Whether episodes that begin now act at random."""
+        return self.replay.env_steps < self.config.finetune.random_steps
+
+    @property
+    def _per_step(self) -> int:
+        """Environment steps of one step of a collector."""
+        return self.config.collect.envs_per_collector * self.config.env.action_repeat
+
+    def _request(self, index: int, steps: int, published: Published, ready: bool) -> None:
+        version, weights = published
+        summary, episodes = self._roles[index].call_pair(
+            Collector.collect, steps, self._random, version, by_reference(weights)
+        )
+        began = time.monotonic() if ready else None
+        self._requests[index] = _Request(steps * self._per_step, version, began, summary, episodes)
+
+    def _receive(self, index: int) -> Collected | None:
+        """Return an answer; None if the collector died and was replaced."""
         try:
-            summary: Collected = self.backend.get(request.summary)
+            summary = self.backend.get(self._requests[index].summary)
         except RoleDied as error:
-            if error.role != self._roles[index].name:  # the learner, whose weights it was to get
+            if error.role != self._roles[index].id:  # the learner, whose weights it was to get
                 raise
             self._replace(index, error)
             return None
         self._deaths[index] = 0
         for failure in summary.failures:
-            log.warning("%s; its episode is left out and the environment made anew", failure)
+            log.warning("%s; its episode is left out and the environment made again", failure)
         self.numbers |= summary.numbers
-        return summary, request.episodes
+        return summary
 
-    def inserting(self, index: int, insert: Any) -> None:
-        """Note the future of the replay's taking the answer in."""
-        self._requests[index].insert = insert
+    def _finish(self, indices: Collection[int]) -> None:
+        """Wait for insertions, each of one or several requests, and be done with the requests."""
+        requests = [self._requests.pop(index) for index in indices]
+        for insertion in {id(request.insertion): request.insertion for request in requests}.values():
+            assert insertion is not None
+            self.replay.inserted(insertion)
 
-    def inserted(self, index: int) -> Any:
-        """Return that future and be done with the request."""
-        return self._requests.pop(index).insert
+    # Replacements
 
-    def replace_if_overdue(self, index: int) -> bool:
+    def _start(self, index: int) -> Role[Collector]:
+        k = self.config.collect.envs_per_collector
+        first_numbers = [self.numbers.get(env, 0) for env in range(index * k, (index + 1) * k)]
+        return self.backend.start(RoleId("collector", index), Collector, self.config, index, first_numbers)
+
+    def _replace_if_overdue(self, index: int) -> bool:
         """Replace a collector that has had its weights for too long without an answer."""
         request, limit = self._requests[index], self.config.collect.timeout
-        if request.insert is not None or request.began is None or not self.backend.parallel:
+        if request.insertion is not None or request.began is None or not self.backend.parallel:
             return False
         if time.monotonic() - request.began <= limit:
             return False
-        self._replace(index, RoleDied(self._roles[index].name, f"no answer for collect.timeout={limit:g} s"))
+        self._replace(index, RoleDied(self._roles[index].id, f"no answer for collect.timeout={limit:g} s"))
         return True
-
-    def _start(self, index: int) -> Role:
-        k = self.config.collect.envs_per_collector
-        first_numbers = [self.numbers.get(env, 0) for env in range(index * k, (index + 1) * k)]
-        return self.backend.start(f"collector-{index}", Collector, self.config, index, first_numbers)
 
     def _replace(self, index: int, death: RoleDied) -> None:
         self._deaths[index] = self._deaths.get(index, 0) + 1
         if self._deaths[index] > DEATHS_IN_A_ROW:
             raise death
-        log.warning("%s; another takes its place, its open episodes are lost", death)
+        log.warning("%s; it is replaced, its open episodes are lost", death)
         self.backend.stop(self._roles[index])
         self._roles[index] = self._start(index)
         self._requests.pop(index, None)
+
+
+def _awaited(request: _Request) -> list[Future[Any]]:
+    return [request.summary] if request.insertion is None else list(request.insertion.answers)

@@ -7,12 +7,12 @@ import logging
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["check_pace"]
+__all__ = ["check_episodes_fit"]
 
 log = logging.getLogger(__name__)
 
 
-def check_pace(config: RunConfig, episode_steps: int) -> None:
+def check_episodes_fit(config: RunConfig, episode_steps: int) -> None:
     """Make sure that episodes end before the run does, fit the replay buffer and are as long as a segment.
 
     Where the random phase ends before the first episodes do, only a warning is due: learning begins later.

@@ -1,4 +1,4 @@
-"""The evaluations of a run: one under way at a time, and another evaluator in the place of one that dies or hangs."""
+"""The evaluations of a run: one in flight at a time, and a new evaluator for one that dies or hangs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.acting.policy import PolicyWeights
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.storage.records import EvaluationRecord
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.training.backend import Backend
+from prelar_ray.training.backend import Backend, Future, by_reference
+from prelar_ray.types import RoleId
 
 __all__ = ["Evaluated", "Evaluations", "record_evaluation"]
 
+EVALUATOR = RoleId("evaluator")
 POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -34,102 +37,101 @@ class Evaluated:
 
 
 @dataclass
-class _Owed:
+class _Pending:
     """An evaluation that has no result yet."""
 
     update: int
     env_steps: int
     round: int  # says which episodes it sees
-    weights: Any  # arrays by name, or a future of them
-    future: Any = None  # once the evaluator was asked
+    weights: PolicyWeights | Future[PolicyWeights]
+    future: Future[Evaluation] | None = None  # once the evaluator was asked
     began: float = 0.0  # seconds, monotonic
 
 
 class Evaluations:
-    """Hands weights to the evaluator, one evaluation after the other, and its results on in the same order.
-
-    Each is of the weights of the moment at which it was due, however long it waits for those before.
-    """
+    """A queue of evaluations. Each is of the weights of the moment at which it was due, however long it waits."""
 
     def __init__(self, backend: Backend, config: RunConfig, counters: Mapping[str, Any]) -> None:
-        """Start the evaluator; ``counters`` are those of a checkpoint to go on from, or empty."""
+        """Start the evaluator; ``counters`` are those of a checkpoint to resume from, or empty."""
         self.backend, self.config = backend, config
         self._rounds: int = counters.get("evaluations", 0)
-        self._lost: list[dict[str, int]] = counters.get("evaluations_owed", [])
-        self._evaluator = backend.start("evaluator", Evaluator, config)
-        self._owed: list[_Owed] = []
+        self._interrupted: list[dict[str, int]] = counters.get("evaluations_owed", [])
+        self._evaluator = backend.start(EVALUATOR, Evaluator, config)
+        self._pending: list[_Pending] = []
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint has to know; JSON-able."""
-        owed = [{"update": x.update, "env_steps": x.env_steps, "round": x.round} for x in self._owed]
-        return {"evaluations": self._rounds, "evaluations_owed": owed}
+        pending = [{"update": x.update, "env_steps": x.env_steps, "round": x.round} for x in self._pending]
+        return {"evaluations": self._rounds, "evaluations_owed": pending}
 
-    def owe(self, weights: Any, update: int, env_steps: int) -> None:
-        """Take on an evaluation of ``weights`` (a future); :meth:`serve` begins it."""
+    def enqueue(self, weights: Future[PolicyWeights], update: int, env_steps: int) -> None:
+        """Add an evaluation; :meth:`start_next` begins it."""
         self._rounds += 1
-        self._owed.append(_Owed(update, env_steps, self._rounds, weights))
+        self._pending.append(_Pending(update, env_steps, self._rounds, weights))
 
-    def serve(self) -> None:
-        """Give the evaluator, unless it is busy, what is owed first."""
-        if self._owed and self._owed[0].future is None:
-            owed = self._owed[0]
-            episodes = self.config.evaluation.episodes
-            owed.future = self._evaluator.call("evaluate", owed.weights, episodes, owed.round)
-            owed.began = time.monotonic()
+    def start_next(self) -> None:
+        """Give the evaluator, unless it is busy, the evaluation that waits longest."""
+        if not self._pending or self._pending[0].future is not None:
+            return
+        pending, episodes = self._pending[0], self.config.evaluation.episodes
+        weights = by_reference(pending.weights) if isinstance(pending.weights, Future) else pending.weights
+        pending.future = self._evaluator.call(Evaluator.evaluate, weights, episodes, pending.round)
+        pending.began = time.monotonic()
 
     def resume(self, run: RunFolder, checkpoints: CheckpointStore) -> None:
-        """Begin again what was owed when the checkpoint was written and did not come to a result later.
+        """Repeat the evaluations that were pending when the checkpoint was written and have no result yet.
 
         Raises:
             DataError: a line of ``evaluations.jsonl`` is damaged.
         """
         known = {evaluation.update for evaluation in run.evaluations()}
-        for owed in self._lost:
-            if owed["update"] in known:
+        for pending in self._interrupted:
+            if pending["update"] in known:
                 continue
             try:
-                state = load_checkpoint(checkpoints.path(owed["update"])).state
+                state = load_checkpoint(checkpoints.path(pending["update"])).state
             except CheckpointError as error:
-                log.warning("%s; the evaluation that was under way is left out", error)
+                log.warning("%s; the evaluation that was interrupted is left out", error)
                 continue
             weights = acting_weights(state["model"], state["actor_critic"])
-            self._owed.append(_Owed(owed["update"], owed["env_steps"], owed["round"], weights))
-        self.serve()
+            self._pending.append(_Pending(pending["update"], pending["env_steps"], pending["round"], weights))
+        self.start_next()
 
     @property
-    def are_owed(self) -> bool:
+    def are_pending(self) -> bool:
         """Whether there is something to wait for."""
-        return bool(self._owed)
+        return bool(self._pending)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether :meth:`settle` has something to hand over, or to give up, at once."""
-        if not self._owed or self._owed[0].future is None:
+    def is_done(self) -> bool:
+        """Whether :meth:`finish` has a result, or gives up, at once."""
+        if not self._pending or self._pending[0].future is None:
             return False
-        return bool(self.backend.wait([self._owed[0].future], 0.0)) or self._is_late(self._owed[0])
+        return bool(self.backend.wait([self._pending[0].future], 0.0)) or self._is_late(self._pending[0])
 
-    def settle(self) -> Evaluated | None:
-        """Wait for the evaluation that was begun first; None if it was lost with its evaluator. Begins the next."""
-        owed = self._owed[0]
+    def finish(self) -> Evaluated | None:
+        """Wait for the evaluation in flight; None if it was lost with its evaluator. Starts the next."""
+        pending = self._pending[0]
+        assert pending.future is not None, "started"
         evaluated = None
         try:
-            while not self.backend.wait([owed.future], POLL_SECONDS):
-                if self._is_late(owed):
+            while not self.backend.wait([pending.future], POLL_SECONDS):
+                if self._is_late(pending):
                     limit = self.config.evaluation.timeout
-                    raise RoleDied("evaluator", f"no answer for evaluation.timeout={limit:g} s")
-            evaluated = Evaluated(owed.update, owed.env_steps, self.backend.get(owed.future))
+                    raise RoleDied(EVALUATOR, f"no answer for evaluation.timeout={limit:g} s")
+            evaluated = Evaluated(pending.update, pending.env_steps, self.backend.get(pending.future))
         except RoleDied as error:
-            if error.role != "evaluator":  # the learner, whose weights it was to get
+            if error.role != EVALUATOR:  # the learner, whose weights it was to get
                 raise
             log.warning("%s; this evaluation is left out", error)
             self.backend.stop(self._evaluator)
-            self._evaluator = self.backend.start("evaluator", Evaluator, self.config)
-        self._owed.pop(0)
-        self.serve()
+            self._evaluator = self.backend.start(EVALUATOR, Evaluator, self.config)
+        self._pending.pop(0)
+        self.start_next()
         return evaluated
 
-    def _is_late(self, owed: _Owed) -> bool:
-        return self.backend.parallel and time.monotonic() - owed.began > self.config.evaluation.timeout
+    def _is_late(self, pending: _Pending) -> bool:
+        return self.backend.parallel and time.monotonic() - pending.began > self.config.evaluation.timeout
 
 
 def record_evaluation(run: RunFolder, evaluated: Evaluated, task: str) -> dict[str, float]:

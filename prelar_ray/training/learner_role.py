@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy.typing as npt
 import torch.distributed as dist
 
-from prelar_ray.acting.policy import check_action_size
+from prelar_ray.acting.policy import PolicyWeights, check_action_size
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint, snapshot
 from prelar_ray.config import RunConfig
@@ -25,9 +23,11 @@ from prelar_ray.types import Frames, SequenceBatch
 __all__ = ["FinetuneLearnerRole", "LearnerRole", "PretrainLearnerRole"]
 
 Learner = TypeVar("Learner", PretrainLearner, FinetuneLearner)
+Part = TypeVar("Part")
+"""What a rank's share of a batch is made of."""
 
 
-class LearnerRole(Generic[Learner]):
+class LearnerRole(Generic[Learner, Part]):
     """Plain class; a Ray actor may own one. Where there are several ranks, each begins with :meth:`join`."""
 
     phase: str
@@ -47,17 +47,11 @@ class LearnerRole(Generic[Learner]):
     def _make(self, ranks: Ranks) -> Learner:
         raise NotImplementedError
 
-    def meeting_point(self) -> str:
-        """Where the other ranks find this one, ``host:port``."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return f"{_own_address()}:{probe.getsockname()[1]}"
-
     def join(self, address: str) -> None:
-        """Wait for the other ranks at ``address``, then set the learner up.
+        """Meet the other ranks at ``address`` (``host:port``), then set the learner up.
 
         Raises:
-            ResourceError: they did not all come.
+            ResourceError: not all of them came.
         """
         device, size = resolve_device(self.config.device), self.config.learner.ranks
         try:
@@ -84,7 +78,7 @@ class LearnerRole(Generic[Learner]):
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raise what could be said better than that tensors do not fit."""
 
-    def update(self, *parts: Any) -> int:
+    def update(self, *parts: Part) -> int:
         """One update on this rank's rows of the batch, a part from every shard; returns how many there were."""
         began = time.monotonic()
         if self._idle_since is not None:
@@ -95,7 +89,7 @@ class LearnerRole(Generic[Learner]):
         self._count += 1
         return self.learner.updates
 
-    def _update(self, *parts: Any) -> None:
+    def _update(self, *parts: Part) -> None:
         raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
@@ -146,7 +140,7 @@ class LearnerRole(Generic[Learner]):
         self._writer.shutdown()
 
 
-class PretrainLearnerRole(LearnerRole[PretrainLearner]):
+class PretrainLearnerRole(LearnerRole[PretrainLearner, Frames]):
     """Learns from clips."""
 
     phase = "pretrain"
@@ -154,7 +148,8 @@ class PretrainLearnerRole(LearnerRole[PretrainLearner]):
     def _make(self, ranks: Ranks) -> PretrainLearner:
         return PretrainLearner(self.config, ranks=ranks)
 
-    def _update(self, clips: Frames) -> None:
+    def _update(self, *parts: Frames) -> None:
+        (clips,) = parts
         self.learner.update(clips)
 
     def validate(self, clips: Frames) -> dict[str, float]:
@@ -166,7 +161,7 @@ class PretrainLearnerRole(LearnerRole[PretrainLearner]):
         return self.learner.predict(clip, context_frames(len(clip)))
 
 
-class FinetuneLearnerRole(LearnerRole[FinetuneLearner]):
+class FinetuneLearnerRole(LearnerRole[FinetuneLearner, SequenceBatch | None]):
     """Learns from replayed experience."""
 
     phase = "finetune"
@@ -195,7 +190,7 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner]):
         with naming(checkpoint.path):
             self.learner.load_pretrained(checkpoint.state["model"])
 
-    def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
+    def policy_weights(self) -> PolicyWeights:
         """See :meth:`FinetuneLearner.policy_weights`.
 
         Raises:
@@ -204,17 +199,7 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner]):
         self.learner.check_finite()
         return self.learner.policy_weights()
 
-    def predict(self, batch: SequenceBatch) -> Prediction:
-        """Reconstruct and predict the first segment of a batch."""
+    def predict(self, batch: SequenceBatch | None) -> Prediction:
+        """Reconstruct and predict the first segment of a batch, which there has to be."""
+        assert batch is not None, "a run that has learnt has segments"
         return self.learner.predict(batch, context_frames(batch.shape[1]))
-
-
-def _own_address() -> str:
-    """This machine's address as others in its network see it; that of the loopback where it has no network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("10.255.255.255", 1))  # sends nothing: only picks the interface
-        except OSError:
-            return "127.0.0.1"
-        address: str = probe.getsockname()[0]
-        return address

@@ -1,50 +1,142 @@
-"""The learners of a run as one: a call goes to every rank, and its outcome is that of all."""
+"""The learner ranks of a run as one: a call goes to every rank, and its outcome is that of all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
+from prelar_ray.acting.policy import PolicyWeights
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import PrelarError, RoleDied
-from prelar_ray.training.backend import Backend, Role
+from prelar_ray.learning.prediction import Prediction
+from prelar_ray.training.backend import Backend, Future, Role, by_reference
+from prelar_ray.training.learner_role import FinetuneLearnerRole, LearnerRole, PretrainLearnerRole
+from prelar_ray.types import Frames, RoleId, SequenceBatch
 
-__all__ = ["LearnerGroup"]
+__all__ = ["FinetuneLearners", "LearnerGroup", "PretrainLearners", "Published"]
 
 POLL_SECONDS = 1.0
 AFTERMATH_SECONDS = 10.0
 """How long to look for the rank that died once another one failed, as those that wait for it do."""
 
+P = ParamSpec("P")
+R = TypeVar("R", bound=LearnerRole[Any, Any])
+T = TypeVar("T")
 
-class LearnerGroup:
-    """Ranks behind one set of calls; the first of them writes checkpoints and publishes weights."""
+Update = list[Future[int]]
+"""An update in flight: a future for every rank."""
 
-    def __init__(self, backend: Backend, ranks: int, role: Callable[..., Any], *args: Any) -> None:
-        """Start ``role(*args, rank)`` for every rank, and bring them together.
+
+class Published(NamedTuple):
+    """Weights of the policy, under the number of updates behind them."""
+
+    version: int
+    weights: Future[PolicyWeights]
+
+
+class LearnerGroup(Generic[R]):
+    """Ranks behind one set of calls, and the updates in flight to them; the first rank writes checkpoints."""
+
+    def __init__(self, backend: Backend, start: Callable[[RoleId, int], Role[R]], ranks: int) -> None:
+        """Start every rank with ``start(id, rank)``, and bring them together.
 
         Raises:
             RoleDied: one of them died meanwhile.
         """
         self.backend = backend
-        names = ["learner"] if ranks == 1 else [f"learner-{rank}" for rank in range(ranks)]
-        self.roles: list[Role] = [backend.start(name, role, *args, rank) for rank, name in enumerate(names)]
+        self.roles = [start(role, rank) for rank, role in enumerate(RoleId.several("learner", ranks))]
+        self.updates = 0
+        """Updates done."""
+        self._in_flight: list[Update] = []
         if ranks > 1:
-            address = backend.get(self.roles[0].call("meeting_point"))
-            self.get(self.call("join", address))
+            address = backend.rendezvous()
+            self._get([role.call(LearnerRole.join, address) for role in self.roles])
 
-    def call(self, method: str, *args: Any) -> list[Any]:
-        """Ask every rank for ``method(*args)``; returns a future for each."""
-        return [role.call(method, *args) for role in self.roles]
+    # Updates
 
-    def call_first(self, method: str, *args: Any) -> Any:
-        """Ask the first rank alone; returns its future."""
-        return self.roles[0].call(method, *args)
+    def submit(self, shares: Sequence[Sequence[Future[Any] | Frames]]) -> None:
+        """Ask for an update; each rank gets the parts of its share of the batch."""
+        parts = [[by_reference(x) if isinstance(x, Future) else x for x in share] for share in shares]
+        self._in_flight.append(
+            [role.call(LearnerRole.update, *share) for role, share in zip(self.roles, parts, strict=True)]
+        )
 
-    def call_with_rows(self, method: str, shares: Sequence[Sequence[Any]]) -> list[Any]:
-        """Ask every rank for ``method(*parts of its share)``."""
-        return [role.call(method, *parts) for role, parts in zip(self.roles, shares, strict=True)]
+    def update(self, shares: Sequence[Sequence[Future[Any] | Frames]]) -> None:
+        """Make one update and wait for it."""
+        self.submit(shares)
+        self.finish()
 
-    def get(self, futures: Sequence[Any]) -> list[Any]:
+    @property
+    def in_flight(self) -> int:
+        """Updates asked for and not done yet."""
+        return len(self._in_flight)
+
+    @property
+    def submitted(self) -> int:
+        """Updates done and in flight."""
+        return self.updates + len(self._in_flight)
+
+    @property
+    def futures(self) -> list[Future[int]]:
+        """Of the updates in flight."""
+        return [future for update in self._in_flight for future in update]
+
+    def take(self, done: Collection[Future[Any]]) -> Iterator[int]:
+        """Finish the updates of which some rank is ``done``; yields, after each, how many there were so far."""
+        for update in [update for update in self._in_flight if any(future in done for future in update)]:
+            self._finish(update)
+            yield self.updates
+
+    def finish(self) -> int:
+        """Wait for all updates in flight; returns how many there were."""
+        waiting = list(self._in_flight)
+        for update in waiting:
+            self._finish(update)
+        return len(waiting)
+
+    def _finish(self, update: Update) -> None:
+        self.updates = self._get(update)[0]
+        self._in_flight.remove(update)  # not before: an interrupt meanwhile finds it, and counts it
+
+    # State
+
+    def restore(self, path: Path, update: int) -> None:
+        """Continue from a checkpoint, which is of ``update``, on every rank."""
+        self._get([role.call(LearnerRole.restore, path) for role in self.roles])
+        self.updates = update
+
+    def metrics(self) -> dict[str, float]:
+        """Means over ranks since the last call.
+
+        Raises:
+            NonFiniteError: one of them was NaN or infinite.
+        """
+        found = self._get([role.call(LearnerRole.metrics) for role in self.roles])
+        return {name: sum(values[name] for values in found) / len(found) for name in found[0]}
+
+    def save(self, counters: dict[str, Any]) -> int:
+        """Begin to write a checkpoint and return its update; every rank adds what it alone knows.
+
+        Raises:
+            NonFiniteError, RanksDiverged: the parameters are not worth saving; nothing is written.
+            CheckpointError: the one before could not be written.
+        """
+        return self._get([role.call(LearnerRole.save, counters) for role in self.roles])[0]
+
+    def saved(self) -> None:
+        """Wait until the checkpoint begun last is on disk.
+
+        Raises:
+            CheckpointError: it cannot be written; those before are intact.
+        """
+        self.first(LearnerRole.saved)
+
+    def first(self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask the first rank alone, and wait for its answer."""
+        return self._get([self.roles[0].call(method, *args, **kwargs)])[0]
+
+    def _get(self, futures: Sequence[Future[T]]) -> list[T]:
         """Return the values of one call's futures.
 
         Raises:
@@ -62,7 +154,7 @@ class LearnerGroup:
                     raise self._death(pending) or error from error
         return [self.backend.get(future) for future in futures]
 
-    def _death(self, pending: Sequence[Any]) -> RoleDied | None:
+    def _death(self, pending: Sequence[Future[Any]]) -> RoleDied | None:
         for future in self.backend.wait(pending, AFTERMATH_SECONDS) if pending else ():
             try:
                 self.backend.get(future)
@@ -72,37 +164,47 @@ class LearnerGroup:
                 continue
         return None
 
+
+class PretrainLearners(LearnerGroup[PretrainLearnerRole]):
+    """Ranks that learn from clips."""
+
+    def __init__(self, backend: Backend, config: RunConfig, checkpoints: Path) -> None:
+        super().__init__(
+            backend,
+            lambda role, rank: backend.start(role, PretrainLearnerRole, config, checkpoints, rank),
+            config.learner.ranks,
+        )
+
+    def validate(self, clips: Frames) -> Mapping[str, float]:
+        """Measure the losses of ``clips`` on the first rank."""
+        return self.first(PretrainLearnerRole.validate, clips)
+
+    def predict(self, clip: Frames) -> Prediction:
+        """Reconstruct and predict a clip, uint8 ``(T, Hpx, Wpx, C)``."""
+        return self.first(PretrainLearnerRole.predict, clip)
+
+
+class FinetuneLearners(LearnerGroup[FinetuneLearnerRole]):
+    """Ranks that learn from experience, and the weights that they publish."""
+
+    published: Published
+    """What collectors act with; set by :meth:`publish`."""
+
+    def __init__(self, backend: Backend, config: RunConfig, action: int, checkpoints: Path) -> None:
+        super().__init__(
+            backend,
+            lambda role, rank: backend.start(role, FinetuneLearnerRole, config, action, checkpoints, rank),
+            config.learner.ranks,
+        )
+
     def initialise(self, path: Path) -> None:
         """Take over a pre-training checkpoint on every rank."""
-        self.get(self.call("initialise", path))
+        self._get([role.call(FinetuneLearnerRole.initialise, path) for role in self.roles])
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint on every rank."""
-        self.get(self.call("restore", path))
+    def publish(self) -> None:
+        """Ask for the weights after all updates submitted so far; collectors get them by reference."""
+        self.published = Published(self.submitted, self.roles[0].call(FinetuneLearnerRole.policy_weights))
 
-    def metrics(self) -> dict[str, float]:
-        """Means over ranks since the last call.
-
-        Raises:
-            NonFiniteError: one of them was NaN or infinite.
-        """
-        found: list[Mapping[str, float]] = self.get(self.call("metrics"))
-        return {name: sum(values[name] for values in found) / len(found) for name in found[0]}
-
-    def save(self, counters: dict[str, Any]) -> int:
-        """Begin to write a checkpoint and return its update; every rank adds what it alone knows.
-
-        Raises:
-            NonFiniteError, RanksDiverged: the parameters are not worth saving; nothing is written.
-            CheckpointError: the one before could not be written.
-        """
-        update: int = self.get(self.call("save", counters))[0]
-        return update
-
-    def saved(self) -> None:
-        """Wait until the checkpoint begun last is on disk.
-
-        Raises:
-            CheckpointError: it cannot be written; those before are intact.
-        """
-        self.get([self.call_first("saved")])
+    def predict(self, batch: Future[SequenceBatch | None]) -> Prediction:
+        """Reconstruct and predict a segment."""
+        return self.first(FinetuneLearnerRole.predict, by_reference(batch))

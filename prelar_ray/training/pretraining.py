@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
@@ -20,23 +18,21 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.seeding import generator
-from prelar_ray.storage.mirror import mirrored
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.telemetry.progress import Phase, Progress
-from prelar_ray.telemetry.writers import MetricWriter
-from prelar_ray.training.backend import Backend, LocalBackend
-from prelar_ray.training.learner_role import PretrainLearnerRole
-from prelar_ray.training.learners import LearnerGroup
-from prelar_ray.training.restarts import Lives
+from prelar_ray.training.backend import Backend
+from prelar_ray.training.drive import Loop, drive
+from prelar_ray.training.every import Every
+from prelar_ray.training.learners import PretrainLearners
+from prelar_ray.training.local_backend import LocalBackend
+from prelar_ray.training.metric_log import Line, MetricLog, process_memory
+from prelar_ray.training.restarts import RestartPolicy
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
-__all__ = ["pretrain", "pretrain_by_lines"]
-
-PHASE = "pretrain"
+__all__ = ["Pretraining", "iterate_pretraining", "pretrain"]
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +40,24 @@ log = logging.getLogger(__name__)
 def pretrain(
     config: RunConfig, run: RunFolder, resume: bool, start_backend: Callable[[], Backend] = LocalBackend
 ) -> Path:
-    """Run pre-training to its end and return the last checkpoint; see :func:`pretrain_by_lines`."""
-    for _ in pretrain_by_lines(config, run, resume, start_backend):
+    """Run pre-training to its end and return the last checkpoint; see :func:`iterate_pretraining`."""
+    for _ in iterate_pretraining(config, run, resume, start_backend):
         pass
     return CheckpointStore(run.checkpoints, config.checkpoint.keep_last).paths()[-1]
 
 
-def pretrain_by_lines(
+def iterate_pretraining(
     config: RunConfig, run: RunFolder, resume: bool, start_backend: Callable[[], Backend] = LocalBackend
-) -> Generator[Mapping[str, float]]:
+) -> Generator[Line]:
     """Run pre-training to its end; yields every line of metrics when it is written.
 
     Args:
-        start_backend: returns where the learner's ranks will live; it is closed in any case.
-        resume: go on from the last checkpoint of ``run``.
+        config: of the run.
+        run: its folder.
+        resume: continue from the last checkpoint of ``run``.
+        start_backend: returns where the learner's ranks run; it is closed in any case.
 
-    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt goes on.
+    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt takes effect.
 
     Raises:
         DataError: the video store cannot be used.
@@ -68,47 +66,58 @@ def pretrain_by_lines(
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: ``checkpoint.mirror`` cannot be used.
     """
-    with mirrored(run, config.checkpoint.mirror, is_whole), run.track(), run.timed(PHASE):
+    checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+    policy = RestartPolicy(checkpoints, config)
+
+    def load() -> _Origin:
         store = VideoStore.open(config.video)
-        settings = config.pretrain
-        checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
+        return _Origin(_Videos(config, store, checkpoint), checkpoint)
+
+    def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
+        return origin._replace(checkpoint=policy.restart(death, backend, origin.checkpoint))
+
+    return drive(
+        config,
+        run,
+        phase="pretrain",
+        total=config.pretrain.updates,
+        unit="updates",
+        is_whole=is_whole,
+        load=load,
+        done=lambda origin: origin.checkpoint.update if origin.checkpoint else 0,
+        start=start_backend,
+        open_loop=lambda backend, origin: Pretraining(config, run, backend, *origin),
+        restart=restart,
+    )
+
+
+class _Videos:
+    """The videos of a run: which are learnt from, which are held out, and what its checkpoints say of them."""
+
+    def __init__(self, config: RunConfig, store: VideoStore, checkpoint: Checkpoint | None) -> None:
+        settings = config.pretrain
         seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
         held_out = _held_out(config, store, seen)
-        counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
+        self.store, self.held_out = store, held_out
+        self.counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
         shape = settings.batch_size, settings.segment_length
-        sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
-        validation = validation_clips(store, *shape, held_out)
-        with closing(start_backend()) as backend, Progress() as progress:
-            lives = Lives(backend, checkpoints, config, checkpoint)
-            with progress.phase(PHASE, settings.updates, "updates", checkpoint.update if checkpoint else 0) as phase:
-                while True:
-                    try:
-                        learner = LearnerGroup(
-                            backend, config.learner.ranks, PretrainLearnerRole, config, run.checkpoints.absolute()
-                        )
-                        loop = _Pretraining(config, run, learner, sampler, validation, counters, lives.checkpoint)
-                        yield from loop.run_to_end(phase)
-                        prediction = backend.get(learner.call_first("predict", validation[0]))
-                        break
-                    except RoleDied as death:
-                        lives.lose(death)
-        run.save_frames("prediction", **prediction._asdict())
-        summary = {
-            "updates": loop.updates,
-            "loss": loop.loss,
-            "video_frames": store.total_frames,
-            "video_episodes": len(store),
-            "held_out_episodes": len(held_out),
-        }
-        run.update(summary=run.info["summary"] | {key: x for key, x in summary.items() if math.isfinite(x)})
+        self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
+        self.validation = validation_clips(store, *shape, held_out)
+
+
+class _Origin(NamedTuple):
+    """What a loop starts from."""
+
+    videos: _Videos
+    checkpoint: Checkpoint | None
 
 
 def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[int]:
     """Return the episodes that training shall not see.
 
-    What was held out before stays so, even if the share has changed or the store has grown since; of other videos than
-    a run was trained on so far, episodes are held out anew.
+    What was held out before stays so, even if the share has changed or the store has grown since. Of videos that the
+    run was not trained on so far, other episodes are held out.
     """
     if seen.know(store):
         return seen.held_out(store)
@@ -119,91 +128,76 @@ def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[in
     return held_out
 
 
-class _Pretraining:
-    """One update after another, with the next clips read meanwhile."""
+class Pretraining(Loop):
+    """One update after another, with the next clips read meanwhile: Algorithm 1, lines 4-8."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        run: RunFolder,
-        learner: LearnerGroup,
-        sampler: ClipSampler,
-        validation: Frames,
-        counters: dict[str, Any],
-        checkpoint: Checkpoint | None,
+        self, config: RunConfig, run: RunFolder, backend: Backend, videos: _Videos, checkpoint: Checkpoint | None
     ) -> None:
-        self.config, self.run, self.learner, self.sampler = config, run, learner, sampler
-        self.validation, self.counters = validation, counters
-        self.updates = 0  # done
+        self.config, self.run, self.videos = config, run, videos
+        self.learners = PretrainLearners(backend, config, run.checkpoints.absolute())
         if checkpoint is not None:
-            learner.restore(checkpoint.path.absolute())
-            sampler.load_state_dict(checkpoint.counters["sampler"])
-            self.updates = checkpoint.update
+            self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
+            videos.sampler.load_state_dict(checkpoint.counters["sampler"])
         run.go_on()
-        self.writer = MetricWriter(run.metrics_path, run.tensorboard, self.updates if checkpoint else None)
+        updates = self.learners.updates
+        self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
+        self.logging = Every(config.telemetry.every_updates, updates)
+        self.validating = Every(config.pretrain.validation_every_updates, updates)
+        self.saving = Every(config.checkpoint.every_updates, updates)
         self.loss = float("nan")
+        self._reader = ThreadPoolExecutor(1, "clips")
         self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
-        self._position = sampler.state_dict()  # after the last clips that were learnt from
+        self._position = videos.sampler.state_dict()  # after the last clips that were learnt from
+        self._clear()
+
+    def _clear(self) -> None:
         self._began, self._waited, self._count = time.monotonic(), 0.0, 0
 
-    def run_to_end(self, phase: Phase) -> Iterator[Mapping[str, float]]:
-        """All updates, then a checkpoint; yields lines of metrics as they are written."""
-        with self.writer, ThreadPoolExecutor(1, "clips") as reader:
-            try:
-                while self.updates < self.config.pretrain.updates:
-                    line = self.advance(reader, self.writer)
-                    phase.reach(self.updates, loss=self.loss)
-                    if line:
-                        self.learner.backend.report(line)
-                        yield line
-            except KeyboardInterrupt:
-                log.warning("interrupted: writing a checkpoint; a second Ctrl-C leaves without it")
-                try:
-                    self.save()
-                    self.learner.saved()
-                except RoleDied as death:  # the interrupt goes on: no other life begins
-                    log.warning("%s; the last checkpoint stands", death)
-                raise
-        self.save()
-        self.learner.saved()
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made."""
+        return self.learners.updates >= self.config.pretrain.updates
 
-    def advance(self, reader: ThreadPoolExecutor, writer: MetricWriter) -> Mapping[str, float] | None:
-        """One update; writes metrics, which it returns, and checkpoints when they are due."""
-        if self._next is None:
-            self._next = reader.submit(self._read)
-        asked = time.monotonic()
-        clips, position = self._next.result()
-        self._waited += time.monotonic() - asked
-        self._next = reader.submit(self._read)
+    @property
+    def reached(self) -> int:
+        """Updates made."""
+        return self.learners.updates
+
+    @property
+    def shown(self) -> Mapping[str, float]:
+        """The last loss."""
+        return {"loss": self.loss}
+
+    def advance(self) -> None:
+        """Make one update, then do what is due."""
+        clips, position = self._read()  # line 6
         shares = [[share] for share in np.split(clips, self.config.learner.ranks)]
         with interrupts_deferred():
-            self.updates = self.learner.get(self.learner.call_with_rows("update", shares))[0]
+            self.learners.update(shares)  # line 7
             self._position = position
         self._count += 1
-        updates, settings = self.updates, self.config.pretrain
-        last = updates == settings.updates
-        validate = last or updates % settings.validation_every_updates == 0
-        line = None
-        if validate or updates % self.config.telemetry.every_updates == 0:
-            line = self._log(writer, validate)
-        if updates % self.config.checkpoint.every_updates == 0:
-            self.save()
-        return line
-
-    def save(self) -> None:
-        """Begin to write a checkpoint of the present update.
-
-        Raises:
-            NonFiniteError: a loss was NaN or infinite; nothing is written.
-            CheckpointError: the one before could not be written.
-        """
-        self.learner.save(self.counters | {"sampler": self._position})
+        updates = self.learners.updates
+        validate = self.validating.take(updates) or self.finished
+        if self.logging.take(updates) or validate:
+            self._log(validate)
+        if self.saving.due(updates):
+            self._begin_save()
 
     def _read(self) -> tuple[Frames, dict[str, Any]]:
-        return self.sampler.sample(), self.sampler.state_dict()
+        """Return clips and the sampler's state after them, and let the next be read meanwhile."""
 
-    def _log(self, writer: MetricWriter, validate: bool) -> Mapping[str, float]:
-        values = self.learner.metrics()
+        def sample() -> tuple[Frames, dict[str, Any]]:
+            return self.videos.sampler.sample(), self.videos.sampler.state_dict()
+
+        asked = time.monotonic()
+        clips = (self._next or self._reader.submit(sample)).result()
+        self._waited += time.monotonic() - asked
+        self._next = self._reader.submit(sample)
+        return clips
+
+    def _log(self, validate: bool) -> None:
+        values = self.learners.metrics()
         self.loss = values["loss/total"]
         seconds = time.monotonic() - self._began
         frames = self._count * self.config.pretrain.batch_size * self.config.pretrain.segment_length
@@ -212,10 +206,45 @@ class _Pretraining:
             "rate/frames_per_second": frames / seconds,
             "time/update": (seconds - self._waited) / self._count,
             "time/wait_for_data": self._waited / self._count,
-            "memory/process": psutil.Process().memory_info().rss / 2**30,
+            "memory/process": process_memory(),
         }
         if validate:
-            values |= self.learner.get([self.learner.call_first("validate", self.validation)])[0]
-        writer.write(self.updates, 0, values)
-        self._began, self._waited, self._count = time.monotonic(), 0.0, 0
-        return {"update": self.updates, "env_steps": 0, **values}
+            values |= self.learners.validate(self.videos.validation)
+        self.metrics.write(self.learners.updates, 0, values)
+        self._clear()
+
+    def _begin_save(self) -> None:
+        self.learners.save(self.videos.counters | {"sampler": self._position})
+        self.saving.done(self.learners.updates)
+
+    def save(self) -> None:
+        """Write a checkpoint of all updates so far.
+
+        Raises:
+            NonFiniteError: a loss was NaN or infinite; nothing is written.
+            CheckpointError: it could not be written; those before are intact.
+        """
+        self._begin_save()
+        self.learners.saved()
+
+    def finish(self) -> None:
+        """Nothing is left to do: the last update was measured."""
+
+    def conclude(self) -> None:
+        """Write what the report shows: frames and final numbers."""
+        self.run.save_frames("prediction", **self.learners.predict(self.videos.validation[0])._asdict())
+        store = self.videos.store
+        numbers = {
+            "updates": self.learners.updates,
+            "loss": self.loss,
+            "video_frames": store.total_frames,
+            "video_episodes": len(store),
+            "held_out_episodes": len(self.videos.held_out),
+        }
+        finite = {key: x for key, x in numbers.items() if math.isfinite(x)}
+        self.run.update(summary=self.run.info["summary"] | finite)
+
+    def close(self) -> None:
+        """End the thread that reads clips, and the log."""
+        self._reader.shutdown()
+        super().close()

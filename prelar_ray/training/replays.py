@@ -1,90 +1,172 @@
-"""The replay of a run as one, however many shards it has."""
+"""The replay of a run, however many shards it has, and the pace at which it is sampled."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prelar_ray.config import RunConfig
-from prelar_ray.replay.replay import Replay, ReplayStatus
-from prelar_ray.replay.shard import ReplayShard
-from prelar_ray.training.backend import Backend, Role
+import numpy as np
 
-__all__ = ["ReplayGroup", "replay_names"]
+from prelar_ray.config import RunConfig
+from prelar_ray.replay.buffer import check_can_sample
+from prelar_ray.replay.rate_limiter import RateLimiter
+from prelar_ray.replay.shard import ReplayShard, ShardStatus
+from prelar_ray.seeding import generator
+from prelar_ray.training.backend import Backend, Future, Role, by_reference
+from prelar_ray.types import Episode, RoleId, SequenceBatch
+
+__all__ = ["Insertion", "ReplayGroup"]
 
 log = logging.getLogger(__name__)
 
+Part = Future[SequenceBatch | None]
+"""What one shard gives one learner rank."""
 
-def replay_names(shards: int) -> list[str]:
-    """Names of the roles; the first of them also counts for all."""
-    return ["replay"] if shards == 1 else [f"replay-{shard}" for shard in range(shards)]
+
+@dataclass(frozen=True)
+class Insertion:
+    """Episodes on their way to the shards."""
+
+    number: int
+    env_steps: int
+    answers: list[Future[ShardStatus]]
 
 
 class ReplayGroup:
-    """Shards behind one set of calls; episodes and batches pass by reference, and the driver waits for neither."""
+    """Shards behind one set of calls. Episodes and batches pass by reference, and the driver waits for neither.
+
+    The group alone counts environment steps and updates. Steps count once the shards have their episodes. So an
+    update is never made before the steps that pay for it, and learning lags by at most ``tolerance_updates`` plus what
+    the requests in flight bring.
+    """
 
     def __init__(self, backend: Backend, config: RunConfig, folder: Path) -> None:
         """Start the shards; several have a folder each within ``folder``."""
         self.backend, self.ranks, self.folder = backend, config.learner.ranks, folder
-        names = replay_names(config.replay.shards)
-        folders = [folder] if len(names) == 1 else [folder / f"shard-{shard}" for shard in range(len(names))]
-        self.roles: list[Role] = [backend.start(names[0], Replay, config, folders[0])]
-        self.roles += [
-            backend.start(name, ReplayShard, config, folders[shard], shard)
-            for shard, name in enumerate(names[1:], start=1)
+        self.batch_size, self.segment_length = config.finetune.batch_size, config.finetune.segment_length
+        tune, synchronous = config.finetune, config.collect.synchronous
+        tolerance = 0 if synchronous else config.replay.tolerance_updates
+        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates, tolerance)
+        self._shares = generator(config.seed, "replay-shares")
+        ids = RoleId.several("replay", config.replay.shards)
+        folders = [folder] if len(ids) == 1 else [folder / f"shard-{shard}" for shard in range(len(ids))]
+        self.shards: list[Role[ReplayShard]] = [
+            backend.start(role, ReplayShard, config, folders[shard], shard) for shard, role in enumerate(ids)
         ]
+        self._status = [ShardStatus()] * len(ids)
+        self._insertions = self._newest = 0
 
-    def status(self) -> ReplayStatus:
-        """Counters and pace."""
-        status: ReplayStatus = self.backend.get(self.roles[0].call("status"))
-        return status
+    # Pace
 
-    def insert(self, env_steps: int, *parts: Any) -> Any:
-        """Take finished episodes in and count ``env_steps`` taken; returns the future of a :class:`ReplayStatus`.
+    @property
+    def env_steps(self) -> int:
+        """Environment steps collected in this run, in open episodes too."""
+        return self.limiter.env_steps
+
+    @property
+    def updates_due(self) -> int:
+        """Updates that may be sampled for now; none before some episode is as long as a segment."""
+        return self.limiter.updates_due if self.status.eligible else 0
+
+    @property
+    def may_collect(self) -> bool:
+        """Whether learning is close enough behind for collecting to continue."""
+        return self.updates_due <= self.limiter.tolerance_updates
+
+    @property
+    def status(self) -> ShardStatus:
+        """What all shards hold together, as they last said."""
+        steps, episodes, eligible = (
+            sum(getattr(shard, name) for shard in self._status) for name in ("steps", "episodes", "eligible")
+        )
+        return ShardStatus(steps, episodes, eligible, max(shard.longest for shard in self._status))
+
+    # Experience
+
+    def insert(self, env_steps: int, parts: Sequence[Future[list[Episode]]]) -> Insertion:
+        """Send finished episodes to the shards; :meth:`inserted` counts the steps once they have them.
 
         Args:
-            parts: futures of lists of episodes, one for each collector that answered.
+            env_steps: environment steps taken, in open episodes too.
+            parts: of each collector that answered.
         """
-        held = [role.call("take_in", *parts) for role in self.roles]
-        return self.roles[0].call("count", env_steps, *held)
+        self._insertions += 1
+        episodes = [by_reference(part) for part in parts]
+        answers = [shard.call(ReplayShard.insert, *episodes) for shard in self.shards]
+        return Insertion(self._insertions, env_steps, answers)
 
-    def sample(self) -> list[list[Any]]:
-        """Sample a batch for one update; returns, for every rank, the futures of its parts."""
-        plan = self.roles[0].call("plan", self.ranks)
-        drawn = [role.call("draw", plan, returns=self.ranks) for role in self.roles]
-        return [drawn] if self.ranks == 1 else [list(parts) for parts in zip(*drawn, strict=True)]
+    def inserted(self, insertion: Insertion) -> None:
+        """Wait for an insertion, and count its steps.
 
-    def peek(self) -> Any:
+        Raises:
+            DataError: learning is due and no episode so far is as long as a segment.
+        """
+        status = [self.backend.get(answer) for answer in insertion.answers]
+        if insertion.number > self._newest:  # else a later insertion was looked at before, and said more
+            self._newest, self._status = insertion.number, status
+        self.limiter.insert(insertion.env_steps)
+        held = self.status
+        if self.limiter.env_steps >= self.limiter.random_steps and held.episodes:
+            check_can_sample(held.eligible, held.longest, self.segment_length)
+
+    def sample(self) -> list[list[Part]]:
+        """Sample a batch for one update; returns, for every rank, the futures of its parts.
+
+        Every episode of all shards is as likely as any other, as if one shard held them all.
+
+        Raises:
+            RuntimeError: no update is due.
+        """
+        self.limiter.take()
+        eligible = np.array([shard.eligible for shard in self._status], dtype=np.float64)
+        rows = self._shares.multinomial(self.batch_size // self.ranks, eligible / eligible.sum(), size=self.ranks)
+        counts: list[list[int]] = rows.T.tolist()  # shards x ranks
+        if self.ranks == 1:
+            return [[shard.call(ReplayShard.sample, n) for shard, (n,) in zip(self.shards, counts, strict=True)]]
+        drawn = [
+            shard.call_each(self.ranks, ReplayShard.sample_shares, shares)
+            for shard, shares in zip(self.shards, counts, strict=True)
+        ]
+        return [list(parts) for parts in zip(*drawn, strict=True)]
+
+    def peek(self) -> Part:
         """One segment to look at, from the first shard that has any."""
-        for role in self.roles[:-1]:
-            if (batch := self.backend.get(role.call("peek"))) is not None:
-                return batch
-        return self.roles[-1].call("peek")
+        for shard in self.shards[:-1]:
+            future = shard.call(ReplayShard.peek)
+            if self.backend.get(future) is not None:
+                return future
+        return self.shards[-1].call(ReplayShard.peek)
+
+    # Checkpoints
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of every shard, the first of them with the counters; JSON-able."""
-        futures = [role.call("state_dict") for role in self.roles]
-        return [self.backend.get(future) for future in futures]
+        """Of every shard, and with that of the first the counters; JSON-able."""
+        futures = [shard.call(ReplayShard.state_dict) for shard in self.shards]
+        first, *others = (self.backend.get(future) for future in futures)
+        counters = {"env_steps": self.env_steps, "shares": self._shares.bit_generator.state}
+        return [{**first, **counters}, *others]
 
-    def restore(self, states: Sequence[dict[str, Any]], updates: int) -> ReplayStatus:
-        """Go on from a checkpoint's states; it is said where episodes of then are no longer on disk.
+    def restore(self, states: Sequence[dict[str, Any]], updates: int) -> None:
+        """Continue from a checkpoint's states; warns where episodes of then are no longer on disk.
 
         Args:
             states: from :meth:`state_dict`.
-            updates: updates the restored learner has made.
+            updates: updates that the restored learner has made.
 
         Raises:
             DataError: an episode file is damaged.
         """
-        held = [role.call("reload", state) for role, state in zip(self.roles, states, strict=True)]
-        status: ReplayStatus = self.backend.get(self.roles[0].call("restore", states[0], updates, *held))
+        futures = [shard.call(ReplayShard.restore, state) for shard, state in zip(self.shards, states, strict=True)]
+        self._status = [self.backend.get(future) for future in futures]
+        self.limiter.restore(states[0]["env_steps"], updates)
+        self._shares.bit_generator.state = states[0]["shares"]
         before = sum(state.get("episodes", 0) for state in states)
-        if status.episodes < before:
+        if self.status.episodes < before:
             log.warning(
                 "%s: holds %d of the %d episodes that the replay had at update %d; others were deleted, or are kept "
-                "for the last checkpoints only. The run goes on with these",
-                *(self.folder, status.episodes, before, updates),
+                "for the last checkpoints only. The run continues with these",
+                *(self.folder, self.status.episodes, before, updates),
             )
-        return status

@@ -1,4 +1,4 @@
-"""Beginning again: what a run does when a role dies that nothing can take the place of."""
+"""What a run does when a role dies that cannot be replaced by itself: all roles restart at the last checkpoint."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.training.backend import Backend
 
-__all__ = ["Lives"]
+__all__ = ["RestartPolicy"]
 
 DEATHS_IN_A_ROW = 3
-"""Deaths without a new checkpoint in between after which all roles begin again; one more ends the run."""
+"""Deaths without a new checkpoint in between after which all roles restart; one more ends the run."""
 
 PAUSE_SECONDS = 1.0
-"""Before roles begin again, doubled with every life in vain."""
+"""Before roles restart, doubled with every restart without progress."""
 
 log = logging.getLogger(__name__)
 
 
-class Lives:
-    """All roles begin again at the last checkpoint, unless they came no further the last times."""
+class RestartPolicy:
+    """Restarts all roles, unless the last restarts led to no new checkpoint."""
 
-    def __init__(
-        self, backend: Backend, checkpoints: CheckpointStore, config: RunConfig, checkpoint: Checkpoint | None
-    ) -> None:
-        self.backend, self.checkpoints, self.config = backend, checkpoints, config
-        self.checkpoint = checkpoint
-        """Where the present life began; None where there was nothing."""
-        self._in_vain = 0
+    def __init__(self, checkpoints: CheckpointStore, config: RunConfig) -> None:
+        self.checkpoints, self.config = checkpoints, config
+        self._without_progress = 0
 
-    def lose(self, death: RoleDied) -> None:
-        """End all roles, and make :attr:`checkpoint` what the next life begins at.
+    def restart(self, death: RoleDied, backend: Backend, started_from: Checkpoint | None) -> Checkpoint:
+        """End all roles, and return the checkpoint to restart from.
+
+        Args:
+            started_from: the checkpoint that the roles last started from.
 
         Raises:
-            RoleDied: there is none, or no sense in it.
+            RoleDied: there is no checkpoint, or restarting again has no prospect.
         """
-        self.backend.stop_all()
-        if not self.backend.parallel or not self.checkpoints.paths():
+        backend.stop_all()
+        if not backend.parallel or not self.checkpoints.paths():
             raise death
-        began, self.checkpoint = self.checkpoint, resumable_checkpoint(self.checkpoints, self.config)
-        new = began is None or self.checkpoint.update > began.update
-        self._in_vain = 1 if new else self._in_vain + 1
-        if self._in_vain > DEATHS_IN_A_ROW:
+        checkpoint = resumable_checkpoint(self.checkpoints, self.config)
+        progressed = started_from is None or checkpoint.update > started_from.update
+        self._without_progress = 1 if progressed else self._without_progress + 1
+        if self._without_progress > DEATHS_IN_A_ROW:
             raise death
-        log.warning("%s; all roles begin again at the checkpoint of update %d", death, self.checkpoint.update)
-        time.sleep(PAUSE_SECONDS * 2**self._in_vain)  # a node that goes down is known to be gone only later
+        log.warning("%s; all roles restart at the checkpoint of update %d", death, checkpoint.update)
+        time.sleep(PAUSE_SECONDS * 2**self._without_progress)  # a node that goes down is known to be gone only later
+        return checkpoint

@@ -17,7 +17,7 @@ from ray.rllib.algorithms.ppo import PPO
 from prelar_ray.acting.evaluator import Evaluator
 from prelar_ray.baselines import training
 from prelar_ray.baselines.checkpoints import resumable
-from prelar_ray.baselines.training import rllib_by_lines, train_rllib
+from prelar_ray.baselines.training import iterate_rllib, train_rllib
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs.point_reach import PointReach
@@ -87,7 +87,7 @@ def test_a_run_leaves_what_fine_tuning_leaves(name: str, open_run: OpenRun, requ
 
 def test_lines_are_yielded_and_reported_as_they_are_written(ppo: RunConfig, open_run: OpenRun) -> None:
     cluster, run = RunningCluster(), open_run(ppo)
-    lines = list(rllib_by_lines(ppo, run, lambda: cluster, resume=False))
+    lines = list(iterate_rllib(ppo, run, lambda: cluster, resume=False))
     written = [{k: v for k, v in row.items() if k != "time"} for row in read_metrics(run.metrics_path)]
     assert lines == cluster.reported == written
     assert len(lines) == 6
@@ -203,7 +203,7 @@ def test_ctrl_c_lets_the_iteration_end_and_leaves_a_checkpoint_of_it(
 
 def test_an_interrupt_thrown_in_between_two_lines_leaves_a_checkpoint(ppo: RunConfig, open_run: OpenRun) -> None:
     run = open_run(ppo)
-    lines = rllib_by_lines(changed(ppo, "checkpoint.every_updates=100"), run, RunningCluster, resume=False)
+    lines = iterate_rllib(changed(ppo, "checkpoint.every_updates=100"), run, RunningCluster, resume=False)
     next(lines)
     with pytest.raises(KeyboardInterrupt):
         lines.throw(KeyboardInterrupt())

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prelar_ray.replay.replay import Replay
 
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import finetune
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import FinetuneLearner
-from prelar_ray.replay.replay import Replay
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.training.backend import LocalBackend
+from prelar_ray.training.local_backend import LocalBackend
 
 Refused = Callable[..., str]
 

@@ -8,7 +8,7 @@ import pytest
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay import memory, shard
-from prelar_ray.replay.replay import Replay
+from prelar_ray.replay.shard import ReplayShard
 
 
 def config(*overrides: str) -> RunConfig:
@@ -42,6 +42,6 @@ def test_a_replay_that_this_machine_cannot_hold_is_refused_before_anything_is_co
     monkeypatch.setattr(shard, "memory_limit", lambda: memory.GIB)
     long = ("finetune.env_steps=200000", "replay.capacity_steps=200000")
     with pytest.raises(ResourceError, match=r"hold 2\.29 GiB of frames, this machine has 1 GiB; .*=43690 takes half"):
-        Replay(config(*long), tmp_path / "replay")
+        ReplayShard(config(*long), tmp_path / "replay")
     assert not (tmp_path / "replay").exists()
-    Replay(config(*long, "replay.capacity_steps=43690"), tmp_path / "replay")
+    ReplayShard(config(*long, "replay.capacity_steps=43690"), tmp_path / "replay")

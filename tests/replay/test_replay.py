@@ -14,8 +14,10 @@ import pytest
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import DataError, NonFiniteError
-from prelar_ray.replay.replay import Replay, ReplayStatus
 from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.replay.shard import ReplayShard, ShardStatus
+from prelar_ray.training.local_backend import LocalBackend
+from prelar_ray.training.replays import ReplayGroup
 from prelar_ray.types import Episode, SequenceBatch
 
 Make = Callable[..., Episode]
@@ -35,22 +37,44 @@ def config(minute_config: RunConfig) -> RunConfig:
     return load_config(None, None, SETTINGS, base=minute_config)
 
 
-def insert(replay: Replay, episodes: list[Episode], env_steps: int) -> ReplayStatus:
-    return replay.count(env_steps, replay.take_in(episodes))
+def one_shard(config: RunConfig, folder: Path) -> ReplayGroup:
+    return ReplayGroup(LocalBackend(), config, folder)
 
 
-def sample(replay: Replay) -> SequenceBatch:
-    batch = replay.draw(replay.plan(1))
-    assert isinstance(batch, SequenceBatch)
+def shard(replay: ReplayGroup) -> ReplayShard:
+    return replay.shards[0].target  # type: ignore[attr-defined]
+
+
+def insert(replay: ReplayGroup, episodes: list[Episode], env_steps: int) -> ReplayGroup:
+    replay.inserted(replay.insert(env_steps, [episodes]))  # type: ignore[list-item]
+    return replay
+
+
+def sample(replay: ReplayGroup) -> SequenceBatch:
+    ((part,),) = replay.sample()
+    batch = replay.backend.get(part)
+    assert batch is not None
     return batch
 
 
-def restore(replay: Replay, state: dict[str, Any], updates: int) -> ReplayStatus:
-    return replay.restore(state, updates, replay.reload(state))
+def peek(replay: ReplayGroup) -> SequenceBatch:
+    batch = replay.backend.get(replay.peek())
+    assert batch is not None
+    return batch
 
 
-def numbers(replay: Replay) -> list[int]:
-    return [episode.number for episode in replay.buffer]
+def restore(replay: ReplayGroup, state: list[dict[str, Any]], updates: int) -> ReplayGroup:
+    replay.restore(state, updates)
+    return replay
+
+
+def counts(replay: ReplayGroup) -> tuple[int, int, int]:
+    """Environment steps, updates sampled for, and updates due."""
+    return replay.env_steps, replay.limiter.updates, replay.updates_due
+
+
+def numbers(replay: ReplayGroup) -> list[int]:
+    return [episode.number for episode in shard(replay).buffer]
 
 
 def assert_same(one: SequenceBatch, two: SequenceBatch) -> None:
@@ -59,14 +83,15 @@ def assert_same(one: SequenceBatch, two: SequenceBatch) -> None:
 
 
 def test_inserting_counts_steps_and_makes_updates_due(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
-    assert replay.status() == ReplayStatus(env_steps=0, updates=0, updates_due=0, tolerance=3, steps=0, episodes=0)
-    status = insert(replay, [make_episode(0), make_episode(1)], 21)
-    assert status == ReplayStatus(env_steps=21, updates=0, updates_due=4, tolerance=3, steps=16, episodes=2)
-    assert not status.may_insert
+    replay = one_shard(config, tmp_path)
+    assert (counts(replay), replay.status, replay.may_collect) == ((0, 0, 0), ShardStatus(), True)
+    insert(replay, [make_episode(0), make_episode(1)], 21)
+    assert counts(replay) == (21, 0, 4)
+    assert replay.status == ShardStatus(steps=16, episodes=2, eligible=2, longest=8)
+    assert not replay.may_collect
     assert sample(replay).shape == (3, 4)
-    assert replay.status() == replace(status, updates=1, updates_due=3)
-    assert replay.status().may_insert
+    assert counts(replay) == (21, 1, 3)
+    assert replay.may_collect
 
 
 def test_a_turn_is_taken_in_by_environment_and_number_whoever_brought_what(
@@ -78,31 +103,32 @@ def test_a_turn_is_taken_in_by_environment_and_number_whoever_brought_what(
         "many": [[episodes[2, 0], episodes[2, 1]], [episodes[0, 0], episodes[0, 1], episodes[1, 0], episodes[1, 1]]],
     }
     for name, parts in spread.items():
-        replay = Replay(config, tmp_path / name)
-        assert replay.count(54, replay.take_in(*parts)).env_steps == 54
-        held = [(episode.env_index, episode.number) for episode in replay.buffer]
+        replay = one_shard(config, tmp_path / name)
+        replay.inserted(replay.insert(54, parts))  # type: ignore[arg-type]
+        assert replay.env_steps == 54
+        held = [(episode.env_index, episode.number) for episode in shard(replay).buffer]
         assert held == sorted(episodes)[-len(held) :]
 
 
 def test_steps_of_open_episodes_count(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [], 25)
-    assert replay.status().env_steps == 25
-    assert replay.status().updates_due == 0  # there is nothing to sample yet
+    assert replay.env_steps == 25
+    assert replay.updates_due == 0  # there is nothing to sample yet
     assert insert(replay, [make_episode(0)], 0).updates_due == 5
 
 
 def test_episodes_all_shorter_than_a_segment_are_reported_when_learning_should_begin(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     assert insert(replay, [make_episode(0, length=3)], 9).updates_due == 0
     with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=4 steps \(longest: 3\)"):
         insert(replay, [make_episode(1, length=3)], 3)
 
 
 def test_no_update_is_due_while_all_episodes_are_open(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     assert insert(replay, [], 20).updates_due == 0
     assert insert(replay, [make_episode(1, length=4)], 0).updates_due == 4
 
@@ -110,42 +136,31 @@ def test_no_update_is_due_while_all_episodes_are_open(config: RunConfig, tmp_pat
 def test_views_into_shared_memory_are_copied(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     episode = make_episode(0)
     episode.image.flags.writeable = False
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [episode], 8)
-    (held,) = replay.buffer
+    (held,) = shard(replay).buffer
     assert not np.shares_memory(held.image, episode.image)
     np.testing.assert_array_equal(held.image, episode.image)
 
 
 def test_a_sample_that_nothing_paid_for_is_refused(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(0)], 9)
     with pytest.raises(RuntimeError, match="no update is due"):
         sample(replay)
 
 
 def test_synchronous_mode_tolerates_no_lag(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(load_config(None, None, ["collect.synchronous=true"], base=config), tmp_path)
-    status = insert(replay, [make_episode(0)], 10)
-    assert (status.updates_due, status.may_insert) == (2, False)
-    assert status.after(2).may_insert
-
-
-def test_status_after_samples_is_what_the_replay_says_then(
-    config: RunConfig, tmp_path: Path, make_episode: Make
-) -> None:
-    replay = Replay(config, tmp_path)
-    status = insert(replay, [make_episode(0)], 30)
-    assert status.after(0) == status
-    for updates in range(1, 7):
-        sample(replay)
-        assert status.after(updates) == replay.status()
-        assert status.after(1).after(updates) == replay.status()
-    assert replay.status().updates_due == 0
+    replay = one_shard(load_config(None, None, ["collect.synchronous=true"], base=config), tmp_path)
+    insert(replay, [make_episode(0)], 10)
+    assert (replay.updates_due, replay.may_collect) == (2, False)
+    sample(replay)
+    sample(replay)
+    assert replay.may_collect
 
 
 def test_inserts_are_durable_when_they_return(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     for number in range(3):
         insert(replay, [make_episode(number)], 8)
         assert EpisodeStore(tmp_path).keys() == [make_episode(n).key for n in range(number + 1)]
@@ -155,45 +170,47 @@ def test_inserts_are_durable_when_they_return(config: RunConfig, tmp_path: Path,
 def test_of_an_episode_that_is_not_finite_nothing_is_stored(
     config: RunConfig, tmp_path: Path, make_episode: Make, name: str, value: float
 ) -> None:
-    replay = Replay(config, tmp_path)
-    before = insert(replay, [make_episode(0)], 8)
+    replay = one_shard(config, tmp_path)
+    insert(replay, [make_episode(0)], 8)
+    before = counts(replay), shard(replay).status()
     array = getattr(make_episode(1, env_index=2), name).copy()
     array[5] = value
     bad = replace(make_episode(1, env_index=2), **{name: array})
     with pytest.raises(NonFiniteError, match=rf"^env0002-episode000001: {name}\[5\] is"):
         insert(replay, [bad], 8)
-    assert replay.status() == before
+    assert (counts(replay), shard(replay).status()) == before
     assert numbers(replay) == [0]
     assert EpisodeStore(tmp_path).keys() == [make_episode(0).key]
 
 
 def test_looking_at_a_batch_changes_nothing(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     episodes = [make_episode(number) for number in range(4)]
-    replay, other = Replay(config, tmp_path / "a"), Replay(config, tmp_path / "b")
+    replay, other = one_shard(config, tmp_path / "a"), one_shard(config, tmp_path / "b")
     for one in (replay, other):
         insert(one, episodes, 32)
-    status = replay.status()
-    assert replay.peek().shape == (1, 4)
-    assert replay.status() == status
+    before = counts(replay)
+    assert peek(replay).shape == (1, 4)
+    assert counts(replay) == before
     assert_same(sample(replay), sample(other))
 
 
 def test_a_killed_replay_comes_back_with_the_same_episodes_and_the_same_next_batch(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(number, length=9) for number in range(6)], 54)  # the first two have left
     for _ in range(3):
         sample(replay)
-    held, status = list(replay.buffer), replay.status()
+    held, before = list(shard(replay).buffer), (counts(replay), replay.status)
     state = json.loads(json.dumps(replay.state_dict()))
     batches = [sample(replay) for _ in range(2)]  # those the learner never got to learn from
     del replay
 
-    resumed = Replay(config, tmp_path)
-    assert restore(resumed, state, 3) == status
-    assert [episode.key for episode in resumed.buffer] == [episode.key for episode in held]
-    for one, two in zip(resumed.buffer, held, strict=True):
+    resumed = one_shard(config, tmp_path)
+    restore(resumed, state, 3)
+    assert (counts(resumed), resumed.status) == before
+    assert [episode.key for episode in shard(resumed).buffer] == [episode.key for episode in held]
+    for one, two in zip(shard(resumed).buffer, held, strict=True):
         np.testing.assert_array_equal(one.image, two.image)
         np.testing.assert_array_equal(one.reward, two.reward)
         assert one.weight_version == two.weight_version
@@ -201,21 +218,21 @@ def test_a_killed_replay_comes_back_with_the_same_episodes_and_the_same_next_bat
         assert_same(sample(resumed), batch)
 
 
-def test_episodes_later_than_the_checkpoint_are_dropped_and_collected_anew_once(
+def test_episodes_later_than_the_checkpoint_are_dropped_and_collected_again_once(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(0), make_episode(1)], 16)
     state = replay.state_dict()
     insert(replay, [make_episode(2, length=5), make_episode(0, env_index=1)], 16)
     del replay
 
-    resumed = Replay(config, tmp_path)
-    status = restore(resumed, state, 0)
-    assert (status.env_steps, status.episodes, status.steps) == (16, 2, 16)
+    resumed = one_shard(config, tmp_path)
+    restore(resumed, state, 0)
+    assert (resumed.env_steps, resumed.status.episodes, resumed.status.steps) == (16, 2, 16)
     assert EpisodeStore(tmp_path).keys() == [make_episode(0).key, make_episode(1).key]
     insert(resumed, [make_episode(2, length=7)], 8)  # what another policy does in it
-    assert [(episode.number, len(episode)) for episode in resumed.buffer] == [(0, 8), (1, 8), (2, 7)]
+    assert [(episode.number, len(episode)) for episode in shard(resumed).buffer] == [(0, 8), (1, 8), (2, 7)]
     stored = EpisodeStore(tmp_path)
     assert stored.keys() == [make_episode(n).key for n in (0, 1, 2)]
     assert len(stored.load(make_episode(2).key)) == 7
@@ -224,11 +241,11 @@ def test_episodes_later_than_the_checkpoint_are_dropped_and_collected_anew_once(
 def test_a_replay_restored_twice_holds_every_episode_once(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(number) for number in range(3)], 24)
     state = replay.state_dict()
     for _ in range(2):
-        replay = Replay(config, tmp_path)
+        replay = one_shard(config, tmp_path)
         restore(replay, state, 0)
         assert numbers(replay) == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 3
@@ -237,28 +254,28 @@ def test_a_replay_restored_twice_holds_every_episode_once(
 def test_a_smaller_capacity_after_a_resume_lets_the_oldest_go(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(number) for number in range(4)], 32)
     smaller = load_config(None, None, ["replay.capacity_steps=20"], base=config)
-    resumed = Replay(smaller, tmp_path)
-    assert restore(resumed, replay.state_dict(), 0).steps == 16
+    resumed = one_shard(smaller, tmp_path)
+    assert restore(resumed, replay.state_dict(), 0).status.steps == 16
     assert numbers(resumed) == [2, 3]
 
 
 def test_a_damaged_episode_stops_the_restore_by_name(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(0), make_episode(1)], 16)
     state = replay.state_dict()
     path = tmp_path / "00000001-env0000-episode000001.arrow"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=path.name):
-        restore(Replay(config, tmp_path), state, 0)
+        restore(one_shard(config, tmp_path), state, 0)
 
 
 def test_a_full_disk_stops_the_insert_and_leaves_earlier_episodes(
     config: RunConfig, tmp_path: Path, make_episode: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(0)], 8)
     state = replay.state_dict()
 
@@ -269,7 +286,7 @@ def test_a_full_disk_stops_the_insert_and_leaves_earlier_episodes(
         patch.setattr(os, "fsync", full)
         with pytest.raises(DataError, match=r"episode000001\.arrow: cannot write: No space left"):
             insert(replay, [make_episode(1)], 8)
-    resumed = Replay(config, tmp_path)
+    resumed = one_shard(config, tmp_path)
     restore(resumed, state, 0)
     assert numbers(resumed) == [0]
 
@@ -277,12 +294,12 @@ def test_a_full_disk_stops_the_insert_and_leaves_earlier_episodes(
 def test_episodes_that_left_after_a_checkpoint_are_still_there_to_restore_it(
     config: RunConfig, tmp_path: Path, make_episode: Make
 ) -> None:
-    replay = Replay(config, tmp_path)
+    replay = one_shard(config, tmp_path)
     insert(replay, [make_episode(number, length=9) for number in range(4)], 36)
     state = replay.state_dict()
     insert(replay, [make_episode(number, length=9) for number in range(4, 7)], 27)
     assert numbers(replay) == [3, 4, 5, 6]
-    resumed = Replay(config, tmp_path)
+    resumed = one_shard(config, tmp_path)
     restore(resumed, state, 0)
     assert numbers(resumed) == [0, 1, 2, 3]
 
@@ -293,13 +310,13 @@ def test_episodes_that_left_go_from_disk_once_no_checkpoint_that_is_kept_needs_t
 ) -> None:
     """The one before stays restorable in any case, for the next is not written yet when the replay is asked."""
     config = load_config(None, None, [f"checkpoint.keep_last={keep_last}"], base=config)
-    replay = Replay(config, tmp_path / "here")
+    replay = one_shard(config, tmp_path / "here")
     insert(replay, [make_episode(number, length=9) for number in range(4)], 36)
     state = replay.state_dict()
     insert(replay, [make_episode(number, length=9) for number in range(4, 6)], 18)  # the first two leave
     for again in range(saved - 1):
         replay.state_dict()
-        resumed = Replay(config, shutil.copytree(tmp_path / "here", tmp_path / f"copy-{again}"))
+        resumed = one_shard(config, shutil.copytree(tmp_path / "here", tmp_path / f"copy-{again}"))
         restore(resumed, state, 0)
         assert numbers(resumed) == [0, 1, 2, 3]
     replay.state_dict()

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from scipy import stats
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import DataError
-from prelar_ray.replay.replay import Replay
 from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.replay.shard import ReplayShard, shard_of
-from prelar_ray.training.backend import LocalBackend
+from prelar_ray.training.local_backend import LocalBackend
 from prelar_ray.training.replays import ReplayGroup
 from prelar_ray.types import Episode, SequenceBatch
 
@@ -41,11 +39,12 @@ def group(config: RunConfig, folder: Path, ranks: int = 1) -> ReplayGroup:
 
 
 def shards(replay: ReplayGroup) -> list[ReplayShard]:
-    return [role.target for role in replay.roles]  # type: ignore[attr-defined]
+    return [role.target for role in replay.shards]  # type: ignore[attr-defined]
 
 
-def insert(replay: ReplayGroup, *parts: list[Episode], env_steps: int = 0) -> Any:
-    return replay.backend.get(replay.insert(env_steps, *parts))
+def insert(replay: ReplayGroup, *parts: list[Episode], env_steps: int = 0) -> ReplayGroup:
+    replay.inserted(replay.insert(env_steps, parts))  # type: ignore[arg-type]
+    return replay
 
 
 def sample(replay: ReplayGroup) -> list[list[SequenceBatch | None]]:
@@ -60,11 +59,11 @@ def numbers_in(batch: SequenceBatch) -> list[int]:
 def test_every_episode_is_in_one_shard_and_counted_once(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = group(config, tmp_path)
     episodes = [replace(make_episode(n), env_index=env) for env in range(2) for n in range(5)]
-    status = insert(replay, episodes[:4], episodes[4:], env_steps=80)
+    insert(replay, episodes[:4], episodes[4:], env_steps=80)
     held = [[episode.key for episode in shard.buffer] for shard in shards(replay)]
     assert sorted(key for keys in held for key in keys) == sorted(episode.key for episode in episodes)
     assert all(len(keys) >= 3 for keys in held)  # evenly, though there are two environments
-    assert (status.env_steps, status.episodes, status.steps) == (80, 10, 80)
+    assert (replay.env_steps, replay.status.episodes, replay.status.steps) == (80, 10, 80)
     stored = [EpisodeStore(tmp_path / f"shard-{shard}").keys() for shard in range(3)]
     assert stored == held
 
@@ -134,8 +133,8 @@ def test_shards_restored_from_a_checkpoint_give_the_same_next_batches(
     insert(replay, [make_episode(7), make_episode(8)], env_steps=16)  # the checkpoint does not know these
 
     resumed = group(config, tmp_path, ranks=2)
-    status = resumed.restore(states, updates=1)
-    assert (status.env_steps, status.updates, status.episodes) == (56, 1, 7)
+    resumed.restore(states, updates=1)
+    assert (resumed.env_steps, resumed.limiter.updates, resumed.status.episodes) == (56, 1, 7)
     for batches in expected:
         for parts, others in zip(batches, sample(resumed), strict=True):
             for part, other in zip(parts, others, strict=True):
@@ -154,7 +153,9 @@ def test_episodes_that_a_restored_checkpoint_misses_are_counted_in_a_warning(
     assert caplog.text == ""
     for file in sorted(tmp_path.glob("shard-1/*.arrow"))[:2]:
         file.unlink()
-    assert group(config, tmp_path).restore(states, updates=0).episodes == 5
+    partial = group(config, tmp_path)
+    partial.restore(states, updates=0)
+    assert partial.status.episodes == 5
     assert f"{tmp_path}: holds 5 of the 7 episodes that the replay had at update 0" in caplog.text
 
 
@@ -168,11 +169,24 @@ def test_no_update_is_due_before_any_shard_can_be_sampled(
     assert insert(replay, [make_episode(2)]).updates_due == 12
 
 
+def test_an_older_answer_of_the_shards_takes_nothing_back(
+    config: RunConfig, tmp_path: Path, make_episode: Make
+) -> None:
+    """Two collectors answer, and the driver looks at the second insertion first."""
+    replay = group(config, tmp_path)
+    first = replay.insert(8, [[make_episode(0)]])  # type: ignore[list-item]
+    second = replay.insert(8, [[make_episode(1)]])  # type: ignore[list-item]
+    replay.inserted(second)
+    assert (replay.env_steps, replay.status.episodes) == (8, 2)
+    replay.inserted(first)
+    assert (replay.env_steps, replay.status.episodes) == (16, 2)
+
+
 def test_the_capacity_is_shared_out(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:
     replay = group(load_config(None, None, ["replay.capacity_steps=48"], base=config), tmp_path)
-    status = insert(replay, [make_episode(n) for n in range(12)], env_steps=96)
+    insert(replay, [make_episode(n) for n in range(12)], env_steps=96)
     assert [shard.buffer.steps for shard in shards(replay)] == [16, 16, 16]
-    assert status.steps == 48
+    assert replay.status.steps == 48
 
 
 def test_a_segment_to_look_at_comes_from_a_shard_that_has_one(
@@ -180,6 +194,5 @@ def test_a_segment_to_look_at_comes_from_a_shard_that_has_one(
 ) -> None:
     replay = group(config, tmp_path)
     insert(replay, [make_episode(2)], env_steps=8)  # in the last shard
-    assert not isinstance(shards(replay)[2], Replay)
     batch = replay.backend.get(replay.peek())
     assert numbers_in(batch) == [2]

@@ -6,13 +6,13 @@ import pytest
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import ConfigError
-from prelar_ray.training.episode_fit import check_pace
+from prelar_ray.training.episode_fit import check_episodes_fit
 
 EPISODE = 20  # environment steps; 21 rows
 
 
 def check(base: RunConfig, *overrides: str) -> None:
-    check_pace(load_config(None, None, overrides, base=base), EPISODE)
+    check_episodes_fit(load_config(None, None, overrides, base=base), EPISODE)
 
 
 def test_a_pace_that_fits_passes_without_a_word(minute_config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:

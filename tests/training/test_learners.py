@@ -9,29 +9,32 @@ import pytest
 
 from prelar_ray.errors import NonFiniteError, RoleDied
 from prelar_ray.training.learners import LearnerGroup
+from prelar_ray.types import RoleId
 
 Outcome = Callable[[], Any]
 
 
-class Ranks:
+class RankBackend:
     """A backend on which every rank's answer is given, and comes in a given order."""
 
     def __init__(self, answers: dict[str, dict[str, Outcome]], slow: Sequence[str] = ()) -> None:
         self.answers, self.slow = answers, slow
         self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
 
-    def start(self, name: str, factory: Callable[..., Any], *args: Any) -> Any:
-        backend, answers = self, self.answers.get(name, {})
+    def rendezvous(self) -> str:
+        return "here:1"
 
-        class Role:
-            def __init__(self) -> None:
-                self.name = name
+    def start(self, role: RoleId) -> Any:
+        backend, name, answers = self, str(role), self.answers.get(str(role), {})
 
-            def call(self, method: str, *arguments: Any, returns: int = 1) -> Any:
-                backend.calls.append((name, method, arguments))
-                return (name, answers.get(method, lambda: None))
+        class Rank:
+            id = role
 
-        return Role()
+            def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+                backend.calls.append((name, method.__name__, arguments))
+                return (name, answers.get(method.__name__, lambda: None))
+
+        return Rank()
 
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
         return [future for future in futures if future[0] not in self.slow] or list(futures)
@@ -47,39 +50,41 @@ def raising(error: Exception) -> Outcome:
     return outcome
 
 
-def group(backend: Any, ranks: int = 2) -> LearnerGroup:
-    return LearnerGroup(backend, ranks, object)
+def group(backend: Any, ranks: int = 2) -> LearnerGroup[Any]:
+    return LearnerGroup(backend, lambda role, rank: backend.start(role), ranks)
 
 
-def test_ranks_meet_where_the_first_says() -> None:
-    backend = Ranks({"learner-0": {"meeting_point": lambda: "here:1"}})
+def test_ranks_meet_where_the_backend_says() -> None:
+    backend = RankBackend({})
     group(backend)
     joined = [(name, arguments) for name, method, arguments in backend.calls if method == "join"]
     assert joined == [("learner-0", ("here:1",)), ("learner-1", ("here:1",))]
 
 
 def test_one_rank_meets_nobody() -> None:
-    backend = Ranks({})
+    backend = RankBackend({})
     alone = group(backend, 1)
     assert backend.calls == []
-    assert [role.name for role in alone.roles] == ["learner"]
+    assert [str(role.id) for role in alone.roles] == ["learner"]
 
 
 def test_each_rank_gets_its_rows() -> None:
-    backend = Ranks({})
-    group(backend).call_with_rows("update", [["a"], ["b"]])
+    backend = RankBackend({})
+    learners = group(backend)
+    learners.submit([["a"], ["b"]])  # type: ignore[list-item]
+    assert (learners.in_flight, learners.submitted) == (1, 1)
     assert backend.calls[-2:] == [("learner-0", "update", ("a",)), ("learner-1", "update", ("b",))]
 
 
 def test_metrics_are_means_over_ranks() -> None:
-    backend = Ranks({f"learner-{rank}": {"metrics": lambda x=rank: {"loss": 2.0 * x}} for rank in range(2)})
+    backend = RankBackend({f"learner-{rank}": {"metrics": lambda x=rank: {"loss": 2.0 * x}} for rank in range(2)})
     assert group(backend).metrics() == {"loss": 1.0}
 
 
 def test_a_dead_rank_is_named_even_if_another_failed_first_because_of_it() -> None:
     broken = {"metrics": raising(RuntimeError("Connection closed by peer"))}
-    dead = {"metrics": raising(RoleDied("learner-1", "killed"))}
-    backend = Ranks({"learner-0": broken, "learner-1": dead}, slow=["learner-1"])
+    dead = {"metrics": raising(RoleDied(RoleId("learner", 1), "killed"))}
+    backend = RankBackend({"learner-0": broken, "learner-1": dead}, slow=["learner-1"])
     with pytest.raises(RoleDied, match="learner-1 died"):
         group(backend).metrics()
 
@@ -87,7 +92,7 @@ def test_a_dead_rank_is_named_even_if_another_failed_first_because_of_it() -> No
 def test_a_failure_of_another_kind_stays_what_it_is() -> None:
     broken = {"metrics": raising(RuntimeError("a bug"))}
     with pytest.raises(RuntimeError, match="a bug"):
-        group(Ranks({"learner-0": broken})).metrics()
+        group(RankBackend({"learner-0": broken})).metrics()
     bad = {"metrics": raising(NonFiniteError("loss"))}
     with pytest.raises(NonFiniteError):
-        group(Ranks({"learner-1": bad, "learner-0": broken}, slow=["learner-0"])).metrics()
+        group(RankBackend({"learner-1": bad, "learner-0": broken}, slow=["learner-0"])).metrics()

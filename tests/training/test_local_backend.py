@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
 
-from prelar_ray.training.backend import LocalBackend
+from prelar_ray.training.backend import Role, by_reference
+from prelar_ray.training.local_backend import LocalBackend
+from prelar_ray.types import RoleId
 
 
 class Counter:
@@ -45,13 +46,13 @@ def backend() -> LocalBackend:
     return LocalBackend()
 
 
-def start(backend: LocalBackend, log: list[str], name: str = "one") -> Any:
-    return backend.start(name, Counter, log, name)
+def start(backend: LocalBackend, log: list[str], name: str = "one") -> Role[Counter]:
+    return backend.start(RoleId("replay"), Counter, log, name)
 
 
 def test_nothing_runs_before_somebody_waits(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    future = role.call("add", 1, 2)
+    future = role.call(Counter.add, 1, 2)
     assert log == []
     assert backend.get(future) == 3
     assert backend.get(future) == 3
@@ -60,10 +61,10 @@ def test_nothing_runs_before_somebody_waits(backend: LocalBackend, log: list[str
 
 def test_calls_run_in_order_over_all_roles(backend: LocalBackend, log: list[str]) -> None:
     one, two = start(backend, log, "one"), start(backend, log, "two")
-    one.call("add", 1)
-    two.call("add", 2)
-    last = one.call("add", 3)
-    later = two.call("add", 4)
+    one.call(Counter.add, 1)
+    two.call(Counter.add, 2)
+    last = one.call(Counter.add, 3)
+    later = two.call(Counter.add, 4)
     assert backend.get(last) == 3
     assert log == ["one.add(1, 0)", "two.add(2, 0)", "one.add(3, 0)"]
     assert backend.get(later) == 4
@@ -71,23 +72,26 @@ def test_calls_run_in_order_over_all_roles(backend: LocalBackend, log: list[str]
 
 def test_a_future_as_an_argument_stands_for_its_value(backend: LocalBackend, log: list[str]) -> None:
     one, two = start(backend, log, "one"), start(backend, log, "two")
-    first = one.call("add", 1, 2)
-    assert backend.get(two.call("add", first, one.call("add", first, 10))) == 16
+    first = one.call(Counter.add, 1, 2)
+    second = one.call(Counter.add, by_reference(first), 10)
+    assert backend.get(two.call(Counter.add, by_reference(first), by_reference(second))) == 16
 
 
 def test_a_method_that_returns_a_tuple_can_give_a_future_for_each_part(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    number, text = role.call("pair", 5, returns=2)
-    assert backend.get(role.call("add", number, 1)) == 6
+    number, text = role.call_pair(Counter.pair, 5)
+    assert backend.get(role.call(Counter.add, by_reference(number), 1)) == 6
     assert backend.get(text) == "5"
-    assert backend.get(role.call("pair", 7)) == (7, "7")
+    assert backend.get(role.call(Counter.pair, 7)) == (7, "7")
     assert log.count("one.pair(5)") == 1
+    first, second = role.call_each(2, Counter.pair, 9)  # type: ignore[arg-type]
+    assert (backend.get(first), backend.get(second)) == (9, "9")
 
 
 def test_waiting_runs_calls_until_one_of_the_futures_is_done(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    role.call("add", 0)
-    futures = [role.call("add", n) for n in (1, 2, 3)]
+    role.call(Counter.add, 0)
+    futures = [role.call(Counter.add, n) for n in (1, 2, 3)]
     assert backend.wait(futures, timeout=1.0) == futures[:1]
     assert log == ["one.add(0, 0)", "one.add(1, 0)"]
     assert backend.wait(futures[1:], timeout=0.0) == futures[1:2]
@@ -96,13 +100,13 @@ def test_waiting_runs_calls_until_one_of_the_futures_is_done(backend: LocalBacke
 
 def test_errors_surface_where_the_value_is_wanted(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    failing = role.call("fail")
-    after = role.call("add", 1)
+    failing = role.call(Counter.fail)
+    after = role.call(Counter.add, 1)
     assert backend.wait([failing], timeout=0.0) == [failing]
     assert backend.get(after) == 1
     with pytest.raises(ValueError, match="no"):
         backend.get(failing)
-    depending = role.call("add", failing)
+    depending = role.call(Counter.add, by_reference(failing))
     with pytest.raises(ValueError, match="no"):
         backend.get(depending)
     assert log == ["one.fail()", "one.add(1, 0)"]
@@ -110,15 +114,15 @@ def test_errors_surface_where_the_value_is_wanted(backend: LocalBackend, log: li
 
 def test_an_error_of_a_factory_surfaces_at_once(backend: LocalBackend) -> None:
     with pytest.raises(TypeError):
-        backend.start("one", Counter)
+        backend.start(RoleId("replay"), Counter)
 
 
 def test_stopping_closes_the_role_and_closing_all_others(backend: LocalBackend, log: list[str]) -> None:
     one, two = start(backend, log, "one"), start(backend, log, "two")
-    backend.start("plain", dict)
+    backend.start(RoleId("evaluator"), dict)
     backend.stop(one)
     assert log == ["one.close()"]
-    two.call("add", 1)
+    two.call(Counter.add, 1)
     backend.close()
     backend.close()
     assert log == ["one.close()", "two.close()"]
@@ -126,7 +130,7 @@ def test_stopping_closes_the_role_and_closing_all_others(backend: LocalBackend, 
 
 def test_a_call_is_done_whole_before_ctrl_c_takes_effect(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    future, queued = role.call("interrupt", 1), role.call("add", 1)
+    future, queued = role.call(Counter.interrupt, 1), role.call(Counter.add, 1)
     with pytest.raises(KeyboardInterrupt):
         backend.get(queued)
     assert backend.get(future) == "done"
@@ -135,7 +139,7 @@ def test_a_call_is_done_whole_before_ctrl_c_takes_effect(backend: LocalBackend, 
 
 def test_a_second_ctrl_c_cuts_a_call_off_and_nobody_waits_for_it_forever(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
-    future, queued = role.call("interrupt", 2), role.call("add", 1)
+    future, queued = role.call(Counter.interrupt, 2), role.call(Counter.add, 1)
     with pytest.raises(KeyboardInterrupt):
         backend.get(future)
     with pytest.raises(KeyboardInterrupt):

@@ -6,10 +6,10 @@ import time
 
 from prelar_ray.acting.collector import Collected
 
-__all__ = ["Window"]
+__all__ = ["MetricWindow"]
 
 
-class Window:
+class MetricWindow:
     """Counts between two lines of metrics."""
 
     def __init__(self) -> None:
@@ -38,9 +38,9 @@ class Window:
         """Count time in which collectors waited for the learner."""
         self._paused += seconds
 
-    def learnt(self) -> None:
-        """Count one update."""
-        self._updates += 1
+    def learnt(self, updates: int) -> None:
+        """Count updates."""
+        self._updates += updates
 
     def read(self) -> dict[str, float]:
         """Return the metrics of the window and begin another. What did not happen is left out."""

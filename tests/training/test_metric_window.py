@@ -6,8 +6,8 @@ import pytest
 
 from prelar_ray.acting.collector import Collected
 from prelar_ray.telemetry.metrics import METRICS
-from prelar_ray.training import window as module
-from prelar_ray.training.window import Window
+from prelar_ray.training import metric_window as module
+from prelar_ray.training.metric_window import MetricWindow
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def collected(env_steps: int = 10, version: int = 3, **episodes: tuple[float, ..
 
 
 def test_rates_and_means_over_the_window(clock: list[float]) -> None:
-    window = Window()
+    window = MetricWindow()
     window.collected(collected(30, returns=(1.0, 2.0), successes=(0, 1), lengths=(5, 7)), age=2)
     window.collected(collected(10, returns=(6.0,), successes=(0,), lengths=(9,)), age=5)
     for _ in range(3):
-        window.learnt()
+        window.learnt(1)
     window.paused(1.0)
     clock[0] += 4
     values = window.read()
@@ -56,7 +56,7 @@ def test_rates_and_means_over_the_window(clock: list[float]) -> None:
 
 
 def test_failures_of_environments_are_counted_anew_in_every_window() -> None:
-    window = Window()
+    window = MetricWindow()
     for _ in range(2):
         window.collected(collected(failures=(0, 1)), age=0)
     assert window.read()["train/env_failures"] == 4
@@ -65,7 +65,7 @@ def test_failures_of_environments_are_counted_anew_in_every_window() -> None:
 
 
 def test_what_did_not_happen_is_left_out(clock: list[float]) -> None:
-    window = Window()
+    window = MetricWindow()
     window.collected(collected(version=-1), age=8)  # at random
     clock[0] += 1
     assert window.read().keys() == {"rate/updates_per_second", "rate/env_steps_per_second", "time/collectors_paused"}
@@ -73,9 +73,9 @@ def test_what_did_not_happen_is_left_out(clock: list[float]) -> None:
 
 
 def test_reading_begins_another_window_and_the_last_return_stays(clock: list[float]) -> None:
-    window = Window()
+    window = MetricWindow()
     window.collected(collected(returns=(4.0,), successes=(1,), lengths=(3,)), age=0)
-    window.learnt()
+    window.learnt(1)
     clock[0] += 1
     window.read()
     clock[0] += 2

@@ -1,0 +1,162 @@
+"""What every kind of run shares: from its start, over interrupts and restarts, to its end."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from prelar_ray.config import RunConfig
+from prelar_ray.errors import RoleDied
+from prelar_ray.storage.mirror import mirrored
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.telemetry.progress import Phase, Progress
+from prelar_ray.telemetry.status import status_table
+from prelar_ray.training.metric_log import Line, MetricLog
+
+__all__ = ["Loop", "drive", "final_numbers"]
+
+log = logging.getLogger(__name__)
+
+
+class Closeable(Protocol):
+    """What a run starts first and closes last: a backend, or a connection to a cluster."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+B = TypeVar("B", bound=Closeable)
+C = TypeVar("C")
+
+
+class Loop(ABC):
+    """A run under way."""
+
+    metrics: MetricLog
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether all of the run is collected and learnt."""
+
+    @property
+    @abstractmethod
+    def reached(self) -> int:
+        """How far the run is, in the unit of its progress bar."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> Mapping[str, float]:
+        """Values beside the progress bar."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Take one turn: learn, and do what is due."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Do what a run does once after its last turn; may be interrupted."""
+
+    @abstractmethod
+    def save(self) -> None:
+        """Write a checkpoint of all that was done, and wait until it is on disk."""
+
+    def interrupt(self) -> None:
+        """Save, and nothing that takes long."""
+        self.save()
+
+    @abstractmethod
+    def conclude(self) -> None:
+        """Write what the report shows of a finished run."""
+
+    def close(self) -> None:
+        """End what the loop began."""
+        self.metrics.close()
+
+
+def drive(
+    config: RunConfig,
+    run: RunFolder,
+    *,
+    phase: str,
+    total: int,
+    unit: str,
+    is_whole: Callable[[Path], bool],
+    load: Callable[[], C],
+    done: Callable[[C], int],
+    start: Callable[[], B],
+    open_loop: Callable[[B, C], Loop],
+    restart: Callable[[RoleDied, B, C], C] | None = None,
+) -> Generator[Line]:
+    """Run a loop to its end; yields every line of metrics when it is written.
+
+    Ctrl-C, or a KeyboardInterrupt thrown in, writes a checkpoint before it takes effect.
+
+    Args:
+        config, run: configuration and folder of the run.
+        phase: name of timings and progress bar.
+        total, unit: length of the progress bar, for example 1000 and ``updates``.
+        is_whole: whether a checkpoint folder is undamaged.
+        load: returns what the loop starts from, such as a checkpoint; called before anything is started.
+        done: how far the run is there, in ``unit``.
+        start: starts the backend, which is closed in any case.
+        open_loop: makes the loop.
+        restart: returns what the loop restarts from when a role died, or raises; without, the death ends the run.
+
+    Raises:
+        RoleDied: a role died, and restarting did not help.
+        PrelarError: what ``load``, ``start``, ``open_loop`` and the loop raise.
+    """
+    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
+        origin = load()
+        with closing(start()) as backend, Progress() as progress, run.timed(phase):
+            with progress.phase(phase, total, unit, min(done(origin), total)) as bar:
+                while True:
+                    try:
+                        with closing(open_loop(backend, origin)) as loop:
+                            yield from _to_end(loop, bar, total)
+                        return
+                    except RoleDied as death:
+                        if restart is None:
+                            raise
+                        origin = restart(death, backend, origin)
+
+
+def _to_end(loop: Loop, bar: Phase, total: int) -> Iterator[Line]:
+    latest: dict[str, float] = {}
+
+    def lines() -> Iterator[Line]:
+        for line in loop.metrics.new_lines():
+            latest.update(line)
+            bar.look_at(status_table(latest))
+            yield line
+
+    try:
+        while not loop.finished:
+            loop.advance()
+            bar.reach(min(loop.reached, total), **loop.shown)
+            yield from lines()
+        loop.finish()
+    except KeyboardInterrupt:
+        log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
+        try:
+            loop.interrupt()
+        except RoleDied as death:  # the interrupt takes effect: nothing restarts
+            log.warning("%s; the last checkpoint stands", death)
+        raise
+    loop.save()
+    loop.conclude()
+    yield from lines()
+
+
+def final_numbers(run: RunFolder, **counts: float) -> dict[str, float]:
+    """Return ``counts`` with return and success of the last evaluation; without these where there was none."""
+    numbers = dict(counts)
+    if evaluations := run.evaluations():
+        last = evaluations[-1]
+        numbers |= {"return": last.mean_return, "success": last.success_rate}
+    return numbers
