@@ -107,7 +107,7 @@ def _finished(folder: Path) -> bool:
 def _call(name: str, log: Path, *arguments: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        done = subprocess.run([sys.executable, "-m", f"prelar_ray.{name}", *arguments], stdout=file, stderr=file)
+        done = subprocess.run([sys.executable, "-m", "prelar_ray", name, *arguments], stdout=file, stderr=file)
     if done.returncode:
         raise RuntimeError(f"{name} ended with {done.returncode}; see {log}")
 

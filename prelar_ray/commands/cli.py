@@ -1,8 +1,7 @@
-"""The command line: ``prelar-ray COMMAND``, and what the commands share (options, error messages, exit codes)."""
+"""The command line: ``prelar-ray COMMAND``, its error messages and exit codes, and what commands say at their end."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import logging
@@ -11,36 +10,22 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
-from prelar_ray.errors import ConfigError, PrelarError, UsageError
-from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.commands.options import plain_parser
+from prelar_ray.errors import PrelarError
 from prelar_ray.telemetry.progress import console
 
-__all__ = [
-    "COMMANDS",
-    "chosen_videos",
-    "command_parser",
-    "dispatch",
-    "guarded",
-    "main",
-    "override_option",
-    "overrides",
-    "positive",
-    "print_next",
-    "repeated",
-    "resolve",
-    "saying_what_is_kept",
-    "video_options",
-]
+if TYPE_CHECKING:  # importing it takes as long as all the rest
+    from prelar_ray.storage.run_folder import RunFolder
+
+__all__ = ["COMMANDS", "dispatch", "guarded", "main", "print_next", "saying_what_is_kept"]
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
@@ -55,7 +40,7 @@ COMMANDS = {
     "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
     "report": "write report.html: on runs (curves, predictions, timings), or comparing studies and scores",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
-    "demo": "the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report",
+    "demo": "the whole pipeline in minutes: record, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }
 """Name and one line about each command; ``prelar_ray.commands.NAME`` is its module, with ``_`` for ``-``."""
@@ -65,134 +50,6 @@ INTERRUPTED = 130
 
 BROKEN_PIPE = 141
 """Exit code when the reader of standard output left, as shells report it."""
-
-
-class CommandParser(argparse.ArgumentParser):
-    """Parser whose ``KEY=VALUE`` arguments may stand before, between and after the options."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse with options and positional arguments in any order."""
-        return self.parse_intermixed_args(args, namespace)
-
-
-def command_parser(
-    name: str, description: str, epilog: str, paths: Mapping[str, str] | None = None
-) -> argparse.ArgumentParser:
-    """Return a command's parser with the options that every configured command has.
-
-    ``description`` and ``epilog`` are shown as they are written. ``paths`` names required paths, which come before the
-    overrides, and their help. Hand the parsed arguments to :func:`resolve`.
-    """
-    parser = CommandParser(
-        prog=f"prelar-ray {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for path, text in (paths or {}).items():
-        parser.add_argument(path, type=Path, metavar=path.upper(), help=text)
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="change single settings by dotted key, for example world_model.rssm.deter=512; wins over file and preset",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; wins over the preset")
-    parser.add_argument(
-        "--preset", metavar="NAME", help=f"settings to start from: {', '.join(preset_names())} (without: paper)"
-    )
-    override_option(parser, "--method", "method", help=f"choice of parts: {', '.join(method_names())}")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved configuration, parameter counts and memory estimate, and stop",
-    )
-    return parser
-
-
-def override_option(parser: argparse.ArgumentParser, flag: str, key: str, *, help: str, value: str = "") -> None:
-    """Add an option that is short for an override: ``--skip-bad`` for ``video.skip_bad=true``.
-
-    With ``value`` the option is a switch that sets it; without, the option takes the value as its argument.
-    """
-    common: dict[str, Any] = {"dest": "shorthands", "default": [], "help": f"{help} (short for {key}={value or '...'})"}
-    if value:
-        parser.add_argument(flag, action="append_const", const=f"{key}={value}", **common)
-    else:
-        metavar = flag.strip("-").upper().replace("-", "_")
-        parser.add_argument(flag, action="append", type=lambda text: f"{key}={text}", metavar=metavar, **common)
-
-
-def positive(text: str) -> int:
-    """Type of an option that counts something."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number of at least 1")
-    return value
-
-
-def video_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that look at a pre-training run's videos; :func:`chosen_videos` reads them."""
-    parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
-    )
-
-
-def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
-    """Return the videos that the options of :func:`video_options` name, else those of a run's configuration.
-
-    Raises:
-        UsageError: neither names any.
-    """
-    path = str(args.videos or config.video.path)
-    if not path:
-        raise UsageError(f"{args.run}: its configuration names no video store (video.path); name one with --videos DIR")
-    return config.video.model_copy(update={"path": path, "skip_bad": config.video.skip_bad or args.skip_bad})
-
-
-def resolve(args: argparse.Namespace) -> RunConfig:
-    """Return the configuration that the options of :func:`command_parser` describe.
-
-    With ``--resume`` and neither ``--preset`` nor ``--config``, that of the run in ``--out`` is the start.
-
-    Raises:
-        ConfigError: see :func:`prelar_ray.config.load_config`, or the run to resume is of another method.
-    """
-    file = args.config
-    if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
-        file = args.out / "config.yaml"  # go on with what the run was started with
-        own, asked = named_value("method", file, []), named_value("method", None, overrides(args))
-        if asked and asked != own:
-            raise ConfigError(
-                f"method={asked}: the run in {args.out} is of method {own}; leave --method out, or start a new --out"
-            )
-    return load_config(args.preset, file, overrides(args))
-
-
-def repeated(args: argparse.Namespace, without: str) -> list[str]:
-    """Return the settings among the arguments of :func:`command_parser` as arguments for another command.
-
-    Those whose key starts with ``without`` matter to this command alone.
-    """
-    words = ["--preset", args.preset] if args.preset else []
-    words += ["--config", str(args.config)] if args.config else []
-    for setting in overrides(args):
-        key, _, value = setting.partition("=")
-        if not key.startswith(without):
-            words += ["--method", value] if key == "method" else [setting]
-    return words
-
-
-def overrides(args: argparse.Namespace) -> list[str]:
-    """Return the overrides among the arguments of :func:`command_parser`, those with options of their own first."""
-    return [*getattr(args, "shorthands", []), *args.overrides]
 
 
 def print_next(did: str, *commands: Sequence[object]) -> None:
@@ -272,13 +129,12 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         return run(arguments[1:])
     width = max(map(len, COMMANDS))
     listing = "".join(f"  {name:<{width}}  {line}\n" for name, line in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray",
-        usage="prelar-ray [--version] COMMAND ...",
-        description="World models pre-trained on action-free video (PreLAR), fine-tuned with Ray.",
-        epilog=f"commands:\n{listing}\n`prelar-ray COMMAND --help` explains one; `prelar-ray demo` is a good start.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = plain_parser(
+        "",
+        "World models pre-trained on action-free video (PreLAR), fine-tuned with Ray.",
+        f"commands:\n{listing}\n`prelar-ray COMMAND --help` explains one; `prelar-ray demo` is a good start.",
     )
+    parser.usage = "prelar-ray [--version] COMMAND ..."
     parser.add_argument("--version", action="version", version=f"prelar-ray {__version__}")
     if arguments and not arguments[0].startswith("-"):
         nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)

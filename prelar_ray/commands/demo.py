@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.commands import diagnose, evaluate, finetune, pretrain, record, report
-from prelar_ray.commands.cli import command_parser, resolve
 from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.errors import RunFolderError
 from prelar_ray.storage.files import atomic_file

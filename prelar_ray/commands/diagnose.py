@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prelar_ray.checkpoint.transfer import load_pretrained
-from prelar_ray.commands.cli import chosen_videos, video_options
+from prelar_ray.commands.options import chosen_videos, plain_parser, video_options
 from prelar_ray.errors import UsageError
 from prelar_ray.storage.records import Diagnostics, ProbeScores, write_diagnostics
 from prelar_ray.storage.run_folder import RunFolder
@@ -42,13 +41,7 @@ PERMUTED_READING = "Latent and true actions paired at random: about 0, or someth
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Diagnose."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray diagnose",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("diagnose", DESCRIPTION, EPILOG)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pre-training run")
     video_options(parser)
     parser.add_argument(

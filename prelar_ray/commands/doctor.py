@@ -17,7 +17,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from prelar_ray.commands.cli import command_parser, resolve
+from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.replay.memory import GIB, STEP_BYTES, memory_limit
 

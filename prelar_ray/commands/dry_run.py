@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from prelar_ray.commands.summary import summarise
 from prelar_ray.config import RunConfig, to_yaml
-from prelar_ray.replay.memory import GIB
+from prelar_ray.learning.behaviour import imagine
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.layers import frozen, parameter_count
+from prelar_ray.models.noise import Deterministic
+from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
+from prelar_ray.replay.memory import GIB, STEP_BYTES
+from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["print_dry_run"]
+__all__ = ["Summary", "print_dry_run", "summarise"]
+
+TRAINING_STATE_BYTES = 16  # per parameter, float32: value, gradient, two moments of Adam
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Parameters by part, and bytes."""
+
+    parameters: dict[str, dict[str, int]]  # phase -> part -> trainable parameters
+    memory: dict[str, int]  # what -> bytes
 
 
 def print_dry_run(config: RunConfig) -> None:
@@ -35,3 +57,85 @@ def print_dry_run(config: RunConfig) -> None:
     for name, size in summary.memory.items():
         table.add_row(name, f"{size / GIB:.2f}")
     console.print(table)
+
+
+def summarise(config: RunConfig, action: int = 4) -> Summary:
+    """Count parameters and estimate memory without allocating it: all tensors are on torch's meta device.
+
+    Args:
+        action: size A of the real action; it changes the counts by a few thousand.
+
+    Activations are what autograd saves during one update of the full batch in float32, counted tensor by tensor.
+    """
+    with torch.device("meta"):
+        from_scratch = config.world_model.latent_action_source == "none"
+        pretrain = None if from_scratch else PretrainWorldModel(config.world_model)
+        finetune = FinetuneWorldModel(config.world_model, action, config.loss.aux_reward_weight > 0)
+        parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
+        size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
+        bonus = IntrinsicBonus(size, config.finetune.bonus)
+        noise = Deterministic(torch.empty(config.pretrain.batch_size, dtype=torch.int64))
+
+        def pretraining() -> Tensor:
+            assert pretrain is not None
+            shape = (config.pretrain.batch_size, config.pretrain.segment_length)
+            return pretrain_loss(pretrain, config.loss, _image(shape), torch.empty(shape), noise).total
+
+        def world_model() -> Tensor:
+            shape = (config.finetune.batch_size, config.finetune.segment_length)
+            flags, actions = torch.empty(shape), torch.empty(*shape, action)
+            # The bonus has no gradient, and its sorting is useless on the meta device.
+            image = _image(shape)
+            return finetune_loss(finetune, config.loss, None, image, actions, flags, flags, noise).total
+
+        def behaviour() -> Tensor:
+            start = finetune.rssm.initial(config.finetune.batch_size * config.finetune.segment_length)
+            with frozen([finetune.rssm, finetune.action_encoder, finetune.reward]):
+                features = imagine(finetune, parts.actor, start, config.behaviour.horizon, noise).feature
+                total: Tensor = finetune.reward(features).sum() + parts.slow_critic(features).sum()
+                return total
+
+        activations = {} if pretrain is None else {"pretrain": _saved_bytes(pretraining)}
+        # World model and behaviour are updated one after the other, so the larger one counts.
+        activations["finetune"] = max(_saved_bytes(world_model), _saved_bytes(behaviour))
+
+    counts = {} if pretrain is None else {"pretrain": _parameters(pretrain)}
+    counts["finetune"] = _parameters(finetune) | {
+        name: parameter_count(getattr(parts, name)) for name in ("actor", "critic")
+    }
+    fixed = {"target critic": sum(p.numel() for p in parts.slow_critic.parameters())}
+    if config.finetune.bonus.weight:
+        fixed["bonus projection"] = bonus.projection.numel()
+    memory = {
+        f"{phase}: parameters, gradients, Adam": TRAINING_STATE_BYTES * sum(part.values())
+        for phase, part in counts.items()
+    }
+    memory |= {f"{phase}: activations of one update": value for phase, value in activations.items()}
+    memory["replay: frames at capacity"] = config.replay.capacity_steps * STEP_BYTES
+    counts["finetune, not trained"] = fixed
+    return Summary(counts, memory)
+
+
+def _parameters(model: torch.nn.Module) -> dict[str, int]:
+    return {name: parameter_count(module) for name, module in model.named_children()}
+
+
+def _image(shape: tuple[int, int]) -> Tensor:
+    return torch.empty(*shape, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _saved_bytes(forward: Callable[[], Tensor]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of ``forward``, each storage once."""
+    saved: dict[Any, int] = {}
+    keep: list[Tensor] = []  # keeps every storage alive, so that no identity is reused
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            saved[storage._cdata] = storage.nbytes()
+            keep.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(saved.values())

@@ -14,8 +14,8 @@ from prelar_ray.acting.evaluator import Evaluation, Evaluator
 from prelar_ray.checkpoint.compatibility import check_evaluable, naming
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
-from prelar_ray.commands.cli import override_option, overrides, positive
 from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.options import override_option, overrides, plain_parser, positive
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.storage.files import atomic_file, prepare_file
@@ -38,13 +38,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray evaluate",
-        description="Run whole episodes with the policy of a fine-tuning checkpoint.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("evaluate", "Run whole episodes with the policy of a fine-tuning checkpoint.", EPILOG)
     parser.add_argument(
         "checkpoint", type=Path, metavar="RUN", help="run folder (its last checkpoint), or a checkpoint"
     )
@@ -56,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return and success")
     parser.add_argument("--random", action="store_true", help="act uniformly at random instead, for comparison")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration that would be used, and stop")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     checkpoint = load_checkpoint(args.checkpoint)
     config = load_config(None, args.config, overrides(args), base=checkpoint.config)
     if args.dry_run:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from prelar_ray.checkpoint.store import load_checkpoint
+from prelar_ray.commands.options import plain_parser
 from prelar_ray.published.convert import export_state
 from prelar_ray.published.files import write_published
 from prelar_ray.published.names import LAYOUTS
@@ -35,13 +35,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray export-checkpoint",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("export-checkpoint", DESCRIPTION, EPILOG)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder (its last checkpoint), or a checkpoint")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; must not exist")
     parser.add_argument(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next
+from prelar_ray.commands.options import plain_parser
 from prelar_ray.storage.mirror import fetch
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -24,13 +24,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray fetch",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("fetch", DESCRIPTION, EPILOG)
     parser.add_argument("uri", metavar="URI", help="address of the copy: that of checkpoint.mirror, and the run's name")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; must not exist")
     args = parser.parse_args(argv)

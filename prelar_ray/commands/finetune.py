@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
-from prelar_ray.commands.cli import command_parser, override_option, print_next, resolve, saying_what_is_kept
+from prelar_ray.commands.cli import print_next, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.options import command_parser, override_option, resolve
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.envs import check_task
 from prelar_ray.storage.run_folder import RunFolder

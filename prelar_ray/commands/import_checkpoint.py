@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from prelar_ray.checkpoint.store import CheckpointStore
-from prelar_ray.commands.cli import command_parser, override_option, overrides
 from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.options import command_parser, override_option, overrides
 from prelar_ray.config import named_value, to_yaml
 from prelar_ray.envs import action_size, check_task
 from prelar_ray.errors import OfficialCheckpointError, RenderingError

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.commands.cli import command_parser, override_option, print_next, repeated, resolve
+from prelar_ray.commands.cli import print_next
 from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.options import command_parser, override_option, repeated, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import actions_path

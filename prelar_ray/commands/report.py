@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from prelar_ray.commands.cli import positive
+from prelar_ray.commands.options import positive
 from prelar_ray.errors import UsageError
 from prelar_ray.reporting import Options, StudyReport, is_comparison, is_study, write_report, write_study_report
 from prelar_ray.reporting.notes import spaced

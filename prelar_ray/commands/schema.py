@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prelar_ray.commands.options import plain_parser
 from prelar_ray.config import json_schema
 from prelar_ray.storage.files import atomic_file, prepare_file
 
 __all__ = ["main"]
 
-_EPILOG = """\
+DESCRIPTION = "Write the JSON schema of configuration files: every key with its meaning, type and range."
+
+EPILOG = """\
 An editor with a YAML language server completes and checks a configuration whose first line is
   # yaml-language-server: $schema=prelar_ray.schema.json
 after
@@ -27,12 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         DataError: ``--out`` cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray schema",
-        description="Write the JSON schema of configuration files: every key with its meaning, type and range.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("schema", DESCRIPTION, EPILOG)
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; without it, standard output")
     out: Path | None = parser.parse_args(argv).out
     text = json.dumps(json_schema(), indent=2) + "\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from prelar_ray.commands.cli import positive, print_next
+from prelar_ray.commands.cli import print_next
+from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ConfigError, PrelarError
@@ -43,13 +44,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a study and return the exit code: 1 where a run failed for good."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray tune",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("tune", DESCRIPTION, EPILOG)
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="YAML file of the study")
     parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (without: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on with the study in --out")
@@ -134,7 +129,7 @@ def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again
 
 
 def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> None:
-    from prelar_ray.commands.summary import summarise
+    from prelar_ray.commands.dry_run import summarise
     from prelar_ray.distributed.ray_backend import cluster_nodes, connected
 
     if args.nodes:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from prelar_ray.checkpoint.transfer import Pretrained, load_pretrained
-from prelar_ray.commands.cli import chosen_videos, positive, video_options
+from prelar_ray.commands.options import chosen_videos, plain_parser, positive, video_options
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.latent_sequences import apply_sequences, inferred_sequences, sampled_sequences
@@ -48,13 +48,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw."""
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray visualize",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("visualize", DESCRIPTION, EPILOG)
     parser.add_argument("run", type=Path, metavar="RUN", help="pre-training run (its last checkpoint), or a checkpoint")
     video_options(parser)
     parser.add_argument("--out", type=_picture, required=True, metavar="FILE", help="picture: .png, .pdf or .svg")

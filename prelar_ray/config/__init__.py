@@ -1,5 +1,6 @@
 """Configuration: the typed tree of a run, its presets, and reading it from YAML and the command line."""
 
+from prelar_ray.config.component import Component
 from prelar_ray.config.load import (
     json_schema,
     load_config,
@@ -9,26 +10,23 @@ from prelar_ray.config.load import (
     preset_names,
     to_yaml,
 )
-from prelar_ray.config.schema import (
-    RLLIB,
-    BehaviourConfig,
-    BonusConfig,
-    Component,
+from prelar_ray.config.model import (
     ContextConfig,
     ConvConfig,
-    EnvConfig,
-    FinetuneConfig,
     HeadConfig,
-    LearnerConfig,
     LossConfig,
     MLPConfig,
+    RSSMConfig,
+    WorldModelConfig,
+)
+from prelar_ray.config.run import RLLIB, EnvConfig, RecordConfig, RunConfig, VideoConfig
+from prelar_ray.config.training import (
+    BehaviourConfig,
+    BonusConfig,
+    FinetuneConfig,
+    LearnerConfig,
     OptimizerConfig,
     PretrainConfig,
-    RecordConfig,
-    RSSMConfig,
-    RunConfig,
-    VideoConfig,
-    WorldModelConfig,
 )
 
 __all__ = [

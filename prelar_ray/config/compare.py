@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prelar_ray.config.load import load_config, method_names
-from prelar_ray.config.schema import RunConfig
+from prelar_ray.config.run import RunConfig
 
 __all__ = ["NETWORKS", "POLICY", "TAKEN_OVER", "differences", "same_pretraining"]
 

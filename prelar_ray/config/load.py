@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prelar_ray.config.schema import RLLIB, RunConfig
+from prelar_ray.config.run import RLLIB, RunConfig
 from prelar_ray.errors import ConfigError
 
 __all__ = ["json_schema", "load_config", "method_names", "named_value", "native_methods", "preset_names", "to_yaml"]
@@ -224,8 +224,11 @@ def _describe(mistake: Mapping[str, Any]) -> str:
     location, value = mistake["loc"], mistake["input"]
     kind, context = mistake["type"], mistake.get("ctx", {})
     path = ".".join(map(str, location))
-    if kind == "value_error":  # two keys contradict each other: the validator's own words name both
-        return f"{path}: {context['error']}" if path else str(context["error"])
+    if kind == "value_error":
+        is_rule = not location or _fields(
+            _field_type(location)
+        )  # of a section: its words name the keys that contradict
+        return str(context["error"]) if is_rule else f"{path}: {context['error']}"
     if kind == "extra_forbidden":
         return _describe_unknown(path, value)
     match kind:

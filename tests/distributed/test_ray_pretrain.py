@@ -33,7 +33,7 @@ telemetry: {every_updates: 4}
 def call(folder: Path, command: str, *options: str) -> str:
     settings = folder / "settings.yaml"
     settings.write_text(SETTINGS)
-    line = [sys.executable, "-m", f"prelar_ray.{command}", "--config", str(settings), *options]
+    line = [sys.executable, "-m", "prelar_ray", command, "--config", str(settings), *options]
     done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -106,7 +106,7 @@ class Command:
 
     def lost_updates(self, at: int) -> int:
         """Updates to be made again, where all roles began again at a checkpoint after a fault at update ``at``."""
-        begun = re.findall(r"begin again at the checkpoint of update (\d+)", self.log.read_text())
+        begun = re.findall(r"restart at the checkpoint of update (\d+)", self.log.read_text())
         return max((at - int(update) for update in begun), default=0)
 
 

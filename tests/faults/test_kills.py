@@ -21,12 +21,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 @pytest.mark.parametrize(
     ("kind", "said", "lost"),
     [
-        ("Collector", r"collector-\d died.*another takes its place", "its open episodes"),
+        ("Collector", r"collector-\d died.*it is replaced", "its open episodes"),
         pytest.param(
             "Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation", marks=pytest.mark.slow
         ),
-        ("FinetuneLearnerRole", r"learner died.*all roles begin again", ""),
-        pytest.param("Replay", r"replay died.*all roles begin again", "", marks=pytest.mark.slow),
+        ("FinetuneLearnerRole", r"learner died.*all roles restart", ""),
+        pytest.param("ReplayShard", r"replay died.*all roles restart", "", marks=pytest.mark.slow),
     ],
 )
 def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
@@ -61,11 +61,11 @@ def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(tmp_path: P
     command = Command(tmp_path, "learner.ranks=2", "pretrain.batch_size=4", "replay.shards=2")
     command.reach(40)
     family = command.family()
-    assert len(command.roles("FinetuneLearnerRole")) == len(command.roles("Replay")) == 2
+    assert len(command.roles("FinetuneLearnerRole")) == len(command.roles("ReplayShard")) == 2
     at = command.updates()
     seconds = command.kill(command.roles(kind)[-1])
     command.finish()
-    assert re.search(rf"{said}.*all roles begin again", command.log.read_text()), command.log.read_text()
+    assert re.search(rf"{said}.*all roles restart", command.log.read_text()), command.log.read_text()
     assert_whole(command.out)
     assert gone(family)
     note(f"SIGKILL of one of two: {kind}", 1, seconds, f"{command.lost_updates(at)} updates, made again", "whole")
@@ -77,8 +77,8 @@ def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path) -
     command = Command(tmp_path, "checkpoint.every_updates=1000", "evaluation.every_env_steps=100000")
     command.wait_for((command.out / "checkpoints" / "000000000" / "meta.json").exists)
     for _ in range(4):
-        command.wait_for(lambda: len(command.roles("Replay")) == 1 and len(command.roles("Collector")) == 2)
-        (victim,) = command.roles("Replay")
+        command.wait_for(lambda: len(command.roles("ReplayShard")) == 1 and len(command.roles("Collector")) == 2)
+        (victim,) = command.roles("ReplayShard")
         victim.send_signal(signal.SIGKILL)
         gone([victim])
     assert command.process.wait(timeout=120) == 1, command.log.read_text()

@@ -43,7 +43,7 @@ def test_a_run_survives_the_loss_of_a_node_and_goes_on_when_another_comes(tmp_pa
         seconds = time.monotonic() - began
         command.finish()
         log = command.log.read_text()
-        assert re.search(r"\S+ died.*(another takes its place|all roles begin again|left out)", log), log
+        assert re.search(r"\S+ died.*(it is replaced|all roles restart|left out)", log), log
         assert_whole(command.out, steps)
         note("a node removed, another added 5 s later", 1, seconds, f"{command.lost_updates(at)} updates", "finished")
     finally:

@@ -25,7 +25,7 @@ UPDATES = 4 + (ENV_STEPS - 800) // 10
 
 def victims(command: Command) -> list[psutil.Process]:
     """Roles that have been up for a while: dying at once again and again is another fault."""
-    roles = command.roles("Collector", "Evaluator", "Replay", "FinetuneLearnerRole")
+    roles = command.roles("Collector", "Evaluator", "ReplayShard", "FinetuneLearnerRole")
     return [process for process in roles if time.time() - process.create_time() > SETTLED_SECONDS]
 
 
@@ -60,7 +60,7 @@ def test_a_run_survives_twenty_kills_and_loses_nothing_that_was_finished(tmp_pat
     for env in range(4):  # an episode that finished was taken in: only those cut off by a kill leave no file
         numbers = sorted(episode.number for episode in episodes if episode.env_index == env)
         assert numbers == list(range(len(numbers)))
-    told = ("another takes its place", "this evaluation is left out", "all roles begin again")
+    told = ("it is replaced", "this evaluation is left out", "all roles restart")
     assert sum(map(log.count, told)) >= KILLS - 3
     assert gone(list(family.values()))
     assert shared_memory() <= stores

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prelar_ray.acting.policy import ActingNoise, Policy
-from prelar_ray.commands.summary import summarise
+from prelar_ray.commands.dry_run import summarise
 from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner

@@ -123,7 +123,7 @@ def _is_role(process: psutil.Process) -> bool:
         line = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return any(f"ray::{kind}" in line for kind in ("Trial", "Collector", "Replay", "Evaluator", "FinetuneLearnerRole"))
+    return any(f"ray::{kind}" in line for kind in ("Trial", "Collector", "ReplayShard", "Evaluator", "FinetuneLearnerRole"))
 
 
 class _KillOnce(tune.Callback):

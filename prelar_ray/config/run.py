@@ -1,0 +1,214 @@
+"""A whole run: every section, and the rules between sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prelar_ray.config.component import Component, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from prelar_ray.config.model import LossConfig, WorldModelConfig
+from prelar_ray.config.training import (
+    BehaviourConfig,
+    CollectConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+    LearnerConfig,
+    PretrainConfig,
+    ReplayConfig,
+    RLlibConfig,
+)
+
+__all__ = [
+    "RLLIB",
+    "CheckpointConfig",
+    "EnvConfig",
+    "RecordConfig",
+    "RunConfig",
+    "TelemetryConfig",
+    "VideoConfig",
+]
+
+RLLIB = "rllib/"
+"""What the names of methods begin with that are algorithms of Ray RLlib."""
+
+
+class EnvConfig(Component):
+    """The environment."""
+
+    task: str = "metaworld/reach-v3"
+    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK or prelar/point-reach."""
+    action_repeat: PositiveInt = 1
+    """Environment steps per action."""
+    camera: str = "default"
+    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
+    render_quality: Literal["full", "reduced", "fast"] = "full"
+    """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
+    timeout: PositiveFloat = 60.0
+    """Seconds after which a step, reset or making that does not return is a failure; the environment is made anew."""
+
+
+class RecordConfig(Component):
+    """Recording of videos without actions."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "metaworld/drawer-close-v3",
+        "metaworld/push-v3",
+        "metaworld/window-open-v3",
+        "metaworld/faucet-open-v3",
+    )
+    """Environment ids to record."""
+    policy: Literal["expert", "random", "mixed"] = "expert"
+    """Who acts: the scripted expert, uniform random actions, or both in turn."""
+    noise: Fraction = 0.1
+    """Share of the action range added to an expert's action as Gaussian noise."""
+    episodes_per_task: PositiveInt = 50
+    """Episodes per task."""
+    frames_per_episode: Annotated[int, Field(ge=2)] = 200
+    """Longest episode, frames."""
+    shard_frames: PositiveInt = 10_000
+    """Frames per shard; a shard is closed with the episode that reaches it."""
+
+
+class VideoConfig(Component):
+    """Reading of video stores for pre-training."""
+
+    path: str = ""
+    """Folder of the video store; `record` writes one."""
+    verify: bool = True
+    """Check every shard's checksum before training."""
+    skip_bad: bool = False
+    """Leave damaged shards out with a warning instead of stopping."""
+
+
+class CheckpointConfig(Component):
+    """Checkpoints."""
+
+    every_updates: PositiveInt = 1_000
+    """Updates between checkpoints."""
+    keep_last: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints kept; the best by evaluation return stays beside them."""
+    mirror: str = ""
+    """Address, of any kind that pyarrow.fs knows (s3://bucket/runs), below which a copy of the run folder is kept."""
+
+
+class TelemetryConfig(Component):
+    """Logging."""
+
+    every_updates: PositiveInt = 50
+    """Updates between log lines; metrics leave the device then."""
+
+
+class RunConfig(Component):
+    """A whole run."""
+
+    method: str = "prelar"
+    """Name of the method, a choice of parts; see `prelar_ray/config/methods`. It labels runs in reports."""
+    seed: NonNegativeInt = 0
+    """Seed from which every role derives its own."""
+    cluster: str = "auto"
+    """Where roles run: none (one process), auto (a Ray on this machine), or the address of a Ray cluster."""
+    dashboard: bool = True
+    """Start Ray's dashboard with cluster=auto."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the learner; auto takes a GPU where one is."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the learner's networks; auto: bfloat16 where the hardware multiplies it, else float32."""
+    compile: bool = False
+    """Run the learner's networks through torch.compile: minutes at the first update, faster after it."""
+    threads: NonNegativeInt = 0
+    """CPU threads of the learner; 0 takes all cores, on Ray those that the collectors leave free."""
+    world_model: WorldModelConfig = WorldModelConfig()
+    """Networks."""
+    loss: LossConfig = LossConfig()
+    """World-model losses."""
+    behaviour: BehaviourConfig = BehaviourConfig()
+    """Actor-critic."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """Pre-training."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """Fine-tuning."""
+    learner: LearnerConfig = LearnerConfig()
+    """Learners that share updates."""
+    env: EnvConfig = EnvConfig()
+    """Environment."""
+    record: RecordConfig = RecordConfig()
+    """Recording."""
+    video: VideoConfig = VideoConfig()
+    """Video stores."""
+    replay: ReplayConfig = ReplayConfig()
+    """Replay buffer."""
+    collect: CollectConfig = CollectConfig()
+    """Collectors."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
+    rllib: RLlibConfig = RLlibConfig()
+    """Baselines of Ray RLlib."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    """Logging."""
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the RLlib algorithm that the method is; empty for the methods of this package."""
+        return self.method.removeprefix(RLLIB) if self.method.startswith(RLLIB) else ""
+
+    @model_validator(mode="after")
+    def _deterministic_latent_action_has_no_kl(self) -> RunConfig:
+        model, weight = self.world_model, self.loss.action_kl_weight
+        inferred = model.latent_action_source == "inverse_dynamics"
+        if inferred and model.latent_action_distribution == "deterministic" and weight:
+            raise ValueError(
+                f"loss.action_kl_weight={weight:g}: a deterministic latent action has no KL; "
+                "set it to 0, or choose another world_model.latent_action_distribution"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replay_holds_the_random_phase(self) -> RunConfig:
+        capacity, random_steps = self.replay.capacity_steps, self.finetune.random_steps
+        if capacity < random_steps:
+            raise ValueError(
+                f"replay.capacity_steps={capacity} is below finetune.random_steps={random_steps}; "
+                "the random phase would not fit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_every_batch(self) -> RunConfig:
+        ranks = self.learner.ranks
+        for phase, rows in (("pretrain", self.pretrain.batch_size), ("finetune", self.finetune.batch_size)):
+            if rows % ranks:
+                above = rows - rows % ranks + ranks
+                raise ValueError(
+                    f"{phase}.batch_size={rows} is not a multiple of learner.ranks={ranks}, and each rank takes an "
+                    f"equal share; use {max(above - ranks, ranks)} or {above}"
+                )
+        if self.pretrain.batch_size < 2 * ranks:
+            raise ValueError(
+                f"learner.ranks={ranks}: pretrain.batch_size={self.pretrain.batch_size} leaves a rank one segment, and "
+                "the consistency loss swaps latent actions between two; use fewer ranks or a larger batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_have_a_cluster(self) -> RunConfig:
+        ranks = self.learner.ranks
+        if ranks > 1 and self.cluster == "none":
+            raise ValueError(f"learner.ranks={ranks}: ranks are processes of a Ray cluster; use cluster=auto")
+        if self.algorithm and ranks > 1:
+            raise ValueError(f"learner.ranks={ranks}: {self.algorithm} of RLlib learns in one process; set it to 1")
+        if self.algorithm and self.cluster == "none":
+            raise ValueError(f"cluster=none: {self.algorithm} of RLlib needs Ray; use cluster=auto")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_ratio_is_whole_actions(self) -> RunConfig:
+        steps, repeat = self.finetune.env_steps_per_update, self.env.action_repeat
+        if steps % repeat:
+            raise ValueError(
+                f"finetune.env_steps_per_update={steps} is not a multiple of env.action_repeat={repeat}; "
+                "the replay ratio could not be kept exactly"
+            )
+        return self
