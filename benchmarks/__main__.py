@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME``: imports the chosen benchmark alone, so that each needs only its own libraries."""
+"""``python -m benchmarks NAME``: imports only the chosen benchmark, so that each needs only its own libraries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ NAMES = {
     "weights": "from the learner to collectors that act with it, on Ray",
     "replay": "inserting and sampling beside a plain copy, in one process and on Ray",
     "memory": "bytes of a step in the replay, and of every process of a run",
-    "compression": "frames packed in the replay: bytes saved, and what a batch would cost",
-    "checkpoint": "what a checkpoint costs the updates beside it (torch alone)",
+    "compression": "frames compressed in the replay: bytes saved, and the time of a batch",
+    "checkpoint": "the cost of a checkpoint for concurrent updates (torch alone)",
     "collector": "a collector beside the bare environment",
-    "end_to_end": "a whole fine-tuning run: rates, and who waits for whom",
-    "roofline": "a figure of what learner --parts measured",
+    "end_to_end": "a whole fine-tuning run: rates, and waiting times of the roles",
+    "roofline": "a figure of the results of learner --parts",
     "scaling": "an update shared by several ranks (torch alone)",
-    "control_plane": "the loop and Ray alone, with many collectors and ranks that only sleep",
+    "control_plane": "only the loop and Ray, with many collectors and ranks that sleep",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
     "table": "result files as Markdown",

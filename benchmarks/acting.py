@@ -1,4 +1,4 @@
-"""Acting: from uint8 frames on the host to actions on the host, one frame and batches, seconds and calls per second."""
+"""Acting: from uint8 frames to actions, both on the host, for one frame and batches; seconds and calls per second."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measure(preset: str, n: int, device_name: str, repeats: int) -> Row:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks acting", description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["paper"])
     parser.add_argument("--frames", nargs="+", type=int, default=[1, 8, 32], help="environments acted in together")

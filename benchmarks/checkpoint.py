@@ -1,7 +1,7 @@
-"""Checkpoints: how long learning stands still for one, and what writing it costs the updates beside it.
+"""Checkpoints: how long one stalls learning, and how much writing it slows down concurrent updates.
 
-``stall`` is the call that begins a checkpoint, a copy of the state; a thread writes it then. ``update beside`` are the
-updates made until it is on disk.
+``stall`` is the call that starts a checkpoint by copying the state; a thread then writes it. ``update beside`` are the
+updates until it is on disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = {"seconds": ".4g", "seconds_min": ".4g", "seconds_max": ".4g", "of_an_
 
 
 def measure(name: str, config: RunConfig, repeats: int) -> list[Row]:
-    """Rows of one preset."""
+    """Return the rows of one preset."""
     batch = synthetic_batch(config, "finetune")
     seconds: dict[str, list[float]] = {"update": [], "stall": [], "until on disk": [], "update beside": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def measure(name: str, config: RunConfig, repeats: int) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks checkpoint", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings; named before options")
     parser.add_argument("--presets", nargs="+", default=["tiny", "small"])

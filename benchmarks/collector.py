@@ -1,7 +1,7 @@
-"""Collecting: seconds per step of a bare environment, of drawing alone, and of a collector with its policy around it.
+"""Collecting: seconds per step of a bare environment, of drawing alone, and of a collector with its policy.
 
-``overhead`` is what the collector adds to the bare environment's step, which draws the observation: inference,
-bookkeeping, episodes.
+``overhead`` is the collector's addition to a step of the bare environment, drawing included: inference, bookkeeping,
+episodes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def stepper(env: gym.Env[Any, Any], steps: int) -> Callable[[], None]:
 
 
 def measure(config: RunConfig, steps: int, repeats: int) -> list[Row]:
-    """Rows of one task, for as many environments as ``collect.envs_per_collector``."""
+    """Return the rows of one task, with ``collect.envs_per_collector`` environments."""
     task, k = config.env.task, config.collect.envs_per_collector
     env = make_env(config.env, 0)
     rows = [row(f"{task}: environment with drawing", steps, stepper(env, steps), repeats)]
@@ -55,7 +55,7 @@ def measure(config: RunConfig, steps: int, repeats: int) -> list[Row]:
     env.close()
     each = max(1, steps // k)
     for acts in ("random", "policy"):
-        collector = Collector(config, 0, [0] * k)  # episodes that began at random stay so to their end
+        collector = Collector(config, 0, [0] * k)  # new, as episodes that began at random stay random to their end
         weights = FinetuneLearner(config, collector.action_size()).policy_weights()
         collect = partial(collector.collect, each, acts == "random", 1, weights)
         rows.append(row(f"{task}: collector, {acts}, {k} env", each * k, collect, repeats, rows[0]))
@@ -64,7 +64,7 @@ def measure(config: RunConfig, steps: int, repeats: int) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks collector", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for the commands")
     parser.add_argument("--preset", default="paper", help="widths of the policy")

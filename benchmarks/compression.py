@@ -1,6 +1,7 @@
-"""Would compressing frames in the replay pay: bytes saved, and what a batch would cost to unpack.
+"""Compression of frames in the replay: bytes saved, and the time to decompress a batch.
 
-``unpack a batch`` is 50 x 50 frames, one by one, for a segment may begin anywhere; ``gather`` is what sampling does.
+``unpack a batch`` decompresses 50 x 50 single frames, because a segment may begin anywhere; ``gather`` is sampling
+without compression.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ BATCH = 50 * 50
 
 
 def episode_frames(task: str, steps: int) -> Frames:
-    """Frames of random steps."""
+    """Return frames of random steps."""
     env = make_env(load_config("tiny", None, [f"env.task={task}", "env.render_quality=fast"]).env, 0)
     frames = [env.reset(seed=0)[0]["image"]]
     while len(frames) < steps:
@@ -36,7 +37,7 @@ def episode_frames(task: str, steps: int) -> Frames:
 
 
 def measure(task: str, steps: int, repeats: int) -> list[Row]:
-    """Rows of one task."""
+    """Return the rows of one task."""
     frames = episode_frames(task, steps)
     size = frames[0].nbytes
     chosen = np.random.default_rng(0).integers(len(frames), size=BATCH)
@@ -61,7 +62,7 @@ def measure(task: str, steps: int, repeats: int) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compression", description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=["prelar/point-reach", "metaworld/reach-v3"])
     parser.add_argument("--steps", type=int, default=200, help="frames to draw from")

@@ -1,8 +1,8 @@
-"""The loop and Ray alone: many collectors and learner ranks that only sleep, driven as in training.
+"""The loop and Ray without computation: many collectors and learner ranks that sleep, driven as in training.
 
-Nothing is computed, so what is measured is what the driver, the replay and Ray's messages cost: calls per second, the
-driver's share of a core, and how late an update begins after the batch before is done. Sizes are those of the messages
-that the driver sees; batches and episodes would pass it by, as references do here.
+The result is the cost of driver, replay and Ray's messages: calls per second, the driver's share of a core, and the
+delay between one update and the next. Messages have the sizes that the driver sees; batches and episodes bypass it as
+references.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 class Asleep(NamedTuple):
-    """How long what is not computed takes, seconds."""
+    """Durations of the omitted computations, seconds."""
 
     env_step: float
     update: float
@@ -66,7 +66,7 @@ class Collector:
 
 
 class ReplayShard:
-    """Holds nothing, and says that it can be sampled."""
+    """An empty shard that always reports enough experience."""
 
     def __init__(self, config: RunConfig, folder: Path, shard: int) -> None:
         pass
@@ -88,7 +88,7 @@ class ReplayShard:
 
 
 class Learner:
-    """Updates nothing, and says how long it waited to do so."""
+    """Sleeps instead of updating, and measures its waiting time."""
 
     def __init__(self, asleep: Asleep, config: RunConfig, action: int, checkpoints: Path, rank: int) -> None:
         self.asleep, self.folder = asleep, checkpoints
@@ -184,7 +184,7 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
             if "time/update" in line:
                 cpu = sum(process.cpu_times()[:2])
                 lines.append({**line, "calls": counts[0], "cpu": cpu, "now": time.monotonic()})
-    first, last = lines[1], lines[-2]  # between, all were at work
+    first, last = lines[1], lines[-2]  # all roles were busy in between
     took = last["now"] - first["now"]
     waits = float(np.mean([line["time/wait_for_data"] for line in lines[2:-1]]))
     return {
@@ -200,7 +200,7 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
 
 
 def _actor(kind: Any, asleep: Asleep) -> Any:
-    """A class that Ray can make an actor of, with ``asleep`` for its first argument."""
+    """Return a class for a Ray actor, with ``asleep`` as its first argument."""
     return type(kind.__name__, (kind,), {"__init__": lambda self, *args: kind.__init__(self, asleep, *args)})
 
 
@@ -212,7 +212,7 @@ def _replaced(names: dict[str, Any]) -> Any:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks control_plane", description=__doc__)
     parser.add_argument("--collectors", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 8, 8], help="one for each number of collectors")

@@ -1,8 +1,8 @@
-"""What eight GPUs do with several seeds: split every batch over some of them, or give each seed one.
+"""Cost model of eight GPUs with several seeds: split every batch over several GPUs, or give each seed one.
 
-A model, not a measurement. An update on n GPUs takes the longer of its arithmetic, divided by n, and the launches of
-its operators, which every GPU makes in full; then its gradients go round a ring, 2 (n-1)/n of their bytes over the bus.
-Every number that goes in is an option; the defaults are an RTX 3090 without NVLink and updates of preset ``paper``.
+It is a model, not a measurement. An update on n GPUs takes the maximum of its arithmetic, divided by n, and its
+operator launches, which every GPU makes in full; a ring all-reduce of the gradients follows, with 2 (n-1)/n of their
+bytes on the bus. All inputs are options; the defaults are an RTX 3090 without NVLink and updates of preset ``paper``.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ class Machine(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One run's update, and how many of them a run takes."""
+    """The update of a run, and the number of updates."""
 
     flop: float
     operators: int
-    gradient: float  # bytes that all GPUs of a run have to agree on
+    gradient: float  # bytes that all GPUs of a run reduce
     updates: int
 
 
 def seconds_per_update(machine: Machine, work: Work, n: int) -> tuple[float, float, float]:
-    """Arithmetic, launches, all-reduce of an update on ``n`` GPUs, seconds; the first two overlap."""
+    """Return arithmetic, launches and all-reduce of an update on ``n`` GPUs, seconds; the first two overlap."""
     ring = 2 * (n - 1) / n * work.gradient / machine.bus
     return work.flop / n / machine.rate, work.operators * machine.launch, ring
 
 
 def table(machine: Machine, work: Work, seeds: int) -> list[dict[str, float | int | str]]:
-    """One row for every number of GPUs per run that divides the machine."""
+    """Return one row per number of GPUs per run that divides the machine."""
     rows: list[dict[str, float | int | str]] = []
     alone = 0.0
     for n in (n for n in range(1, machine.gpus + 1) if machine.gpus % n == 0):

@@ -1,4 +1,4 @@
-"""What an update does, counted rather than timed: floating-point operations, bytes, operators, host syncs."""
+"""Counts of an update: floating-point operations, bytes, operators, host syncs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MOVE_NOTHING = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten:
 
 
 class OperatorCount(TorchDispatchMode):
-    """Count operators, the bytes of the tensors they read and write, and those whose result the host has to wait for.
+    """Counts operators, the bytes of the tensors they read and write, and host syncs.
 
-    Bytes are what eager execution moves if no cache holds anything between two operators; views move nothing. On a CPU
-    nothing can leave the device, so a copy to the host shows on a GPU alone.
+    Bytes are those of eager execution without caches between operators; views move nothing. Copies to the host are
+    seen only on a GPU.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class OperatorCount(TorchDispatchMode):
 
 
 def _asks_the_device(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a copy leaves the device, or an index is a mask whose true entries have to be counted first."""
+    """Whether an operator syncs: a copy leaves the device, or an index is a mask whose true entries must be counted."""
     if name == "aten::_to_copy":
         target = kwargs.get("device")
         return target is not None and torch.device(target).type == "cpu" and args[0].device.type != "cpu"
@@ -55,7 +55,7 @@ def _asks_the_device(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 
 
 def counted(run: Callable[[], object]) -> Row:
-    """Run once, eagerly: ``tflop`` (matrix products and convolutions, both directions), ``gigabytes``, counts."""
+    """Run once, eagerly, and return ``tflop`` (matrix products and convolutions, both directions), bytes and counts."""
     with FlopCounterMode(display=False) as flops, OperatorCount() as operators:
         run()
     return {

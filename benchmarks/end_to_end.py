@@ -1,7 +1,7 @@
-"""A whole fine-tuning run: environment steps/s, updates/s, who waits for whom, memory, and the learner alone beside it.
+"""A whole fine-tuning run: environment steps/s, updates/s, waiting times, memory, and the learner alone for comparison.
 
-Runs ``prelar-ray finetune`` in a process of its own and reads its ``metrics.jsonl``. ``alone`` is an update of the same
-configuration with nothing beside it, ``overhead`` what an update of the run takes on top, waiting included.
+Runs ``prelar-ray finetune`` in a separate process and reads its ``metrics.jsonl``. ``alone`` is an update of the same
+configuration without any other load, ``overhead`` the additional time of an update in the run, waiting included.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ COLUMNS = {
 
 
 def alone(preset: str, overrides: Sequence[str], repeats: int = 10) -> float:
-    """Seconds of an update with nothing beside it."""
+    """Return the seconds of an update without any other load."""
     config = load_config(preset, None, overrides)
     learner, update = make(config, "finetune")
     return timed(update, learner.device, repeats).median
 
 
 def finetuned(cluster: str, preset: str, overrides: Sequence[str], out: Path) -> list[dict[str, float]]:
-    """Run ``prelar-ray finetune`` into ``out``; returns the lines of its metrics.
+    """Run ``prelar-ray finetune`` into ``out`` and return the lines of its metrics.
 
     Raises:
-        RuntimeError: the run failed; ends with what it printed.
+        RuntimeError: the run failed; ends with its output.
     """
     command = [
         sys.executable,
@@ -73,7 +73,7 @@ def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path, u
         RuntimeError: the run failed, or was too short.
     """
     lines = finetuned(cluster, preset, overrides, folder / cluster.replace("/", "-"))
-    lines = [line for line in lines if "time/update" in line][1:]  # the first holds what happens once
+    lines = [line for line in lines if "time/update" in line][1:]  # the first includes the start-up
     if len(lines) < 2:
         raise RuntimeError("too short to measure; raise finetune.env_steps, or lower telemetry.every_updates")
     began, ended = lines[0], lines[-1]
@@ -100,7 +100,7 @@ def measure(cluster: str, preset: str, overrides: Sequence[str], folder: Path, u
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks end_to_end", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run")
     parser.add_argument("--preset", default="tiny")

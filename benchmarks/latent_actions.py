@@ -1,7 +1,7 @@
-"""Which consistency loss helps, and does pre-training: variants of PreLAR and baselines on one task, several seeds.
+"""Effect of the consistency loss and of pre-training: variants of PreLAR and baselines on one task, several seeds.
 
-Runs the commands a user would run, one process per run and core. What is finished, in ``--out`` or in the file given as
-``--json``, is not run again; new results are added to that file, so a study may take several sittings.
+The script runs the users' commands, one process per run and core. It skips runs that are finished in ``--out`` or in
+the ``--json`` file; new results are added to that file, so a study may be interrupted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARIANTS: dict[str, list[str]] = {
     "straight-through": ["loss.consistency_gradient=straight_through"],
     "apv": ["method=apv"],
     "dreamerv2": ["method=dreamerv2"],
-    # After what they may turn out to equal:
+    # Listed after the variants whose pre-training they may equal:
     "soft": ["loss.consistency_gradient=soft"],
     "published": ["loss.consistency_gradient=published"],
 }
@@ -40,18 +40,18 @@ DIAGNOSTICS = {"apv", "dreamerv2"} ^ VARIANTS.keys()  # those with latent action
 
 @dataclass(frozen=True)
 class Study:
-    """Where runs live and what all of them share."""
+    """Folder and shared settings of all runs."""
 
     out: Path
     preset: str
     overrides: tuple[str, ...]
 
     def folder(self, variant: str, seed: int, phase: str) -> Path:
-        """Run folder of one phase."""
+        """Return the run folder of one phase."""
         return self.out / f"{variant.replace(' ', '-')}-{seed}" / phase
 
     def run(self, variant: str, seed: int) -> None:
-        """Pre-train, diagnose and fine-tune one variant with one seed, as far as that is not done yet.
+        """Pre-train, diagnose and fine-tune one variant with one seed, skipping finished phases.
 
         Raises:
             RuntimeError: a command failed; names its log.
@@ -69,7 +69,7 @@ class Study:
         self._command("finetune", finetuned, "--cluster", "none", *init, *settings)
 
     def checkpoint(self, variant: str, seed: int) -> str | None:
-        """SHA-256 of what pre-training ended with: parameters, optimiser, generators; None before it ended."""
+        """SHA-256 of the last pre-training checkpoint: parameters, optimiser, generators; None before its end."""
         folder = self.folder(variant, seed, "pretrain")
         if not _finished(folder):
             return None
@@ -78,13 +78,13 @@ class Study:
         return digest
 
     def twin(self, variant: str, seed: int) -> str | None:
-        """An earlier variant whose pre-training came to the same bits; fine-tuning it again would repeat its run."""
+        """Return an earlier variant with a bit-identical pre-training, whose fine-tuning would be identical too."""
         digest = self.checkpoint(variant, seed)
         earlier = list(VARIANTS)[: list(VARIANTS).index(variant)]
         return next((name for name in earlier if digest and digest == self.checkpoint(name, seed)), None)
 
-    def record(self) -> None:
-        """Record the videos that all pre-trainings share: expert and random episodes in turn."""
+    def record_videos(self) -> None:
+        """Record the videos that all pre-trainings share: expert and random episodes alternate."""
         if not (self.out / "videos").exists():
             settings = ["--preset", self.preset, "--out", str(self.out / "videos"), "record.policy=mixed"]
             _call("record", self.out / "record.log", *settings, *self.overrides)
@@ -113,7 +113,7 @@ def _call(name: str, log: Path, *arguments: str) -> None:
 
 
 def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
-    """Read what finished runs measured: ``{variant: {seed: {diagnostics, returns, ...}}}``."""
+    """Read the results of finished runs: ``{variant: {seed: {diagnostics, returns, ...}}}``."""
     result: dict[str, Any] = {}
     for variant in VARIANTS:
         for seed in seeds:
@@ -135,16 +135,16 @@ def collect(study: Study, seeds: Sequence[int]) -> dict[str, Any]:
                 "returns": {str(row["env_steps"]): row["returns"] for row in rows},
                 "env_steps": steps,
             }
-            diagnosis = study.folder(variant, seed, "pretrain") / "diagnostics.json"
-            if diagnosis.exists():
-                found = json.loads(diagnosis.read_bytes())
+            diagnostics = study.folder(variant, seed, "pretrain") / "diagnostics.json"
+            if diagnostics.exists():
+                found = json.loads(diagnostics.read_bytes())
                 entry["diagnostics"] = {k: v for k, v in found.items() if k not in ("checkpoint", "videos")}  # paths
             result.setdefault(variant, {})[str(seed)] = entry
     return result
 
 
 def at_share(entry: dict[str, Any], share: float) -> float:
-    """Mean evaluation return at the step count nearest to a share of the budget."""
+    """Return the mean evaluation return at the step count nearest to a share of the budget."""
     steps = min(map(int, entry["returns"]), key=lambda count: abs(count - share * entry["env_steps"]))
     return float(np.mean(entry["returns"][str(steps)]))
 
@@ -215,7 +215,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is missing, then report."""
+    """Run the missing runs, then report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks latent_actions", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
@@ -233,7 +233,7 @@ def main(argv: Sequence[str]) -> int:
     missing = [(v, s) for s in args.seeds for v in args.variants if str(s) not in known.get(v, {})]
     failed = 0
     if not args.report_only:
-        study.record()
+        study.record_videos()
         with ThreadPoolExecutor(args.jobs) as pool:
             runs = {key: pool.submit(study.run, *key) for key in missing}
             for (variant, seed), run in runs.items():

@@ -1,8 +1,8 @@
-"""Updates of both phases: seconds, FLOP/s beside the machine's ceiling, peak memory, host syncs, and time by part.
+"""Updates of both phases: seconds, FLOP/s relative to the machine's ceiling, peak memory, host syncs, time by part.
 
-Plain torch on made-up batches: no environment, no Ray. A row per preset, phase, number format (``float32``,
-``bfloat16``) and ``compiled`` (the faster of these two formats through torch.compile), and with ``--parts`` one per
-part of an update, forward and backward.
+Plain torch on synthetic batches, without environments and Ray. One row per preset, phase and number format
+(``float32``, ``bfloat16``, and ``compiled``: the faster of the two through torch.compile), and with ``--parts`` one row
+per part of an update, forward and backward.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measure(name: str, config: RunConfig, phase: str, repeats: int, ceiling: flo
     """Time whole updates.
 
     Args:
-        ceiling: FLOP/s of a matrix product in this number format.
+        ceiling: FLOP/s of a matrix product in the same number format.
     """
     learner, update = make(config, phase)
     device = learner.device
@@ -80,7 +80,7 @@ def _rates(row: Row, ceiling: float) -> Row:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks learner", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings; named before options")
     parser.add_argument("--presets", nargs="+", default=["paper"], help="widths and batches (default paper)")

@@ -1,6 +1,6 @@
-"""What every benchmark shares: timing with spread, ceilings of the machine, result files, tables, comparison.
+"""Code shared by all benchmarks: timing with spread, ceilings of the machine, result files, tables, comparison.
 
-Needs torch, numpy and pydantic alone, so that it runs wherever PyTorch does.
+It needs only torch, numpy and pydantic, so that it runs wherever PyTorch does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Timing(NamedTuple):
         return float(np.median(self.seconds))
 
     def as_row(self) -> Row:
-        """Median, lowest, highest and number, as result files hold them."""
+        """Return median, minimum, maximum and number of calls, as in result files."""
         return {
             "seconds": self.median,
             "seconds_min": min(self.seconds),
@@ -64,7 +64,7 @@ class Timing(NamedTuple):
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until ``device`` has done everything."""
+    """Wait until ``device`` is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -84,7 +84,7 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int, warmup
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start the measurement of :func:`peak_memory` anew."""
+    """Reset the measurement of :func:`peak_memory`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -93,7 +93,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB: memory allocated on a GPU, or the resident size of this process, at its highest since the reset."""
+    """Return the peak since the reset, GiB: memory allocated on a GPU, or the resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     status = Path("/proc/self/status").read_text()
@@ -102,7 +102,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, the most that this machine was seen to do."""
+    """Return the highest measured FLOP/s of a large square matrix product."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty(n, n, device=device, dtype=dtype)
@@ -110,28 +110,28 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def copy_ceiling(device: torch.device) -> float:
-    """Bytes/s, read plus written, of a large copy inside the device's memory."""
+    """Return the bytes/s, read plus written, of a large copy inside the device's memory."""
     source = torch.zeros(256 * 2**20 if device.type == "cuda" else 64 * 2**20, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(timed(lambda: target.copy_(source), device, repeats=10).seconds)
 
 
 class Result(NamedTuple):
-    """What a benchmark found."""
+    """Result of a benchmark."""
 
     benchmark: str
-    settings: Row  # what was asked for
+    settings: Row  # options of the benchmark
     machine: Row  # device and ceilings
     rows: list[Row]
 
     def to_json(self) -> Row:
-        """As stored, with date, versions, commit and hardware."""
+        """Return the stored form, with date, versions, commit and hardware."""
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return {**self._asdict(), "date": date, "threads": torch.get_num_threads(), **provenance()}
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every benchmark offers: where to write the result and what to compare it with."""
+    """Add the options of every benchmark: the file to write the result to, and the result to compare it with."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
     parser.add_argument(
         "--compare", type=result_file, metavar="FILE", help="print ratios to the times of an earlier result"
@@ -139,10 +139,10 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show(result: Result, columns: Mapping[str, str], args: argparse.Namespace) -> None:
-    """Print a result's rows, write and compare it as :func:`report_options` were given.
+    """Print the rows of a result, then write and compare it according to :func:`report_options`.
 
     Args:
-        columns: name of a number to the format of its cell; those that no row holds are left out.
+        columns: format of each number by its name; columns without a value in any row are omitted.
     """
     _line(f"{result.benchmark}: {', '.join(f'{key} {value}' for key, value in result.machine.items())}")
     print_table(result.rows, columns)
@@ -155,10 +155,10 @@ def show(result: Result, columns: Mapping[str, str], args: argparse.Namespace) -
 
 
 def result_file(name: str) -> Row:
-    """Read an earlier result, as the type of a command's argument.
+    """Read an earlier result; usable as the type of an argument.
 
     Raises:
-        argparse.ArgumentTypeError: the file cannot be read, or holds something else.
+        argparse.ArgumentTypeError: the file cannot be read, or is not a result.
     """
     try:
         stored: Row = json.loads(Path(name).read_bytes())
@@ -170,7 +170,7 @@ def result_file(name: str) -> Row:
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Print the times of rows that two results share, and old over new: above 1 is faster."""
+    """Print the times of rows that two results share, and their ratio old / new: above 1 is faster."""
     known = {row["name"]: row for row in old["rows"]}
     rows = [
         {

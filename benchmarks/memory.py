@@ -1,8 +1,8 @@
-"""Memory: what a step costs in the replay, and what every process of a run holds.
+"""Memory: the cost of a step in the replay, and the resident memory of every process of a run.
 
-``bytes_per_step`` is what the process grows by for a step, ``of_frame`` that over the 12 288 bytes of its frame. The
-roles are those of a short fine-tuning run on Ray: resident memory as its metrics tell, the most of all lines; shared
-libraries count in each process that maps them.
+``bytes_per_step`` is the growth of the process per step, ``of_frame`` its ratio to the 12 288 bytes of a frame. The
+roles are those of a short fine-tuning run on Ray, with the maximum of their resident memory over all lines of metrics;
+shared libraries count in each process that maps them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = {"bytes_per_step": ".0f", "of_frame": ".2%", "gib": ".2f"}
 
 
 def of_replay(config: RunConfig, steps: int) -> Row:
-    """A row for episodes of so many steps, after one that takes what comes once."""
+    """Return the row for episodes of ``steps`` steps; a first episode absorbs one-time allocations."""
     with tempfile.TemporaryDirectory() as folder:
         replay = ReplayShard(config, Path(folder))
         replay.insert([noise(0, steps)])
@@ -38,7 +38,7 @@ def of_replay(config: RunConfig, steps: int) -> Row:
 
 
 def of_roles(preset: str, overrides: Sequence[str]) -> list[Row]:
-    """A row for each role of a run."""
+    """Return one row per role of a run."""
     with tempfile.TemporaryDirectory() as folder:
         lines = finetuned("auto", preset, [*SHORT, *overrides], Path(folder) / "run")
     rows = []
@@ -50,7 +50,7 @@ def of_roles(preset: str, overrides: Sequence[str]) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the runs")
     parser.add_argument("--presets", nargs="+", default=["tiny"])

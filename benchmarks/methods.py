@@ -1,7 +1,7 @@
 """Every method for some updates of both phases: final losses, time per update, peak memory.
 
-Each method runs in a process of its own, on experience of ``prelar/point-reach``, through the learners of the
-commands. At ``--preset paper`` a few updates show time and memory at full size.
+Each method runs in a separate process, on experience of ``prelar/point-reach``, with the learners of the commands. At
+``--preset paper`` a few updates show time and memory at full size.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from prelar_ray.types import SequenceBatch
 
 EPISODES = 20
 AVERAGED = 20
-"""Last updates whose mean losses are shown; all of them in a shorter run."""
+"""Number of last updates whose mean losses are shown; all of them in a shorter run."""
 
 
 def episodes(config: RunConfig) -> list[SequenceBatch]:
-    """Experience of a random policy; every second episode by the scripted expert."""
+    """Return experience of a random policy and the scripted expert in alternate episodes."""
     env = make_env(config.env.model_copy(update={"task": "prelar/point-reach"}), seed=0)
     rng, found = np.random.default_rng(0), []
     for number in range(EPISODES):
@@ -55,7 +55,7 @@ def episodes(config: RunConfig) -> list[SequenceBatch]:
 
 
 def sample(data: list[SequenceBatch], rows: int, length: int, rng: np.random.Generator) -> SequenceBatch:
-    """Random windows of random episodes, marked as beginnings."""
+    """Return random windows of random episodes, with ``is_first`` set at their start."""
     windows = []
     for _ in range(rows):
         episode = data[rng.integers(len(data))]
@@ -138,7 +138,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run every method in a process of its own, then print the tables."""
+    """Run every method in a separate process, then print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks methods", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
     parser.add_argument("--preset", default="tiny")

@@ -1,4 +1,4 @@
-"""Updates and their parts, on made-up batches: plain torch, no environment, no Ray."""
+"""Updates and their parts on synthetic batches: plain torch, no environment, no Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Learner = PretrainLearner | FinetuneLearner
 
 
 def synthetic_batch(config: RunConfig, phase: str) -> SequenceBatch:
-    """Noise in the shape of a batch, ``(B, T, ...)``; the time of an update does not depend on what is in it."""
+    """Return a batch of noise, ``(B, T, ...)``; the time of an update does not depend on the content."""
     settings = config.pretrain if phase == "pretrain" else config.finetune
     shape = settings.batch_size, settings.segment_length
     rng = np.random.default_rng(0)
@@ -52,9 +52,9 @@ def make(config: RunConfig, phase: str, ranks: Ranks = ALONE) -> tuple[Learner, 
 
 
 def parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[], None]]:
-    """Parts of an update, each from given inputs to gradients of parameters and inputs, by name.
+    """Return the parts of an update by name, each from given inputs to gradients of parameters and inputs.
 
-    They overlap with nothing, but their sum is not quite an update: losses and metrics are left out.
+    They do not overlap, and their sum is slightly less than an update, without losses and metrics.
     """
     config, model, noise = learner.config, learner.model, learner.noise
     raw = learner._tensor(batch.image)

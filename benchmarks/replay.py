@@ -1,7 +1,7 @@
-"""The replay: inserting and sampling beside a copy of the same bytes, in one process and as a Ray actor with clients.
+"""The replay: inserting and sampling compared with a copy of the same bytes, in one process and as a Ray actor.
 
-``of_memcpy`` is the share of the speed of a plain copy of the same bytes in the same run. Insertion includes the
-episode's durable file; ``bytes_per_step`` is what a held step costs in memory over the 12 288 bytes of its frame.
+``of_memcpy`` is the speed relative to a plain copy of the same bytes in the same run. Insertion includes the durable
+file of the episode; ``bytes_per_step`` is the memory of a held step, whose frame has 12 288 bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLUMNS = {
 
 
 def noise(number: int, steps: int) -> Episode:
-    """An episode of noise, ``steps`` + 1 rows."""
+    """Return an episode of noise with ``steps`` + 1 rows."""
     rng, rows = np.random.default_rng(number), steps + 1
     first = np.zeros(rows, np.bool_)
     first[0] = True
@@ -57,7 +57,7 @@ def noise(number: int, steps: int) -> Episode:
 
 
 def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
-    """Insert, sample, and memory, without Ray."""
+    """Return the rows of inserting, sampling and memory without Ray."""
     episodes = [noise(number, steps) for number in range(repeats + 1)]
     size = episodes[0].image.nbytes
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def in_process(config: RunConfig, steps: int, repeats: int) -> list[Row]:
 
 
 def bytes_per_step(replay: ReplayShard, steps: int, first: int) -> float:
-    """What the process grows by for every step that the replay takes in."""
+    """Return the growth of the process per step that the replay takes in."""
     process = psutil.Process()
     before, held = process.memory_info().rss, replay.buffer.steps
     for number in range(first, first + EPISODES_WEIGHED):
@@ -89,7 +89,7 @@ def _copy(repeats: int) -> Row:
 
 
 def _row(name: str, size: int, timing: Timing, memcpy: Row | None = None) -> Row:
-    """A line for calls that move ``size`` bytes each."""
+    """Return the row of calls that move ``size`` bytes each."""
     found = {"name": name, **timing.as_row(), "gb_per_s": size / timing.median / 1e9}
     return found if memcpy is None else found | {"of_memcpy": found["gb_per_s"] / memcpy["gb_per_s"]}
 
@@ -102,7 +102,7 @@ class Client:
         self.template = noise(index, steps)
 
     def run(self, replay: Any, until: float) -> int:
-        """Insert until then; returns how many episodes."""
+        """Insert until the time ``until``; return the number of episodes."""
         import ray
 
         while time.time() < until:
@@ -113,10 +113,10 @@ class Client:
 
 
 class Sampler:
-    """Samples as a learner does, some batches ahead."""
+    """Samples like a learner, several batches ahead."""
 
     def run(self, replay: Any, until: float, config: RunConfig) -> tuple[int, float]:
-        """Sample until then; returns how many batches, and the mean wait for one, seconds."""
+        """Sample until the time ``until``; return the number of batches and the mean wait for one, seconds."""
         import ray
 
         count, waited = 0, 0.0
@@ -131,7 +131,7 @@ class Sampler:
 
 
 def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: float) -> list[Row]:
-    """GB/s into and out of a replay actor while so many clients insert and one learner samples, on a local Ray."""
+    """Return GB/s into and out of a replay actor on a local Ray, while clients insert and one learner samples."""
     import ray  # takes seconds
 
     def start(kind: Any, *args: Any) -> Any:
@@ -163,7 +163,7 @@ def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: flo
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks replay", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for the commands")
     parser.add_argument("--preset", default="paper", help="size of a batch")

@@ -1,7 +1,7 @@
-"""Draw what `learner --parts` measured under the machine's roofs: FLOP/s over FLOP per byte, a point per part.
+"""Draw the results of `learner --parts` as a roofline: FLOP/s over FLOP per byte, a point per part.
 
-Left of the ridge a part waits for memory, right of it for arithmetic; far below either roof it waits for something
-else: operators too small to fill the machine, or their launch.
+Parts left of the ridge are bound by memory, those right of it by arithmetic; parts far below both roofs are bound by
+operators that are too small to fill the machine, or by their launches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 def points(result: Mapping[str, Any]) -> dict[str, list[Point]]:
-    """Parts that compute anything, by the update they belong to (``paper pretrain float32``)."""
+    """Return the parts with computation, by their update (``paper pretrain float32``)."""
     found: dict[str, list[Point]] = {}
     for row in result["rows"]:
         update, _, part = row["name"].strip().rpartition(": ")

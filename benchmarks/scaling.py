@@ -1,7 +1,7 @@
-"""One update shared by 1, 2, 4, ... ranks: seconds, speed-up, and what the ranks spend on each other.
+"""One update shared by 1, 2, 4, ... ranks: seconds, speed-up, and the cost of communication.
 
-A process per rank with the same number of threads each, on GPUs (NCCL, one each) where there are any, else gloo. The
-batch stays what it is: strong scaling, as in training.
+There is one process per rank with the same number of threads each, on GPUs (NCCL, one each) if there are any, else with
+gloo. The size of the batch is constant: strong scaling, as in training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 class Timed(Ranks):
-    """Ranks that note how long they waited for each other, and how many bytes each brought along."""
+    """Ranks that record their waiting times and the bytes that they exchange."""
 
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
         super().__init__(ranks.group)
@@ -94,10 +94,10 @@ def work(config: RunConfig, phase: str, address: str, rank: int, repeats: int) -
 
 
 def measure(preset: str, phase: str, size: int, args: argparse.Namespace) -> Row:
-    """Start the ranks, and take the slowest one's time.
+    """Start the ranks and return the time of the slowest one.
 
     Raises:
-        RuntimeError: one of them failed; ends with what it printed.
+        RuntimeError: one of them failed; ends with its output.
     """
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
@@ -125,7 +125,7 @@ def measure(preset: str, phase: str, size: int, args: argparse.Namespace) -> Row
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["tiny"])
     parser.add_argument("--phases", nargs="+", choices=("pretrain", "finetune"), default=["pretrain", "finetune"])

@@ -12,7 +12,7 @@ from benchmarks.measuring import result_file
 
 
 def markdown(result: Mapping[str, Any], columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """One result as a table; columns that no row holds are left out."""
+    """Return one result as a table; columns without a value in any row are omitted."""
     shown = {name: form for name, form in columns.items() if any(row.get(name) is not None for row in rows)}
     lines = ["| | " + " | ".join(name.replace("_", " ") for name in shown) + " |", "|" + " --- |" * (len(shown) + 1)]
     for row in rows:

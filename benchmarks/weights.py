@@ -1,7 +1,7 @@
-"""From the learner to a collector that acts with it: seconds from asking for new weights to the first step with them.
+"""Weights from the learner to a collector: seconds from the request for new weights to the first step with them.
 
-A learner and collectors as actors of a local Ray, as in training. ``publish`` is the learner's part; a step of the
-policy is in ``publish to use`` and stands alone beside it.
+Learner and collectors are actors of a local Ray, as in training. ``publish`` is the learner's part; ``publish to use``
+includes a step of the policy, which is measured separately as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TASK = ("env.task=prelar/point-reach", "collect.envs_per_collector=1")
 
 
 def measure(config: RunConfig, collectors: int, repeats: int) -> list[Row]:
-    """Rows for one learner and so many collectors that take the same weights at once."""
+    """Return the rows for one learner and ``collectors`` collectors that load the same weights at once."""
     import ray  # takes seconds
 
     def start(kind: Any, *args: Any) -> Any:
@@ -46,7 +46,7 @@ def measure(config: RunConfig, collectors: int, repeats: int) -> list[Row]:
                 ray.get([collector.collect.remote(1, False, version, weights) for collector in crowd])
                 used = time.perf_counter()
                 ray.get([collector.collect.remote(1, False, version, None) for collector in crowd])
-                if version:  # the first brings everything up
+                if version:  # the first includes the start-up
                     seconds["publish"].append(published - began)
                     seconds["publish to use"].append(used - began)
                     seconds["a step without"].append(time.perf_counter() - used)
@@ -60,7 +60,7 @@ def measure(config: RunConfig, collectors: int, repeats: int) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what was asked for."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks weights", description=__doc__)
     parser.add_argument("--preset", default="paper", help="widths of the policy")
     parser.add_argument("--collectors", nargs="+", type=int, default=[1, 4])

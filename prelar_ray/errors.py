@@ -66,7 +66,7 @@ class CheckpointError(PrelarError):
 
 
 class OfficialCheckpointError(CheckpointError):
-    """A file given for import is not what the published code writes, or a run has no place in its layout."""
+    """A file to import was not written by the published code, or a run does not fit the published layout."""
 
 
 class NonFiniteError(PrelarError):

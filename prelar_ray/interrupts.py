@@ -15,10 +15,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Let a signal that asks to stop take effect after the block, so that what the block does is done whole.
+    """Defer SIGINT and SIGTERM to the end of the block, so that the block completes.
 
-    An update that was cut off halfway could neither be saved nor repeated exactly, and episodes whose file was cut off
-    would be lost. A second signal interrupts at once.
+    An update that is cut off halfway can neither be saved nor repeated exactly, and an episode whose file is cut off is
+    lost. A second signal interrupts at once.
     """
     if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread only
         yield

@@ -34,7 +34,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean with its percentile-bootstrap interval, the same for the same values.
+    """Return the mean with its percentile-bootstrap interval; equal values give an equal interval.
 
     Below some 20 values such intervals are a little too narrow.
 

@@ -76,7 +76,7 @@ def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished episode; every array has ``T`` rows, row 0 being the reset."""
+    """One finished episode; every array has ``T`` rows, and row 0 is the reset."""
 
     image: Frames  # (T, Hpx, Wpx, C) uint8
     action: npt.NDArray[np.float32]  # (T, A)
@@ -112,7 +112,7 @@ class Episode:
         return f"env{self.env_index:04d}-episode{self.number:06d}"
 
     def owned(self) -> Episode:
-        """The same episode with arrays of its own: views into shared memory would keep that occupied."""
+        """Return the episode with its own copies of arrays that are views: a view keeps shared memory occupied."""
         views: dict[str, Any] = {
             field.name: value.copy()
             for field in fields(self)
@@ -157,14 +157,14 @@ class SequenceBatch:
         return self.reward.shape[0], self.reward.shape[1]
 
     def split(self, counts: Sequence[int]) -> tuple[SequenceBatch, ...]:
-        """Share the rows out, so many each in order; views."""
+        """Split the rows into consecutive parts of ``counts`` rows, as views."""
         stops = np.cumsum(counts)[:-1]
         shares = zip(*(np.split(array, stops) for array in vars(self).values()), strict=True)
         return tuple(SequenceBatch(*share) for share in shares)
 
     @classmethod
     def joined(cls, parts: Sequence[SequenceBatch]) -> SequenceBatch:
-        """Rows of several batches, in order."""
+        """Concatenate the rows of several batches, in order."""
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))

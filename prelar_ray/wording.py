@@ -1,4 +1,4 @@
-"""Words of messages that several rooms print."""
+"""Wording shared by the messages of several packages."""
 
 from __future__ import annotations
 

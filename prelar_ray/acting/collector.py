@@ -1,4 +1,4 @@
-"""The collector role: steps training environments and hands over finished episodes."""
+"""The collector role: steps training environments and returns finished episodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prelar_ray.types import Episode
 __all__ = ["Collected", "Collector"]
 
 FAILURES_IN_A_ROW = 3
-"""Failures of an environment between two whole episodes that a run survives; one more ends it."""
+"""Failures of one environment between two complete episodes that a run tolerates; one more ends the run."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Result of one request, small enough to travel anywhere; the episodes travel beside it."""
+    """Summary of one request, small enough to pass through the driver; the episodes are returned beside it."""
 
     env_steps: int  # taken in this request, open episodes included; action repeat counted
     version: int  # of the policy that acted; -1 before the first weights
@@ -30,7 +30,7 @@ class Collected:
     successes: tuple[bool, ...]
     lengths: tuple[int, ...]  # agent steps
     numbers: dict[int, int]  # number of the next episode by environment index
-    failures: tuple[str, ...]  # of environments that were made anew, each with its episode left out
+    failures: tuple[str, ...]  # of environments that were replaced; the episode of each is discarded
 
 
 class Collector:
@@ -58,7 +58,7 @@ class Collector:
         return self.rollout.action_size
 
     def episode_steps(self) -> int:
-        """Environment steps after which an episode is over at the latest."""
+        """Maximum length of an episode, environment steps."""
         return self.rollout.episode_steps
 
     def collect(
@@ -69,10 +69,10 @@ class Collector:
         Args:
             steps: per environment.
             random: whether episodes that begin now act at random.
-            version, weights: taken over if newer than what this collector has.
+            version, weights: loaded if newer than those of this collector.
 
         Raises:
-            EnvironmentFailure: an environment failed again and again.
+            EnvironmentFailure: an environment failed more often in a row than is tolerated.
         """
         if weights is not None and version > self.policy.version:
             self.policy.load_weights(weights, version)

@@ -1,4 +1,4 @@
-"""The evaluator role: whole episodes with the policy's mode, in environments of its own."""
+"""The evaluator role: complete episodes with the policy's mode, in separate environments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Evaluation:
     returns: tuple[float, ...]
     successes: tuple[bool, ...]  # any step of the episode succeeded
     lengths: tuple[int, ...]  # agent steps
-    frames: tuple[Frames, ...]  # of the first episodes, as many as were asked for
+    frames: tuple[Frames, ...]  # of the first `keep_frames` episodes
 
 
 class Evaluator:
@@ -48,11 +48,12 @@ class Evaluator:
 
         Args:
             weights: policy to evaluate; None acts uniformly at random.
-            round_: evaluations of different rounds see different episodes, the same round always the same ones.
-            keep_frames: episodes whose frames are returned.
+            round_: seeds of the episodes; equal rounds play equal episodes, different rounds different ones.
+            keep_frames: number of episodes whose frames are returned.
 
         Raises:
-            EnvironmentFailure: an environment failed again and again; a failed episode is replaced by another.
+            EnvironmentFailure: an environment failed more often in a row than is tolerated; until then a failed
+                episode is replaced by another.
         """
 
         def policy(action_size: int) -> Policy:
@@ -72,10 +73,10 @@ def evaluate_policy(
     keep_frames: int = 0,
     random: bool = False,
 ) -> Evaluation:
-    """Run ``episodes`` episodes by the protocol that every method is measured by.
+    """Run ``episodes`` episodes by the evaluation protocol of every method.
 
     Args:
-        make_policy: from the size of an action; called once the environments are there.
+        make_policy: builds the policy from the size of an action; called once the environments exist.
         random: act uniformly at random instead.
 
     ``round_``, ``keep_frames`` and errors are those of :meth:`Evaluator.evaluate`.
@@ -83,7 +84,7 @@ def evaluate_policy(
     parallel = min(config.evaluation.envs, episodes)
 
     def seeds(env_index: int, number: int) -> tuple[int, np.random.Generator]:
-        # By place in the order of episodes below, so that they are the same for any number of environments.
+        # By position in the order of episodes below, so that seeds are the same for any number of environments.
         key = (round_, number * parallel + env_index)
         return derive_seed(config.seed, "evaluation", *key), generator(config.seed, "evaluating", *key)
 
@@ -108,7 +109,7 @@ def evaluate_policy(
                 if not shares[position]:
                     rollout.stop(position)
         for failure in rollout.failures:
-            log.warning("evaluation: %s; another episode takes its place", failure)
+            log.warning("evaluation: %s; another episode replaces it", failure)
     finally:
         rollout.close()
     done.sort(key=lambda episode: (episode.number, episode.env_index))

@@ -28,39 +28,39 @@ PolicyWeights = Mapping[str, npt.NDArray[Any]]
 
 
 class PolicyState(NamedTuple):
-    """Memory between steps of ``n`` environments."""
+    """Recurrent state of the policy in ``n`` environments."""
 
     latent: State  # (n, ...)
     action: Tensor  # (n, A) previous action
 
     def at(self, rows: list[int]) -> PolicyState:
-        """The memory of some of the environments."""
+        """Return the state of some of the environments."""
         return PolicyState(self.latent.at(rows), self.action[rows])
 
 
 class ActingNoise(NamedTuple):
-    """Randomness of one step, drawn by the caller from generators of its own so that it can be repeated."""
+    """Random numbers of one step, drawn from the caller's generators so that a step can be repeated."""
 
     gumbel: npt.NDArray[np.float32] | None  # (n, groups, K) of the latent state; None takes its mode
     uniform: npt.NDArray[np.float32] | None  # (n, A) of the action; None takes its mode
 
     def at(self, rows: list[int]) -> ActingNoise:
-        """The randomness of some of the environments."""
+        """Return the random numbers of some of the environments."""
         return ActingNoise(*(None if part is None else part[rows] for part in self))
 
 
 class Policy(nn.Module):
     """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments.
 
-    With ``one_by_one`` each row is computed by itself: slower, and the same bits whatever rows are beside it, where a
-    batch of another size rounds otherwise.
+    With ``one_by_one`` each row is computed alone: slower, but bit-identical for any number of rows, whereas batches of
+    different sizes round differently.
     """
 
     def __init__(self, config: RunConfig, action: int, one_by_one: bool = False) -> None:
         super().__init__()
         model = config.world_model
         self.action_size, self.task = action, config.env.task
-        # Norms are in the convolutions' weights already; see `acting_weights`.
+        # The norms are folded into the convolutions' weights; see `acting_weights`.
         self.encoder = ImageEncoder(model.encoder.model_copy(update={"norm": "none"}))
         self.action_encoder = action_input(model, action)
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
@@ -71,11 +71,11 @@ class Policy(nn.Module):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Gumbel noise per environment and step, ``(groups, K)``."""
+        """Shape of the Gumbel noise per environment and step, ``(groups, K)``."""
         return self.rssm.groups, self.rssm.classes
 
     def load_weights(self, weights: PolicyWeights, version: int) -> None:
-        """Take over what :func:`prelar_ray.models.acting_weights.acting_weights` returned.
+        """Load the arrays that :func:`prelar_ray.models.acting_weights.acting_weights` returned.
 
         Raises:
             CheckpointError: an array is missing or has another shape, for example that of another task's actions.
@@ -96,10 +96,10 @@ class Policy(nn.Module):
         """Choose actions.
 
         Args:
-            image: uint8 ``(n, Hpx, Wpx, C)``; computed on the device of ``state``, which is that of the parameters.
+            image: uint8 ``(n, Hpx, Wpx, C)``; moved to the device of ``state``, which is that of the parameters.
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
-            noise: the published evaluation policy takes the mode of the action but still samples the latent.
+            noise: random numbers; the published evaluation takes the mode of the action but samples the latent state.
 
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.
@@ -127,13 +127,13 @@ class Policy(nn.Module):
 
 
 def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
-    """Make sure that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
+    """Check that a policy's actions have the size of a task's; ``weights`` holds the actor's under ``actor.``.
 
     Raises:
-        CheckpointError: their sizes differ.
+        CheckpointError: the sizes differ.
     """
     bias = weights.get("actor.mean.bias")
-    if bias is not None and len(bias) != action:  # what is missing is for loading to name
+    if bias is not None and len(bias) != action:  # a missing tensor is reported when the weights are loaded
         raise CheckpointError(
             f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
             "choose the task it was trained on, or another with such actions"

@@ -1,4 +1,4 @@
-"""Stepping several environments together with one policy: what collecting and evaluating share."""
+"""Stepping several environments together with one policy, for collecting and evaluating."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 
 
 class Acts(Protocol):
-    """What a rollout asks of a policy; :class:`prelar_ray.acting.policy.Policy` says what the methods do."""
+    """Interface of a policy in a rollout; :class:`prelar_ray.acting.policy.Policy` documents the methods."""
 
     version: int
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Shape of the Gumbel noise that an environment draws for it in every step."""
+        """Shape of the Gumbel noise that an environment draws for the policy in every step."""
 
     def initial(self, n: int) -> Any:
-        """State before the first step; it knows the previous ``action`` and its rows ``at`` some environments."""
+        """State before the first step; it has the previous ``action``, and ``at`` selects rows."""
 
     def act(
         self, image: Frames, is_first: npt.NDArray[np.bool_], state: Any, noise: ActingNoise
@@ -42,10 +42,10 @@ class Acts(Protocol):
 
 
 class Rollout:
-    """``n`` environments in lockstep. An episode depends on its seeds and the policy alone, not on its neighbours.
+    """``n`` environments in lockstep. An episode depends on its seeds and the policy only, not on its neighbours.
 
-    An environment that raises, shows something that is no frame, or does not answer may be made anew: its episode is
-    left out and the next number begins. Making it anew may fail and take time as a step may.
+    An environment that raises, returns an invalid frame or reward, or does not answer in time is replaced by a new one:
+    its episode is discarded and the next episode number begins. Creating the new one may fail and time out as well.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Rollout:
         """Make the environments.
 
         Args:
-            make_env: from configuration and seed.
-            indices: of the environments in the run, ``n``.
+            make_env: creates an environment from configuration and seed.
+            indices: indices of the environments in the run, ``n``.
             first_numbers: number of the first episode of each.
-            seeds: of every episode.
-            failures_allowed: how often an environment may fail between two whole episodes.
+            seeds: seeds of every episode.
+            failures_allowed: how often an environment may fail between two complete episodes.
             timeout: seconds after which an environment that does not answer has failed.
         """
         self.indices, self.numbers = indices, list(first_numbers)
         self._make_env, self._config, self._seeds = make_env, config, seeds
         self._failures_allowed, self._in_a_row = failures_allowed, [0] * len(indices)
         self._timeout = timeout
-        self.failures: list[str] = []  # survived, since they were last taken; whoever reads them clears them
+        self.failures: list[str] = []  # tolerated failures; the caller reads and clears the list
         self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
         space = self._envs[0].action_space
         assert space.shape is not None
@@ -90,18 +90,18 @@ class Rollout:
 
     @property
     def episode_steps(self) -> int:
-        """Environment steps after which an episode is over at the latest."""
+        """Maximum length of an episode, environment steps."""
         return int(self._envs[0].get_wrapper_attr("render_attributes")["episode_steps"])
 
     def stop(self, position: int) -> None:
-        """Take an environment out; it is not stepped again."""
+        """Exclude an environment from all further steps."""
         self._active.remove(position)
 
     def step(self, policy: Acts, random: bool, sample: bool, expl_noise: float = 0.0) -> list[tuple[int, Episode]]:
         """Step every active environment once, resetting those that are between episodes.
 
         Args:
-            policy: acts in all episodes that did not begin as random ones.
+            policy: acts in all episodes that did not begin with ``random``.
             random: whether episodes that begin now act uniformly at random to their end.
             sample: sample actions (training) or take their mode (evaluation).
             expl_noise: standard deviation of Gaussian noise on sampled actions.
@@ -110,7 +110,7 @@ class Rollout:
             Episodes that ended, with the position of their environment.
 
         Raises:
-            EnvironmentFailure: an environment failed once more than allowed; names it and the step.
+            EnvironmentFailure: an environment failed more often than allowed; names it and the step.
         """
         for i in self._active:
             while not self._rows[i]:
@@ -123,14 +123,15 @@ class Rollout:
         return finished
 
     def close(self) -> None:
-        """Close all environments, those that are broken too."""
+        """Close all environments, broken ones included."""
         for env in self._envs:
             _close(env, self._timeout)
 
     def _actions(self, policy: Acts, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
-        """Actions of the active environments, ``(n, A)``; each environment draws from its own generator.
+        """Return the actions of the active environments, ``(n, A)``; each environment has its own generator.
 
-        All draw the same numbers in every step, needed or not, so that who acts next to an episode does not matter.
+        Every environment draws all numbers in every step, used or not, so that an episode does not depend on whether
+        its neighbours act at random.
         """
         rngs = [self._rngs[i] for i in self._active]
         uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
@@ -155,7 +156,7 @@ class Rollout:
         active, state = self._state
         if active == tuple(self._active):
             return state
-        rows = [active.index(i) for i in self._active]  # environments only ever leave
+        rows = [active.index(i) for i in self._active]  # environments are only removed, never added
         return state.at(rows)
 
     def _reset(self, i: int, random: bool) -> None:
@@ -183,7 +184,7 @@ class Rollout:
         return bool(terminated or truncated)
 
     def _fail(self, i: int, where: str, error: Exception) -> None:
-        """Leave the episode out and make the environment anew, or give up; that it cannot be made is a failure too."""
+        """Discard the episode and replace the environment, or give up; failing to create one counts as a failure."""
         self._count_failure(i, where, error)
         _close(self._envs[i], self._timeout)
         while True:
@@ -230,7 +231,7 @@ def _close(env: gym.Env[Any, Any], timeout: float) -> None:
 
 
 def _frame(observation: Any) -> Frames:
-    """The image of an observation, if it is one.
+    """Return the image of an observation.
 
     Raises:
         DataError: another shape or type.

@@ -1,4 +1,4 @@
-"""A limit on how long a simulator may take."""
+"""A time limit for calls into a simulator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["time_limit"]
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise in the block once it has taken ``seconds``.
+    """Interrupt the block after ``seconds``.
 
-    Python code and system calls are interrupted; a loop in native code that never returns to Python is not, and
-    whoever waits for this process has to replace it. In threads other than the main one there is no limit.
+    Python code and system calls are interrupted. A loop in native code that never returns to Python is not; the caller
+    of this process must then replace the process. Threads other than the main one have no limit.
 
     Raises:
-        TimeoutError: time is up.
+        TimeoutError: the block took longer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

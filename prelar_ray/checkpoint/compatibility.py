@@ -1,4 +1,4 @@
-"""May a checkpoint be used under the present configuration? Asked before anything is started or written."""
+"""Compatibility of a checkpoint with a configuration, checked before anything is started or written."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ __all__ = [
 ]
 
 SHOWN = 2
-"""Settings that differ which a message names; more would not fit on a line."""
+"""Number of differing settings that a message names; more would not fit on a line."""
 
 
 def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
-    """Return the checkpoint that ``--init`` names, once it is whole, of pre-training, and fits ``config``.
+    """Return the checkpoint that ``--init`` names, after checking that ``config`` can start from it.
 
     Raises:
-        CheckpointError: one of these it is not; names what differs and what to add to the command.
+        CheckpointError: it is damaged, not of pre-training, or of other networks; names the differing settings and the
+            option to add.
         UsageError: the method learns from scratch.
     """
     if config.world_model.latent_action_source == "none":
@@ -42,7 +43,7 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
             f"--init {init}: a pre-training of method {theirs}, this is {config.method}; add --method {theirs}"
         )
     settings = checkpoint.path.parent.parent / "config.yaml"
-    # That file names its own method, and cannot stand beside another one.
+    # The file names its own method, so it cannot be combined with another one.
     known = checkpoint.path.parent.name == "checkpoints" and settings.is_file() and theirs == config.method
     advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
     _check_networks(f"--init {init}", checkpoint, config, TAKEN_OVER, advice)
@@ -50,7 +51,7 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
 
 
 def require_pretraining(checkpoint: Checkpoint) -> None:
-    """Make sure that fine-tuning can begin with a checkpoint.
+    """Check that a checkpoint is of pre-training.
 
     Raises:
         CheckpointError: it is of another phase.
@@ -60,7 +61,7 @@ def require_pretraining(checkpoint: Checkpoint) -> None:
 
 
 def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Checkpoint:
-    """Load the last checkpoint of a run, once the run can go on from it under ``config``.
+    """Load the last checkpoint of a run, after checking that ``config`` can resume it.
 
     Raises:
         CheckpointError: there is none, or ``config`` describes other networks or another number of replay shards.
@@ -69,13 +70,13 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
     if not checkpoints.paths():
         raise CheckpointError(
             f"{checkpoints.folder}: holds no usable checkpoint, the run ended before its first; "
-            "leave --resume out to begin anew, or choose a new --out"
+            "leave --resume out to start again, or choose a new --out"
         )
     checkpoint = checkpoints.latest()
     theirs = checkpoint.config
     if theirs.method != config.method:
         raise CheckpointError(
-            f"{checkpoint.path}: a run of method {theirs.method}, which cannot go on as {config.method}; "
+            f"{checkpoint.path}: a run of method {theirs.method}, which cannot be resumed as {config.method}; "
             f"add --method {theirs.method}, or start a new --out"
         )
     advice = "leave --preset, --config and changed keys out, or start a new --out"
@@ -87,7 +88,7 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
 
 
 def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Make sure that ``config`` describes the networks of a checkpoint's policy.
+    """Check that ``config`` describes the networks of a checkpoint's policy.
 
     Raises:
         CheckpointError: it does not; names the settings that differ.
@@ -97,7 +98,7 @@ def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put a checkpoint's path before the message of what in it does not fit."""
+    """Prefix the message of a CheckpointError with the checkpoint's path."""
     try:
         yield
     except CheckpointError as error:
@@ -115,7 +116,7 @@ def _check_networks(name: str, checkpoint: Checkpoint, config: RunConfig, sectio
 
 
 def _text(value: Any) -> str:
-    """Return a value as a command line takes it."""
+    """Return a value in command-line syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -133,7 +134,7 @@ def _check_shards(checkpoint: Checkpoint, config: RunConfig) -> None:
 
 
 def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Refuse a length that lies behind the run already; that of a finished run may be asked for again."""
+    """Refuse a length that the run has already passed, unless it is the length of a finished run."""
     if checkpoint.phase == "pretrain":
         key, asked, before = "pretrain.updates", config.pretrain.updates, checkpoint.config.pretrain.updates
         reached = checkpoint.update

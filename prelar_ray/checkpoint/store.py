@@ -1,7 +1,7 @@
 """Checkpoint folders: ``checkpoints/000001000/{state.pt, meta.json}``, one folder per saved update.
 
-``state.pt`` holds tensors and plain containers and is loaded with ``weights_only=True``: a file with code in it is
-refused before anything runs. ``meta.json`` holds the configuration, the counters, and the checksum of ``state.pt``.
+``state.pt`` holds tensors and plain containers and is loaded with ``weights_only=True``, which refuses files that
+contain code. ``meta.json`` holds the configuration, the counters, and the checksum of ``state.pt``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Checkpoint:
     config: RunConfig  # of the run that wrote it
     update: int
     state: dict[str, Any]  # the learner's state_dict, on the CPU
-    counters: dict[str, Any]  # everything else that a resume needs
+    counters: dict[str, Any]  # all other state that a resume needs
 
     @property
     def env_steps(self) -> int:
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 class CheckpointFolders:
-    """The checkpoint folders of one run, whatever is in them."""
+    """The checkpoint folders of one run, independent of their content."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
@@ -69,9 +69,9 @@ class CheckpointFolders:
 
     @contextmanager
     def writing(self, update: int) -> Iterator[Path]:
-        """Give the block an empty folder to fill; it becomes the checkpoint whole or not at all.
+        """Yield an empty folder to fill; it becomes the checkpoint atomically when the block ends.
 
-        Older ones are pruned only afterwards. Only one process writes, so what a killed one left is removed.
+        Older checkpoints are pruned afterwards. Only one process writes, so leftovers of a killed one are removed.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; earlier checkpoints are intact.
@@ -95,7 +95,7 @@ class CheckpointFolders:
         self._prune(target)
 
     def set_score(self, update: int, score: float) -> None:
-        """Record the evaluation return of a checkpoint; the best scored one is kept however old it is."""
+        """Record the evaluation return of a checkpoint; the best one is never pruned."""
         path = self.path(update)
         if path.exists():
             with atomic_file(path / "score.json") as file:
@@ -103,7 +103,7 @@ class CheckpointFolders:
             self._prune(path)
 
     def path(self, update: int) -> Path:
-        """Where the checkpoint of an update is, or would be."""
+        """Folder of an update's checkpoint, whether it exists or not."""
         return self.folder / f"{update:09d}"
 
     def paths(self) -> list[Path]:
@@ -111,12 +111,12 @@ class CheckpointFolders:
         return sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
 
     def best(self) -> Path | None:
-        """The checkpoint with the highest evaluation return, if any was evaluated."""
+        """Return the checkpoint with the highest evaluation return, if any was evaluated."""
         scored = [path for path in self.paths() if (path / "score.json").exists()]
         return max(scored, key=_score, default=None)
 
     def newest_whole(self, load: Callable[[Path], T]) -> T:
-        """Load the newest checkpoint that is whole; a damaged one is passed over with a warning.
+        """Load the newest intact checkpoint; damaged ones are skipped with a warning.
 
         Raises:
             CheckpointError: there is none.
@@ -126,13 +126,13 @@ class CheckpointFolders:
                 return load(path)
             except CheckpointError as error:
                 log.warning("%s; trying the one before", error)
-        raise CheckpointError(f"{self.folder}: holds no usable checkpoint to go on from; start again in a new --out")
+        raise CheckpointError(f"{self.folder}: holds no usable checkpoint to resume from; start again in a new --out")
 
     def _prune(self, reached: Path) -> None:
-        """Leave the newest ones up to the one that was just saved or scored, and the best.
+        """Remove all but the best and the last ``keep_last`` checkpoints up to ``reached``, just saved or scored.
 
-        What lies beyond is damaged, or the run would not have gone back, or newer than what was scored; so that the
-        newest whole one is never removed.
+        Checkpoints after ``reached`` are kept, so that the newest intact one is never removed: after a save they are
+        damaged ones that the run did not resume from, after a score they are newer ones.
         """
         older = [path for path in self.paths() if path <= reached]
         keep = {*older[-self.keep_last :], self.best()}
@@ -165,7 +165,7 @@ class CheckpointStore(CheckpointFolders):
         return self.path(update)
 
     def latest(self) -> Checkpoint:
-        """Load the newest checkpoint that is whole.
+        """Load the newest intact checkpoint.
 
         Raises:
             CheckpointError: there is none.
@@ -174,7 +174,7 @@ class CheckpointStore(CheckpointFolders):
 
 
 def snapshot(state: Any) -> Any:
-    """Copy a state to host memory, so that what it was taken from may go on while it is written."""
+    """Copy a state to host memory, so that learning can continue while the copy is written."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -188,12 +188,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint folder, or the newest one of a run folder.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, of a newer format, or holding code; names the file.
-        CheckpointError: it is one of an RLlib algorithm.
+        CheckpointError: it is missing, truncated, damaged, of a newer format, contains code, or is of an RLlib
+            algorithm; names the file.
     """
     if foreign := [*path.glob(RLLIB_META), *path.glob(f"checkpoints/*/{RLLIB_META}")]:
         raise CheckpointError(
-            f"{foreign[0].parent}: of an RLlib algorithm, which only `prelar-ray finetune --resume` goes on with; its "
+            f"{foreign[0].parent}: of an RLlib algorithm, which only `prelar-ray finetune --resume` can resume; its "
             "evaluations are in the run's evaluations.jsonl and `prelar-ray report`"
         )
     if (path / "checkpoints").is_dir():
@@ -225,7 +225,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's tensors are what its checksum says; they are not loaded."""
+    """Whether a checkpoint's tensors match their checksum; they are not loaded."""
     try:
         return bool(checksum(path / _STATE) == json.loads((path / CHECKPOINT_META).read_bytes())["sha256"])
     except (OSError, DataError, ValueError, KeyError, TypeError):
@@ -233,7 +233,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Rename a folder; where the same update was saved before, that folder is deleted last."""
+    """Rename ``folder`` to ``target``; an existing ``target`` is deleted last."""
     outdated = folder.with_suffix(".old")
     shutil.rmtree(outdated, ignore_errors=True)
     if target.exists():
@@ -251,7 +251,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # how torch reports a full disk in the middle of its archive
+        except RuntimeError as error:  # torch's report of a full disk in the middle of its archive
             raise OSError(28, f"torch could not write the archive: {error}") from error
         file.flush()
         os.fsync(file.fileno())

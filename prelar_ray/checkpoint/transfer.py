@@ -1,4 +1,4 @@
-"""What carries over from a checkpoint to something else than its own resume."""
+"""Uses of a checkpoint other than resuming its run: acting weights, and a pre-trained model for analysis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def policy_weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays that :class:`prelar_ray.acting.policy.Policy` loads.
 
     Raises:
-        CheckpointError: a pre-training checkpoint, which has no policy; a norm layer is not all there.
+        CheckpointError: it is a pre-training checkpoint, which has no policy; a norm layer is incomplete.
     """
     if checkpoint.phase != "finetune":
         raise CheckpointError(
@@ -35,20 +35,20 @@ def policy_weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pre-trained world model to look at."""
+    """A pre-trained world model for analysis."""
 
     path: Path  # of the checkpoint
     config: RunConfig
     update: int
     model: PretrainWorldModel  # with latent actions, in evaluation mode
-    counters: dict[str, Any]  # of the checkpoint; they tell which videos it was trained on
+    counters: dict[str, Any]  # of the checkpoint; they identify the videos that it was trained on
 
 
 def load_pretrained(path: Path) -> Pretrained:
-    """Load the world model of a pre-training run (its last checkpoint) or checkpoint, onto a GPU where there is one.
+    """Load the world model of a pre-training run (its last checkpoint) or checkpoint, onto a GPU if available.
 
     Raises:
-        UsageError: there is no checkpoint, or one of fine-tuning, or its method knows no latent actions.
+        UsageError: there is no checkpoint, or one of fine-tuning, or its method has no latent actions.
         CheckpointError: the checkpoint is damaged.
     """
     if not (path / "meta.json").is_file() and not any((path / "checkpoints").glob("[0-9]*")):

@@ -1,1 +1,1 @@
-"""The command line: one module per command, and what they share in `cli`."""
+"""The command line: one module per command, shared code in `cli`."""

@@ -1,4 +1,4 @@
-"""`prelar-ray demo`: the whole road in minutes, through the same commands a user would type."""
+"""`prelar-ray demo`: the whole pipeline in minutes, through the users' own commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ used with them afterwards.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all phases with one configuration."""
     parser = command_parser(
-        "demo", "Go the whole road in minutes: record, pretrain, diagnose, finetune, evaluate, report.", EPILOG
+        "demo", "Run the whole pipeline in minutes: record, pretrain, diagnose, finetune, evaluate, report.", EPILOG
     )
     parser.set_defaults(preset="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")

@@ -1,4 +1,4 @@
-"""`prelar-ray diagnose`: is the latent action of a pre-trained world model any good?"""
+"""`prelar-ray diagnose`: measure the latent action of a pre-trained world model."""
 
 from __future__ import annotations
 
@@ -55,22 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     video = chosen_videos(args, pretrained.config)
     actions = find_actions(Path(video.path), args.actions)
     with Progress() as progress:
-        diagnosis = diagnose(pretrained, video, actions, args.seed, progress)
-    _show(diagnosis)
+        diagnostics = diagnose(pretrained, video, actions, args.seed, progress)
+    _show(diagnostics)
     out = RunFolder(args.run, {}).diagnostics_path
-    if diagnosis.other_videos:  # what was found out about the run's own videos stays, and in the report
+    if diagnostics.other_videos:  # the file for the run's own videos, which the report shows, is kept
         out = out.with_name(f"{out.stem}-{Path(video.path).resolve().name}{out.suffix}")
-    write_diagnostics(out, diagnosis)
+    write_diagnostics(out, diagnostics)
     Console(soft_wrap=True, markup=False, highlight=False).print(f"{out}; docs/diagnostics.md explains")
     return 0
 
 
-def _show(diagnosis: Diagnostics) -> None:
-    source = " held out of pre-training" if diagnosis.held_out else ", seen in pre-training"
-    if diagnosis.other_videos:
-        source = f" of {diagnosis.videos}, which pre-training never saw"
+def _show(diagnostics: Diagnostics) -> None:
+    source = " held out of pre-training" if diagnostics.held_out else ", seen in pre-training"
+    if diagnostics.other_videos:
+        source = f" of {diagnostics.videos}, which pre-training never saw"
+    clips = f"{diagnostics.clips} clips of {counted(diagnostics.episodes, 'episode')}"
     table = Table(
-        title=f"{diagnosis.checkpoint}: {diagnosis.clips} clips of {counted(diagnosis.episodes, 'episode')}{source}",
+        title=f"{diagnostics.checkpoint}: {clips}{source}",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -78,14 +79,14 @@ def _show(diagnosis: Diagnostics) -> None:
     table.add_column("diagnostic", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("how to read it")
-    for name, value in diagnosis.metrics.items():
+    for name, value in diagnostics.metrics.items():
         metric = METRICS[name]
         unit = f" {metric.unit}" if metric.unit == "nats" else ""
         table.add_row(name, _number(value) + unit, metric.reading or metric.meaning)
-    if diagnosis.probe is None:
-        table.add_row("probe/r2", "–", f"Left out: {diagnosis.without_probe}.")
+    if diagnostics.probe is None:
+        table.add_row("probe/r2", "–", f"Left out: {diagnostics.without_probe}.")
     else:
-        _show_probe(table, diagnosis.probe)
+        _show_probe(table, diagnostics.probe)
     Console(highlight=False).print(table)
 
 

@@ -1,4 +1,4 @@
-"""``python -m prelar_ray doctor``: is this machine ready? One line per check, each with its remedy."""
+"""``python -m prelar_ray doctor``: checks of this machine, one line each with its remedy."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ examples:
   prelar-ray doctor --ray                            also starts a Ray on this machine, and stops it
   prelar-ray doctor replay.capacity_steps=100000     whether a smaller replay buffer would fit"""
 
-"""Bytes of one step in the replay buffer; its action, reward and flags hardly count."""
+"""Bytes of one step in the replay buffer; action, reward and flags are negligible."""
 SHARED_MEMORY = 0.3
-"""Share of the memory that Ray takes for its object store, which lies in shared memory."""
+"""Share of the memory that Ray takes for its object store in shared memory."""
 SLOW_RENDERING = 10.0
 """Frames per second below which collecting is a bottleneck."""
 OPEN_FILES = 8192
 """Open files that Ray's processes need together on a machine with many cores."""
 CHECKPOINT_SPACE = 5 * GIB
-"""Disk space for checkpoints, videos and logs beside the replay buffer."""
+"""Disk space for checkpoints, videos and logs besides the replay buffer."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found."""
+    """Result of a check."""
 
     status: Literal["OK", "WARN", "FAIL"]
     finding: str
@@ -98,7 +98,7 @@ def _checks(config: RunConfig, start_ray: bool) -> dict[str, Callable[[], Check]
 
 
 def run_check(check: Callable[[], Check]) -> Check:
-    """Run a check; one that raises, as a broken package makes it do, has failed."""
+    """Run a check; an exception, as of a broken package, is a failure."""
     try:
         return check()
     except Exception as error:  # a broken package can raise anything when it is imported
@@ -107,7 +107,7 @@ def run_check(check: Callable[[], Check]) -> Check:
 
 
 def check_python() -> Check:
-    """Compare the interpreter with those the tests run with."""
+    """Compare the interpreter with the tested versions."""
     version = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] not in ((3, 11), (3, 12)):
         return Check("WARN", version, "untested; use Python 3.11 or 3.12")
@@ -183,7 +183,7 @@ def check_gpu() -> Check:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
-    """Compare shared memory with what Ray's object store would take."""
+    """Compare shared memory with the size of Ray's object store."""
     size, wanted = shutil.disk_usage(folder).total, SHARED_MEMORY * memory_limit()
     finding = f"{size / GIB:.1f} GiB in {folder}, Ray would take {wanted / GIB:.1f}"
     if size < wanted:
@@ -193,7 +193,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
 
 
 def check_memory(config: RunConfig) -> Check:
-    """Compare memory with the full replay buffer."""
+    """Compare memory with the size of the full replay buffer."""
     replay, limit = config.replay.capacity_steps * STEP_BYTES, memory_limit()
     finding = f"{limit / GIB:.1f} GiB, the full replay buffer takes {replay / GIB:.1f}"
     remedy = f"replay.capacity_steps={int(limit / 2 / STEP_BYTES)} takes half of the memory"
@@ -205,7 +205,7 @@ def check_memory(config: RunConfig) -> Check:
 
 
 def check_disk(config: RunConfig, folder: Path) -> Check:
-    """Compare free space with what a run writes."""
+    """Compare free disk space with the size of a run."""
     free = shutil.disk_usage(folder).free
     wanted = config.replay.capacity_steps * STEP_BYTES + CHECKPOINT_SPACE
     finding = f"{free / GIB:.1f} GiB free in {folder}, a run with a full replay buffer writes up to {wanted / GIB:.1f}"
@@ -217,7 +217,7 @@ def check_disk(config: RunConfig, folder: Path) -> Check:
 
 
 def check_open_files() -> Check:
-    """Compare the limit on open files with what Ray needs."""
+    """Compare the limit on open files with Ray's need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
         enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
@@ -226,7 +226,7 @@ def check_open_files() -> Check:
 
 
 def check_ray(start: bool) -> Check:
-    """Import Ray and, if asked to, start one on this machine."""
+    """Import Ray and, with ``start``, start it on this machine."""
     import ray
 
     if not start:
@@ -243,7 +243,7 @@ def check_ray(start: bool) -> Check:
 
 
 def check_cluster(config: RunConfig) -> Check:
-    """Say which Ray a run would use, and whether a token is there for an existing one."""
+    """Report the Ray that a run would use, and whether there is a token for an existing one."""
     named = config.cluster not in ("none", "auto")
     address = config.cluster if named else os.environ.get("RAY_ADDRESS")
     if not address:

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluation_lines(result: Evaluation) -> list[str]:
-    """Return and success with 95 % intervals over episodes, as lines to print."""
+    """Return lines with return and success, and 95 % intervals over episodes."""
     returns, successes = mean_interval(result.returns), success_interval(result.successes)
     return [
         f"return   {returns.format(2)}",

@@ -1,4 +1,4 @@
-"""`prelar-ray fetch`: a run folder back from where ``checkpoint.mirror`` keeps its copy."""
+"""`prelar-ray fetch`: copy a run folder back from the address of ``checkpoint.mirror``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 DESCRIPTION = """\
 Copy a run folder here from the address at which checkpoint.mirror keeps its copy: checkpoints, episodes, metrics.
-What works on a run folder works on it then, --resume and --init included."""
+The result is an ordinary run folder, also for --resume and --init."""
 
 EPILOG = """\
 examples:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 EPILOG = """\
 Roles: collectors step environments, a replay buffer keeps episodes (on disk too), a learner updates world model and
 policy, an evaluator measures. --cluster none runs them in this process, auto as actors of a Ray on this machine, an
-address as actors on that cluster. Ctrl-C writes a checkpoint first; the same command with --resume goes on from the
+address as actors on that cluster. Ctrl-C writes a checkpoint first; the same command with --resume resumes from the
 last checkpoint, also after a kill.
 
 examples:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--init", type=Path, metavar="RUN", help="pre-training run or checkpoint; without: from scratch"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
     override_option(parser, "--cluster", "cluster", help="none, auto, or the address of a Ray cluster")
     override_option(parser, "--task", "env.task", help="environment id")
     args = parser.parse_args(argv)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.algorithm:
         from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
 
-        algorithm_config(config)  # refuses what it does not know before a folder is made
+        algorithm_config(config)  # refuses unknown settings before a folder is created
     if args.dry_run:
         print_dry_run(config)
         return 0
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--out DIR is required")
     check_task(config.env.task, "env.task")
     init = None
-    if args.init and args.resume:  # the command of the run with --resume added
-        log.info("--init %s is not read: --resume goes on from the last checkpoint in %s", args.init, args.out)
+    if args.init and args.resume:  # the original command with --resume added
+        log.info("--init %s is not read: --resume resumes from the last checkpoint in %s", args.init, args.out)
     elif args.init:
         init = pretrained_checkpoint(args.init, config)
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_backend(config: RunConfig, out: Path) -> Backend:
-    """Return where the roles of the run in the folder ``out`` will live, as ``config.cluster`` says.
+    """Return the backend that ``config.cluster`` names, for the run in the folder ``out``.
 
     Raises:
         ResourceError: see :class:`prelar_ray.distributed.ray_backend.RayBackend`.
@@ -86,7 +86,7 @@ def make_backend(config: RunConfig, out: Path) -> Backend:
 
 
 def _train_baseline(config: RunConfig, run: RunFolder, name: str, resume: bool) -> None:
-    """Train an algorithm of RLlib in the place of this package's own."""
+    """Train an algorithm of RLlib instead of a method of this package."""
     from prelar_ray.baselines.cluster import RLlibCluster
     from prelar_ray.baselines.training import train_rllib
 

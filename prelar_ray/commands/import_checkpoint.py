@@ -39,7 +39,7 @@ state has (world_model.rssm.classes, 32 in the published runs), nor anything tha
 weights, learning rates. Those come from preset, file and overrides, as in the other commands. All keys must be known
 and all networks complete. Files are read as tensors; one that holds code is refused, nothing of it is run.
 
-Published checkpoints hold no optimiser state, so --resume cannot go on from OUT.
+Published checkpoints hold no optimiser state, so --resume cannot resume OUT.
 
 examples:
   prelar-ray import-checkpoint downloads/prelar-rlbench runs/rlbench
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _actions_of_task(imported: Imported, named: bool) -> int | None:
-    """Return how many numbers the configuration's task takes, as the checkpoint has where that cannot be found out.
+    """Return the action size of the configuration's task, or of the checkpoint if the task's is not known.
 
     Raises:
         ConfigError: no such task.
@@ -91,13 +91,13 @@ def _actions_of_task(imported: Imported, named: bool) -> int | None:
             return action_size(env)
         if named:
             check_task(env.task)
-    except RenderingError as error:  # a machine that imports need not be one that renders
+    except RenderingError as error:  # a machine that imports may be unable to render
         log.warning("env.task=%s is not checked: %s", env.task, error)
     return action
 
 
 def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
-    """Return what can be done with the run folder, as arguments of prelar-ray."""
+    """Return the next command for the run folder, as arguments of prelar-ray."""
     folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
     if imported.phase == "pretrain":
         return f"finetune --init {folder} --config {config} --out runs/finetune"

@@ -18,7 +18,7 @@ from prelar_ray.training.pretraining import pretrain
 __all__ = ["main"]
 
 EPILOG = """\
-Ctrl-C writes a checkpoint first; the same command with --resume goes on from it.
+Ctrl-C writes a checkpoint first; the same command with --resume resumes from it.
 
 examples:
   prelar-ray pretrain --videos videos/experts --out runs/pretrain
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Pre-train."""
     parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
     override_option(parser, "--videos", "video.path", help="folder of the video store")
     override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
     args = parser.parse_args(argv)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_backend(config: RunConfig, out: Path) -> Backend:
-    """This process for one learner, Ray for several ranks."""
+    """Return a backend in this process for one learner, Ray for several ranks."""
     if config.learner.ranks == 1:
         return LocalBackend()
     from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
@@ -71,5 +71,5 @@ def _make_backend(config: RunConfig, out: Path) -> Backend:
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:
-    """Return a configuration that finds its videos from whichever folder the run is looked at or resumed."""
+    """Return the configuration with an absolute path to the videos, valid from any working directory."""
     return load_config(None, None, [f"video.path={Path(config.video.path).absolute()}"], base=config)

@@ -17,8 +17,8 @@ from prelar_ray.wording import counted
 __all__ = ["main", "record_with_progress"]
 
 EPILOG = """\
-The store in --out holds frames only, no action and no reward. The actions taken lie in a file of their own beside it,
-DIR.actions.arrow, which training never opens: `prelar-ray diagnose` alone reads it, to compare latent actions with it.
+The store in --out holds frames only, no action and no reward. The actions taken are in a separate file beside it,
+DIR.actions.arrow, which training never opens: only `prelar-ray diagnose` reads it, to compare latent actions with it.
 
 examples:
   prelar-ray record --out videos/experts

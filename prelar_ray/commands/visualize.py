@@ -1,4 +1,4 @@
-"""`prelar-ray visualize`: the paper's Fig. 1, what latent-action sequences do to start frames."""
+"""`prelar-ray visualize`: the paper's Fig. 1, the effect of latent-action sequences on start frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prelar_ray.video.store import VideoStore
 __all__ = ["main"]
 
 ROWS = 3
-"""Start frames, and latent-action sequences."""
+"""Number of start frames, and of latent-action sequences."""
 
 DESCRIPTION = """\
 Draw what latent actions do, as the paper's Fig. 1: (a) one start frame under three latent-action sequences, (b) three
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) -> Frames:
-    """Return clips of different episodes, not trained on where there are enough, ``(3, steps+1, 64, 64, 3)``."""
+    """Return clips of different episodes, held out if there are enough, ``(3, steps+1, 64, 64, 3)``."""
     store = VideoStore.open(video)
     long_enough = np.flatnonzero(store.lengths > steps).tolist()
     if len(long_enough) < ROWS:
@@ -110,6 +110,6 @@ def _panels(pretrained: Pretrained, clips: Frames, source: str, seed: int) -> li
 
 
 def _picture(text: str) -> Path:
-    if Path(text).suffix.lower() not in SUFFIXES:  # noticed before anything is computed
+    if Path(text).suffix.lower() not in SUFFIXES:  # refused before anything is computed
         raise argparse.ArgumentTypeError(f"{text}: must end in {', '.join(SUFFIXES)}")
     return Path(text)

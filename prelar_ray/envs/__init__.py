@@ -5,4 +5,4 @@ from prelar_ray.envs.registry import action_size, check_task, known_tasks, make_
 
 __all__ = ["PixelEnv", "action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
-register_gymnasium()  # importing the package is what makes its ids known, as gymnasium's users expect
+register_gymnasium()  # importing the package registers its ids, as users of gymnasium expect

@@ -14,7 +14,7 @@ from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, imp
 __all__ = ["DeepMindControl", "task_names"]
 
 EPISODE_STEPS: Final = 1000
-"""Environment steps of every episode; the suite's time limits come to the same."""
+"""Length of every episode, environment steps; equal to the suite's time limits."""
 
 
 class DeepMindControl(PixelEnv):
@@ -75,7 +75,7 @@ class DeepMindControl(PixelEnv):
         self._renderer.close()
 
     def _begin(self) -> None:
-        # The suite keeps a generator of its own; seeding it per episode ties it to this environment's stream.
+        # The suite has its own generator; seeding it per episode ties it to this environment's stream.
         self._environment.task.random.seed(self.np_random.integers(2**32, size=4, dtype=np.uint32))
         self._environment.reset()
 

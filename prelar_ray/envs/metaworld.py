@@ -1,8 +1,8 @@
 """Meta-World v3 by the protocol of the published results.
 
-A fresh random goal at each reset, all from the environment's seed; 500 steps, then truncated; reward ``v2``; success
-of an episode is success at any step. The ``corner`` cameras hang upside down and the published runs saw their picture
-with the rows flipped, which is upright and mirrored; so it is here.
+Every reset draws a new random goal from the environment's seed. Episodes are truncated after 500 steps; the reward is
+``v2``; an episode succeeds if any of its steps does. The ``corner`` cameras hang upside down; their frames are flipped
+by rows, as in the published runs, so that they are upright and mirrored.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class MetaWorld(PixelEnv):
     def _begin(self) -> None:
         self._simulator.np_random = self.np_random
         self._state, _ = self._simulator.reset()
-        # Meta-World moves goal and objects after its last forward pass: without this, the first frame of an episode
-        # shows some of them where an earlier draw had put them, and they jump at the first step.
+        # Meta-World moves goal and objects after its last forward pass. Without these calls the first frame of an
+        # episode shows some of them at earlier positions, and they jump at the first step.
         self._mujoco.mj_kinematics(self._simulator.model, self._simulator.data)
         self._mujoco.mj_camlight(self._simulator.model, self._simulator.data)
 
@@ -126,7 +126,7 @@ def frames_per_second(quality: Quality, frames: int = 20) -> float:
 
 
 def _build_simulator(task: str) -> Any:
-    """Return Meta-World's own environment, with a goal that is visible to the expert and drawn anew at each reset."""
+    """Return Meta-World's own environment, whose goal is visible to the expert and redrawn at each reset."""
     metaworld = import_simulator("metaworld")
     kind = metaworld.ALL_V3_ENVIRONMENTS[task]
     simulator = kind(reward_function_version=REWARD_VERSION)

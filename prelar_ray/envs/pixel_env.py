@@ -1,4 +1,4 @@
-"""What all environments share: image observations, action repeat, time-out, and the names in error messages."""
+"""Base class of all environments: image observations, action repeat, truncation, and error messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
 
     Observation ``{"image": uint8 (64, 64, 3)}``, actions float32 ``(A,)`` in [-1, 1], ``info["success"]`` a bool at
     every step and reset. All randomness comes from the seed: equal seeds give equal streams of episodes, and
-    ``reset(seed=...)`` starts a new stream. Running out of time truncates, it never terminates.
+    ``reset(seed=...)`` starts a new stream. The end of time truncates an episode and never terminates it.
 
     Args:
         action_size: numbers A in an action.
@@ -62,11 +62,11 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     @property
     @abstractmethod
     def render_attributes(self) -> dict[str, Any]:
-        """What made the images and rewards, recorded with all data: values that JSON knows."""
+        """Origin of the images and rewards, recorded with all data; JSON-serialisable."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """Start an episode, drawing everything random from ``self.np_random``."""
+        """Start an episode; all randomness comes from ``self.np_random``."""
 
     @abstractmethod
     def _advance(self, action: Action) -> tuple[float, bool, bool]:
@@ -120,7 +120,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         return {"image": self._draw()}, total, terminated, timed_out and not terminated, {"success": succeeded}
 
     def close(self) -> None:
-        """Free what the environment holds."""
+        """Free the environment's resources."""
 
     def render(self) -> Image:  # type: ignore[override]  # one mode only
         """Return the present frame."""

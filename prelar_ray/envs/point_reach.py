@@ -1,4 +1,4 @@
-"""Point-reach: a spot must reach a target of random position; drawn with NumPy, thousands of steps per second."""
+"""Point-reach: a spot must reach a randomly placed target; drawn with NumPy at thousands of steps per second."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REWARD_RADIUS: Final = 0.5
 """Distance at which the reward has fallen to half."""
 SMALLEST_START_DISTANCE: Final = 0.5
 
-# Mid-grey is zero to a network, and soft edges reach far: a small model learns both to see and to draw in few updates.
-# At a width of 6 it paints an empty scene, then one spot of the two, for a thousand updates; see docs/results.
+# Mid-grey is zero to a network, and wide soft edges let a small model learn to encode and decode in few updates.
+# At a width of 6 it draws an empty scene, then only one of the two spots, for a thousand updates; see docs/results.
 BACKGROUND: Final = 128.0
 TARGET_COLOUR: Final = np.array((-110.0, 110.0, -110.0))  # added to the background: green
 EFFECTOR_COLOUR: Final = np.array((110.0, -110.0, -110.0))  # red
@@ -60,7 +60,7 @@ class PointReach(PixelEnv):
         return np.clip((self._target - self._effector) / SPEED, -1.0, 1.0).astype(np.float32)
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that :meth:`set_state` needs to go on bit for bit; JSON-able."""
+        """Return the state from which :meth:`set_state` continues bit for bit; JSON-serialisable."""
         return {
             "effector": self._effector.tolist(),
             "target": self._target.tolist(),
@@ -70,7 +70,7 @@ class PointReach(PixelEnv):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from where :meth:`get_state` was called."""
+        """Continue from a state of :meth:`get_state`."""
         self._effector = np.array(state["effector"])
         self._target = np.array(state["target"])
         self._elapsed = state["elapsed"]

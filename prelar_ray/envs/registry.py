@@ -1,4 +1,4 @@
-"""From a task's name to an environment: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach"."""
+"""Environments by task id: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach"."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def known_tasks() -> list[str]:
 
 
 def check_task(task: str, path: str = "env.task") -> None:
-    """Accept a known task id; ``path`` is the dotted key to blame.
+    """Check that a task id is known; ``path`` is the dotted key that an error names.
 
     Raises:
         ConfigError: unknown task; the message offers the nearest names.
@@ -44,7 +44,7 @@ def check_task(task: str, path: str = "env.task") -> None:
 
 
 def make_env(env: EnvConfig, seed: int) -> PixelEnv:
-    """Return the environment of a configuration; its episodes follow one stream that ``seed`` determines.
+    """Return the environment of a configuration; ``seed`` determines its stream of episodes.
 
     Raises:
         ConfigError: unknown task (``env.task``) or camera (``env.camera``), or a camera for a task that has none.

@@ -1,4 +1,4 @@
-"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation, and a check that all of it works."""
+"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation, and a check of all of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 Quality = Literal["full", "reduced", "fast"]
 
 FIRST_FRAME_SECONDS: Final = 60.0
-"""After this long without a frame, a context or a frame counts as hung."""
+"""Seconds after which an OpenGL context or a frame that does not appear counts as hung."""
 INSTALL_ADVICE: Final = (
     "on Debian or Ubuntu run `apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri` (EGL, on a GPU or in software), "
     "or `apt-get install libosmesa6` and set MUJOCO_GL=osmesa (software; gone from Debian 13)"
@@ -50,30 +50,30 @@ HANG_ADVICE: Final = (
 )
 
 _OPENGL_ERRORS: Final = (AttributeError, ImportError, OSError, RuntimeError)
-"""What PyOpenGL and MuJoCo raise where a library or a device is missing."""
+"""Errors that PyOpenGL and MuJoCo raise where a library or a device is missing."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RenderingReport:
-    """What :func:`check_rendering` found."""
+    """Result of :func:`check_rendering`."""
 
     backend: str
     """Value of MUJOCO_GL, for example egl."""
     device: str
-    """OpenGL's name of what draws; "llvmpipe" is the processor."""
+    """OpenGL's name of the device that draws; "llvmpipe" is the CPU."""
     frames_per_second: float
     """Frames of Meta-World's reach-v3 in a second, one process."""
     upright: bool
-    """Whether up is up in the frames of both upright and upside-down cameras."""
+    """Whether frames of both upright and upside-down cameras are upright."""
 
 
 def configure_gl() -> str:
     """Choose MuJoCo's OpenGL back end before ``mujoco`` is imported, and return its name.
 
-    A value of ``MUJOCO_GL`` is kept. Otherwise EGL or else OSMesa, whichever can make a context; tried in a child
-    process, because a broken driver can hang or crash. The choice goes into the environment for processes to inherit.
+    A value of ``MUJOCO_GL`` is kept. Otherwise EGL is tried, then OSMesa, in a child process, because a broken driver
+    can hang or crash. The choice is stored in the environment, from which child processes inherit it.
 
     Raises:
         RenderingError: neither works, or ``mujoco`` was imported too early.
@@ -159,7 +159,7 @@ class FrameRenderer:
         data: ``mujoco.MjData``.
         camera: number of the camera.
         quality: see :func:`apply_quality`.
-        flip_rows: turn the rows round, for cameras that hang upside down.
+        flip_rows: reverse the rows, for cameras that hang upside down.
     """
 
     def __init__(self, model: Any, data: Any, camera: int, quality: Quality, flip_rows: bool = False) -> None:
@@ -181,7 +181,7 @@ class FrameRenderer:
             return self._render()
         warning = threading.Timer(FIRST_FRAME_SECONDS, log.error, [HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS)])
         warning.daemon = True
-        warning.start()  # a driver that hangs cannot be interrupted, but the log can say why nothing moves
+        warning.start()  # a driver that hangs cannot be interrupted, but the log can say why nothing happens
         try:
             self._open()
             return self._render()

@@ -1,1 +1,1 @@
-"""From batches to new parameters: losses, imagination, behaviour, learners. Pure torch."""
+"""Learning: losses, imagination, behaviour, learners. Pure torch."""

@@ -40,9 +40,9 @@ def unroll(
     gumbel: Tensor | None,
     uniform: Tensor | None,
 ) -> Imagination:
-    """Let the actor act in the model, with given noise.
+    """Roll out the actor in the model, with given noise.
 
-    The policy sees detached features, so that the value gradient reaches it through the dynamics alone.
+    The policy gets detached features, so that the value gradient reaches it only through the dynamics.
 
     Args:
         gumbel: ``(H, N, S, K)`` of the states; None takes the most likely classes.
@@ -71,9 +71,9 @@ def imagine(
     noise: Noise,
     unroll: Callable[..., Imagination] = unroll,
 ) -> Imagination:
-    """Let the actor act in the model for ``horizon`` steps from ``start`` ``(N, ...)``, which carries no gradient.
+    """Roll out the actor in the model for ``horizon`` steps from ``start`` ``(N, ...)``, which has no gradient.
 
-    ``unroll`` is the function of that name, or a compiled version of it.
+    ``unroll`` is the function of that name or its compiled version.
     """
     rssm, n = model.rssm, len(start.deter)
     gumbel = noise.gumbel(horizon, n, rssm.stoch, rssm.classes)
@@ -90,7 +90,7 @@ class BehaviourLearner:
         unroll: Callable[..., Imagination] = unroll,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Learn with ``unroll``, the function of that name or a compiled version of it."""
+        """Create the optimisers; ``unroll`` is the function of that name or its compiled version."""
         self.config = config
         self.parts = actor_critic
         self.unroll = unroll
@@ -113,7 +113,7 @@ class BehaviourLearner:
             Metrics: scalars on the device.
         """
         config, parts = self.config, self.parts
-        # Gradients flow through these parts to the actor; their own parameters do not learn from imagination.
+        # Gradients flow through these parts to the actor; imagination does not train their parameters.
         with frozen([model.rssm, model.action_encoder, model.reward]):
             with precision.autocast():
                 imagination = imagine(model, parts.actor, start, config.horizon, noise, self.unroll)
@@ -155,7 +155,7 @@ class BehaviourLearner:
         return (self.config.discount**steps).unsqueeze(-1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimisers, reward normaliser, and the counter of the slow critic."""
+        """Return the states of optimisers and reward normaliser, and the update counter of the slow critic."""
         return {
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),

@@ -1,4 +1,4 @@
-"""torch.compile, for what an update spends its time in. Results are the same without, but for rounding."""
+"""torch.compile for the expensive parts of an update. Results differ from eager execution only by rounding."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def check_compiler() -> None:
-    """Make sure that what torch.compile writes can be turned into machine code.
+    """Check that the C++ compiler that torch.compile needs is installed.
 
     Raises:
-        ResourceError: there is no C++ compiler.
+        ResourceError: it is not.
     """
     named = os.environ.get("CXX")
     if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++"])):
@@ -31,9 +31,9 @@ def check_compiler() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile ``function`` at its first call; the loops over time in it are unrolled, which takes minutes.
+    """Compile ``function`` at its first call; loops over time are unrolled, which takes minutes.
 
-    What was compiled once is found again by later processes, in torch's cache on disk.
+    Later processes reuse the result from torch's cache on disk.
     """
     result: Function = torch.compile(function)  # type: ignore[assignment]
     return result
@@ -49,9 +49,9 @@ def compile_networks(model: WorldModel) -> None:
 
 
 def eagerly(enabled: bool) -> AbstractContextManager[Any]:
-    """Context in which nothing compiled runs: for batches of other shapes, not worth compiling for.
+    """Return a context in which compiled functions run eagerly, for batches of shapes not worth compiling.
 
-    Does nothing where ``enabled`` is false: the compiler takes seconds to import.
+    The context does nothing if ``enabled`` is false, for importing the compiler takes seconds.
     """
     if not enabled:
         return nullcontext()

@@ -19,7 +19,7 @@ MIDDLE_HALF = 0.377
 def state_distances(
     rssm: RSSM | StackedRSSM, posterior: State, prior: Tensor, latent_action: Tensor, permutation: Tensor
 ) -> Tensor:
-    """How far a swapped latent action drives the state apart: KL[prior_own || prior_swapped], no gradient.
+    """Return how far a swapped latent action changes the next state: KL[prior_own || prior_swapped], no gradient.
 
     Args:
         posterior: states ``(B, T, ...)``; step t starts from the posterior sample of t-1.
@@ -37,7 +37,7 @@ def state_distances(
 
 
 def action_distances(latent: LatentAction, permutation: Tensor) -> Tensor:
-    """How far apart own and swapped latent actions are: KL[q_own || q_swapped], with gradient.
+    """Return the distance of own and swapped latent actions: KL[q_own || q_swapped], with gradient.
 
     Args:
         latent: distributions over ``(B, T-1, L)``.
@@ -50,15 +50,15 @@ def action_distances(latent: LatentAction, permutation: Tensor) -> Tensor:
 
 
 def consistency_loss(state: Tensor, action: Tensor, gradient: str = "straight_through") -> Tensor:
-    """Mean over all ordered pairs of the squared difference of the two signs, in [0, 4].
+    """Return the mean squared difference of the two signs over all ordered pairs, in [0, 4].
 
     Args:
         state, action: distances ``(N,)``.
-        gradient: ``published`` compares signs, whose derivative is zero; ``soft`` compares smooth signs, tanh of the
-            differences over the spread of the values, so it does not depend on the scale of either distance;
-            ``straight_through`` has the value of the former and the gradient of the latter. Hard signs with the
-            derivative of smooth ones, sign by sign, would teach by pairs in the wrong order alone, which only pulls
-            distances together (docs/results/02-algorithm.md).
+        gradient: ``published`` compares signs, whose derivative is zero. ``soft`` compares smooth signs: tanh of the
+            differences over the spread of the values, which is independent of the scale of either distance.
+            ``straight_through`` has the value of the first and the gradient of the second; it is applied to the whole
+            loss, because sign by sign only pairs in the wrong order have a gradient, which merely pulls distances
+            together (docs/results/02-algorithm.md).
 
     Returns:
         Scalar.
@@ -78,26 +78,26 @@ def _differences(x: Tensor) -> Tensor:
 
 
 def _soft_sign(x: Tensor) -> Tensor:
-    """Smooth sign of all pairwise differences, ``(N,) -> (N, N)``; its temperature is the spread of ``x``."""
+    """Return smooth signs of all pairwise differences, ``(N,) -> (N, N)``; the temperature is the spread of ``x``."""
     return torch.tanh(_differences(x) / _spread(x))
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Standard deviation of ``x``, estimated from the middle half of its values, scalar; 1 where all values tie.
+    """Estimate the standard deviation of ``x`` from the middle half of its values, scalar; 1 where all values tie.
 
-    A spread that outliers raise would let the loss fall without any order: a few distances far out make all others
-    alike. Pre-training found that way out; docs/results/02-algorithm.md has the numbers.
+    With a spread that is sensitive to outliers, the loss can fall without any order: a few distant outliers make all
+    other distances alike. Pre-training does exploit this; docs/results/02-algorithm.md has the numbers.
     """
     quarter = len(x) // 4
     middle = _deviation(x.sort().values[quarter : len(x) - quarter]) / MIDDLE_HALF
-    # Where values tie the spread is zero and so are the differences: any positive temperature gives zero.
-    # Against outliers a spread of nothing but rounding errors would count as zero too, and its gradient overflow.
+    # Where values tie, spread and differences are zero: any positive temperature gives zero.
+    # A middle spread within rounding errors of the whole one is not used either: its gradient would overflow.
     whole = _deviation(x)
     spread = torch.where(middle > torch.finfo(x.dtype).eps * whole, middle, whole)
     return torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
 def _deviation(x: Tensor) -> Tensor:
-    """Standard deviation, scalar, with a gradient of zero where it is zero."""
+    """Return the standard deviation, scalar; its gradient is zero where it is zero."""
     variance = (x - x.mean()).square().mean()
     return torch.where(variance > 0, variance, torch.ones_like(variance)).sqrt() * (variance > 0)

@@ -1,4 +1,4 @@
-"""Is the latent action any good? Numbers on clips that were not trained on; docs/diagnostics.md explains them."""
+"""Diagnostics of the latent action on held-out clips; docs/diagnostics.md explains them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from prelar_ray.models.world_model import PretrainWorldModel
 __all__ = ["ACTIVE_VARIANCE", "Measurement", "mean_kl", "measure", "rank_correlation", "summarise"]
 
 ACTIVE_VARIANCE = 0.01
-"""A dimension whose point varies more than this over pairs of frames is active (Burda et al., 2016)."""
+"""Variance over pairs of frames above which a dimension of the latent action is active (Burda et al., 2016)."""
 
 Array = npt.NDArray[np.float64]
 
 
 class Measurement(NamedTuple):
-    """What one batch of clips shows: N pairs of successive frames, M predicted frames."""
+    """Measurements of one batch of clips: N pairs of successive frames, M predicted frames."""
 
     state_distance: Array
     """Distances that the consistency loss compares, nats: ``(N,)``."""
@@ -37,20 +37,20 @@ class Measurement(NamedTuple):
     kl: Array | None
     """KL to the prior per dimension or group, nats: ``(N, L)``; None for a deterministic latent action."""
     error: dict[str, Array]
-    """Half the squared error summed over pixels of each predicted frame ``(M,)``, by what the prediction was given."""
+    """Half the squared error of each predicted frame, summed over pixels, ``(M,)``, by source of the latent actions."""
 
 
 @torch.no_grad()
 def measure(
     model: PretrainWorldModel, image: Tensor, context: int, noise: Noise, action_prior_std: float = 1.0
 ) -> Measurement | None:
-    """Measure on one batch; None for an action-free model.
+    """Measure one batch; None for an action-free model.
 
     Args:
         model: in evaluation mode.
         image: preprocessed ``(B, T, C, Hpx, Wpx)``, B at least 2: latent actions are swapped between rows.
         context: frames that are observed before prediction starts, at least 1 and less than T.
-        noise: samples of states and latent actions for the distances, and which rows swap. Predictions take modes.
+        noise: samples states, latent actions and the swapped rows for the distances. Predictions use modes.
         action_prior_std: standard deviation of the prior of Gaussian latent actions.
     """
     latent = model.infer_latent_actions(image)
@@ -69,7 +69,7 @@ def measure(
     given = {"own": own, "shuffled": own[permutation], "zero": torch.zeros_like(own)}
     seen, true = image[:, :context], image[:, context:]
     predicted = {
-        # Up to the end of the context every prediction saw the same, so only what comes after it differs.
+        # All predictions share the context; only the frames after it differ.
         kind: roll_out(model, seen, torch.cat([own[:, :context], action[:, context:]], dim=1))
         for kind, action in given.items()
     }
@@ -84,7 +84,7 @@ def measure(
 
 
 def summarise(batches: Sequence[Measurement]) -> dict[str, float]:
-    """Return the diagnostics of all batches together, by metric name."""
+    """Return the diagnostics over all batches, by metric name."""
     states = np.concatenate([batch.state_distance for batch in batches])
     actions = np.concatenate([batch.action_distance for batch in batches])
     covariance = np.atleast_2d(np.cov(np.concatenate([batch.point for batch in batches]), rowvar=False))  # (L, L)
@@ -111,8 +111,8 @@ def mean_kl(batches: Sequence[Measurement]) -> Array | None:
 
 
 def rank_correlation(x: Array, y: Array) -> float:
-    """Spearman's rank correlation of ``(N,)`` values; 0 where one side ties throughout: no order, no agreement."""
-    from scipy.stats import spearmanr  # a learner alone, on a GPU machine with little installed, does without
+    """Return Spearman's rank correlation of ``(N,)`` values; 0 where all values of one side tie."""
+    from scipy.stats import spearmanr  # imported here because a learner on a GPU machine may lack scipy
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
@@ -120,7 +120,7 @@ def rank_correlation(x: Array, y: Array) -> float:
 
 
 def _participation_ratio(covariance: Array) -> float:
-    """Effective number of directions in which points vary: ``tr(C)^2 / tr(C^2)``, from 1 to L; 0 without variation."""
+    """Return the effective number of directions of variation: ``tr(C)^2 / tr(C^2)``, 1 to L; 0 without variation."""
     squares = float(np.square(covariance).sum())
     return float(covariance.trace() ** 2 / squares) if squares > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""Video-based intrinsic bonus (APV): reward for short clips unlike recent ones."""
+"""Video-based intrinsic bonus (APV): reward for short windows that differ from recent ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["IntrinsicBonus"]
 
 
 class IntrinsicBonus(nn.Module):
-    """Mean distance of projected windows of embeddings to their nearest neighbours in a queue of recent ones."""
+    """Mean distance of projected embedding windows to their nearest neighbours in a queue of recent windows."""
 
     projection: Tensor
     queue: Tensor
@@ -31,14 +31,14 @@ class IntrinsicBonus(nn.Module):
     def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bonus of the window that starts at each of the first steps.
 
-        The windows of all ranks go into the queue, in order of rank.
+        The windows of all ranks enter the queue, in order of rank.
 
         Args:
             embed: ``(B, T, E)``.
 
         Returns:
-            Normalised and raw bonus, each ``(B, T - window + 1)``. Each window finds itself among its neighbours,
-            as published.
+            Normalised and raw bonus, each ``(B, T - window + 1)``. The neighbours of a window include itself, as
+            published.
         """
         windows = embed.to(self.projection.dtype).unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
         with torch.autocast(embed.device.type, enabled=False):  # distances of near neighbours need all digits

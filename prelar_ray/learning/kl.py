@@ -21,7 +21,7 @@ def balanced_kl(
     free_average: bool = True,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
-    """KL[posterior || prior] with separate weights for the gradients of both sides.
+    """KL[posterior || prior] with separate weights for the gradients of both, Eq. (6).
 
     Args:
         posterior, prior: logits ``(B, T, S, K)``.
@@ -29,7 +29,7 @@ def balanced_kl(
         free_nats: floor below which a term has no gradient, nats.
         forward: KL[prior || posterior] instead, with ``balance`` the share of the posterior's term.
         free_average: apply the floor to the mean over (b, t) instead of to each element.
-        ranks: learners whose rows the mean is over, where the floor applies to it.
+        ranks: group over whose rows the mean is taken if the floor applies to the mean.
 
     Returns:
         The loss, scalar, and the KL per step ``(B, T)``.

@@ -11,7 +11,7 @@ __all__ = ["lambda_return"]
 def lambda_return(
     reward: Tensor, value: Tensor, discount: Tensor | float, bootstrap: Tensor, return_lambda: float
 ) -> Tensor:
-    """Mix n-step returns with weight lambda.
+    """Mix n-step returns with weight lambda, Eq. (3).
 
     Args:
         reward: ``(H, N)``, received at step i.

@@ -1,4 +1,4 @@
-"""What latent actions do to frames: the paper's Fig. 1, from one frame each and nothing else."""
+"""Effect of latent actions on frames, the paper's Fig. 1, predicted from one frame each."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def inferred_sequences(model: PretrainWorldModel, clips: Frames) -> Tensor:
 
 @torch.no_grad()
 def sampled_sequences(model: PretrainWorldModel, clips: Frames, noise: Noise, prior_std: float) -> Tensor:
-    """Return latent actions drawn from the prior, one per sequence and held throughout, ``(B, T-1, L)``.
+    """Return latent actions sampled from the prior, one per sequence and constant over time, ``(B, T-1, L)``.
 
-    Drawn anew at each step they would cancel out, and nothing would go anywhere.
+    Independent samples at each step would cancel out.
 
     Args:
         model: in evaluation mode.
-        clips: ``(B, T, Hpx, Wpx, C)``; only their distribution's type and shape count.
-        noise: the draws.
+        clips: ``(B, T, Hpx, Wpx, C)``; they determine only the type and shape of the distribution.
+        noise: random numbers of the samples.
         prior_std: standard deviation of the prior of Gaussian latent actions; categorical ones are uniform.
 
     Raises:
@@ -53,7 +53,7 @@ def sampled_sequences(model: PretrainWorldModel, clips: Frames, noise: Noise, pr
 
 @torch.no_grad()
 def apply_sequences(model: PretrainWorldModel, starts: Frames, sequences: Tensor) -> Frames:
-    """Predict from one frame per row on, ``(B, Hpx, Wpx, C), (B, T-1, L) -> (B, T, Hpx, Wpx, C)``, starts included."""
+    """Predict from one start frame per row, ``(B, Hpx, Wpx, C), (B, T-1, L) -> (B, T, Hpx, Wpx, C)``, start first."""
     seen = preprocess_image(_on_device(model, starts)).unsqueeze(1)  # (B, 1, C, Hpx, Wpx)
     latent_action = F.pad(sequences, (0, 0, 1, 0))  # nothing led to the first frame
     frames = torch.cat([seen, roll_out(model, seen, latent_action)], dim=1)

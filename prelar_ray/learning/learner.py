@@ -1,4 +1,4 @@
-"""Learners: plain classes that turn batches into new parameters. They know neither Ray nor environments."""
+"""Learners: plain classes that update networks on batches, independent of Ray and environments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Model = TypeVar("Model", bound=WorldModel)
 
 
 class _Learner:
-    """What both phases share: device, noise, update counter, metrics."""
+    """Base class of both phases: device, noise, update counter, metrics."""
 
     role: str
 
@@ -57,17 +57,17 @@ class _Learner:
 
     @property
     def _index(self) -> tuple[int, ...]:
-        """What tells the seeds of ranks apart; nothing where there is one."""
+        """Index that distinguishes the seeds of ranks; empty for a single rank."""
         return () if self.ranks.size == 1 else (self.ranks.rank,)
 
     def _place(self, model: Model) -> Model:
-        """Move to the device and into evaluation mode; convolutions as their inputs come, channels last."""
+        """Move to the device and into evaluation mode, in channels-last memory format as the inputs."""
         model.to(self.device, self.noise.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.eval()
         return model
 
     def _share(self, **modules: nn.Module) -> None:
-        """Prepare modules, whose initial parameters all ranks drew alike, for rows of their own."""
+        """Prepare modules for several ranks; all ranks have drawn equal initial parameters."""
         self._shared = nn.ModuleDict(modules)
         if self.ranks.size > 1 and self.config.learner.norm_statistics == "synchronised":
             synchronise_norms(self._shared, self.ranks)
@@ -77,13 +77,13 @@ class _Learner:
             torch.manual_seed(derive_seed(self.config.seed, self.role, 3, *self._index))  # dropout
 
     def _average_statistics(self) -> None:
-        """Give all ranks the mean of their running statistics, which acting and evaluation normalise with."""
+        """Average the running statistics over ranks; acting and evaluation normalise with them."""
         if self.ranks.size > 1 and self._running and self.config.learner.norm_statistics == "local":
             means = self.ranks.sum(torch.cat(self._running)).div_(self.ranks.size)
             torch._foreach_copy_(self._running, means.split([len(x) for x in self._running]))
 
     def check_ranks(self) -> None:
-        """Make sure that all ranks hold the same networks; every rank has to call it.
+        """Check that all ranks hold equal networks; a collective call of all ranks.
 
         Raises:
             RanksDiverged: they do not.
@@ -91,17 +91,17 @@ class _Learner:
         self.ranks.check_equal(self._shared.state_dict())
 
     def _noise_state(self) -> dict[str, Tensor]:
-        """States of this rank's generators, or ``(ranks, ...)`` those of all; then every rank has to call it."""
+        """Return the states of the generators; ``(ranks, ...)`` and a collective call with several ranks."""
         state = self.noise.state_dict()
         if self.ranks.size == 1:
             return state
         return {key: self.ranks.gather(x.to(self.device).unsqueeze(0)).cpu() for key, x in state.items()}
 
     def _load_noise(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the generators of this rank; where there were more or fewer ranks, with new ones."""
+        """Restore the generators of this rank; new ones replace them if the number of ranks has changed."""
         states = {key: x.unsqueeze(0) if x.dim() == 1 else x for key, x in state.items()}
         if len(states["generator"]) == self.ranks.size:
-            # Copied: a generator reads from the beginning of the storage, wherever a row of it begins.
+            # Copied: a generator reads from the start of the storage, not from the start of the row.
             self.noise.load_state_dict({key: x[self.ranks.rank].clone() for key, x in states.items()})
             return
         seeds = [derive_seed(self.config.seed, self.role, kind, self.updates, *self._index) for kind in (4, 5)]
@@ -109,7 +109,7 @@ class _Learner:
         torch.manual_seed(seeds[1])
 
     def metrics(self) -> dict[str, float]:
-        """Means of all metrics since the last call.
+        """Return the means of all metrics since the last call.
 
         Raises:
             NonFiniteError: one of them was NaN or infinite.
@@ -117,7 +117,7 @@ class _Learner:
         return self._metrics.read()
 
     def check_finite(self) -> None:
-        """Make sure that the parameters are worth saving.
+        """Check that the parameters may be saved.
 
         Raises:
             NonFiniteError: a metric was NaN or infinite since the last call of :meth:`metrics`.
@@ -125,7 +125,7 @@ class _Learner:
         self._metrics.check()
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        # Arrays from shared memory are read-only, which torch cannot express; copy those.
+        # Arrays from shared memory are read-only, which torch does not support; copy those.
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device, non_blocking=True)
 
     def _floats(self, array: npt.NDArray[Any]) -> Tensor:
@@ -160,10 +160,10 @@ class PretrainLearner(_Learner):
 
     @torch.no_grad()
     def validate(self, clips: Frames) -> dict[str, float]:
-        """Losses and diagnostics of the latent action on ``(B, T, Hpx, Wpx, C)`` clips; nothing is learnt from them.
+        """Return losses and latent-action diagnostics on clips ``(B, T, Hpx, Wpx, C)``, without learning from them.
 
-        The noise is the same at every call and none of training's, so that values compare and training goes on as
-        if nothing had been measured. Always in the parameters' own format, so that runs of different precision compare.
+        The noise is the same at every call and separate from training's, so that values are comparable and training is
+        unaffected. The number format is that of the parameters, so that runs of different precision are comparable.
         """
         noise = Noise(derive_seed(self.config.seed, self.role, 2), self.device, self.noise.dtype)
         image = preprocess_image(self._tensor(clips), self.noise.dtype)
@@ -188,7 +188,7 @@ class PretrainLearner(_Learner):
             return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs; where there are ranks, each has to call it."""
+        """Return the state that a resume needs; a collective call with several ranks."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -237,7 +237,7 @@ class FinetuneLearner(_Learner):
         self._share(model=self.model, actor_critic=self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
-        """Take over encoders, RSSM and decoder from a pre-training checkpoint (line 10).
+        """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10).
 
         Raises:
             CheckpointError: the method learns from scratch; a tensor is missing or has another shape.
@@ -271,14 +271,14 @@ class FinetuneLearner(_Learner):
             "grad_norm/heads": self.optimizer.step(self.precision),
         }
         self._average_statistics()
-        # Imagination starts from the states seen before the update and runs through the updated model.
+        # Imagination starts from the states inferred before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
         behaviour = self.behaviour.update(self.model, start, self.noise, self.precision)
         self.updates += 1
         self._metrics.add(self.updates, loss.metrics | norms | behaviour | self.precision.finish_update())
 
     def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
-        """Parameters that acting needs, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
+        """Return the policy's parameters, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
         return acting_weights(self.model.state_dict(), self.actor_critic.state_dict())
 
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
@@ -289,7 +289,7 @@ class FinetuneLearner(_Learner):
             return predict(self.model, image, latent_action, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs; where there are ranks, each has to call it."""
+        """Return the state that a resume needs; a collective call with several ranks."""
         return {
             "model": self.model.state_dict(),
             "actor_critic": self.actor_critic.state_dict(),

@@ -16,7 +16,7 @@ __all__ = ["Optimizer"]
 
 
 class Optimizer:
-    """One optimiser: average gradients over ranks, clip by the norm over all its parameters, add L2, step Adam."""
+    """Adam: averages gradients over ranks, clips by the norm over all its parameters, adds L2, steps."""
 
     def __init__(
         self, modules: Iterable[nn.Module], config: OptimizerConfig, frozen_updates: int = 0, ranks: Ranks = ALONE
@@ -36,8 +36,8 @@ class Optimizer:
     def step(self, precision: Precision = FULL) -> Tensor:
         """Apply the accumulated gradients and clear them; return their norm before clipping, scalar.
 
-        During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate. Where a loss
-        scale made a gradient overflow, the step is left out and the norm returned is 0.
+        During the first ``frozen_updates`` the learning rate is zero while Adam's moments accumulate. A gradient that
+        overflows under the loss scale skips the step and gives a norm of 0.
         """
         self.ranks.average_gradients(self.parameters)
         precision.scaler.unscale_(self.adam)
@@ -57,7 +57,7 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self.adam.load_state_dict(state["adam"])
-        # The fused step pairs elements by their place in memory: moments must lie as their parameters do.
+        # The fused step pairs elements by memory position: moments must have the layout of their parameters.
         for parameter, moments in self.adam.state.items():
             for key in ("exp_avg", "exp_avg_sq"):
                 moments[key] = torch.empty_like(parameter).copy_(moments[key])

@@ -1,4 +1,4 @@
-"""Number formats of an update: float32, or autocast to a half-width format with everything delicate kept in float32."""
+"""Number formats of an update: float32, or autocast to a half-width format with sensitive operations in float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether the hardware multiplies bfloat16 matrices itself (otherwise it is emulated and slower)."""
+    """Return whether the hardware multiplies bfloat16 matrices natively (emulation is slower)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -24,7 +24,7 @@ class Precision:
     """Autocast for forward passes, and loss scaling where gradients could underflow (float16)."""
 
     def __init__(self, name: str, device: torch.device, parameters: torch.dtype) -> None:
-        """Choose.
+        """Choose the number format.
 
         Args:
             name: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the hardware has it.
@@ -57,7 +57,7 @@ class Precision:
         return dict(self.scaler.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`; a state of another format is left aside, its scale means nothing here."""
+        """Restore :meth:`state_dict`; a state of another format is ignored, because its scale does not apply."""
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
 

@@ -1,4 +1,4 @@
-"""Reconstruction and open-loop prediction of a clip: what a report shows of the world model."""
+"""Reconstruction and open-loop prediction of a clip by the world model, for the report."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: in
 
 @torch.no_grad()
 def roll_out(model: WorldModel, seen: Tensor, latent_action: Tensor) -> Tensor:
-    """Frames that the prior predicts after those seen, under the latent actions from there on.
+    """Predict frames with the prior after the seen ones, under the remaining latent actions.
 
     Args:
         model: in evaluation mode.
@@ -65,12 +65,12 @@ def roll_out(model: WorldModel, seen: Tensor, latent_action: Tensor) -> Tensor:
     is_first[:, 0] = 1
     posterior = model.rssm.filter(model.encoder(seen), latent_action[:, :length], is_first)
     prior = model.rssm.imagine(posterior.at((slice(None), -1)), latent_action[:, length:])
-    # A context encoder takes as many frames as are decoded and looks at the first of them.
+    # A context encoder takes a batch of the decoded length and uses its first frame.
     scene = model.context(seen[:, :1].expand(-1, latent_action.shape[1] - length, -1, -1, -1), Deterministic())
     decoded: Tensor = model.decoder(prior.feature, scene)
     return decoded
 
 
 def context_frames(length: int) -> int:
-    """Frames of a clip of ``length`` that are shown before prediction starts: a quarter, 5 at most."""
+    """Return the number of context frames of a clip of ``length`` frames: a quarter, 5 at most."""
     return max(1, min(5, length // 4))

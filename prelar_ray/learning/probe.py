@@ -1,4 +1,4 @@
-"""Probe: how well a linear map finds the true action in the latent action. Nothing is trained by it but the map."""
+"""Probe: a linear map from the latent action to the true action. Only the map is trained."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))
 VALIDATION_SHARE = 0.2
 """Share of the training episodes on which the penalty is chosen."""
 CHUNK = 64
-"""Frames that go through the network at a time."""
+"""Frames per forward pass of the network."""
 
 Array = npt.NDArray[np.float64]
 
 
 class Probe(NamedTuple):
-    """Share of the variance of each true action's dimension that is explained on unseen episodes."""
+    """Share of the variance of each dimension of the true action that the map explains on unseen episodes."""
 
     r2: list[float]
     """Per dimension: 1 perfect, 0 no better than the mean, negative worse; NaN where the action never varies."""
     r2_permuted: list[float]
-    """The same with latent and true actions paired at random: about 0, or something leaks."""
+    """The same with latent and true actions paired at random: about 0 unless information leaks."""
     strength: float
     """Ridge penalty chosen."""
     test_steps: int
@@ -59,8 +59,8 @@ def probe(train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Arra
     """Fit by ridge regression on some episodes and score on others.
 
     Args:
-        train, test: per episode, latent actions ``(T-1, L)`` and the true actions ``(T-1, A)`` that they should tell;
-            at least one episode each.
+        train, test: per episode, latent actions ``(T-1, L)`` and the true actions ``(T-1, A)`` to predict; at least one
+            episode each.
         rng: chooses validation episodes and the random pairing.
     """
     strength = _choose_strength(train, rng)
@@ -77,7 +77,7 @@ def probe(train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Arra
 
 
 class _Ridge:
-    """Closed form on inputs and targets standardised with the training rows' mean and standard deviation."""
+    """Ridge regression in closed form on standardised inputs and targets (statistics of the training rows)."""
 
     def __init__(self, inputs: Array, targets: Array, strength: float) -> None:
         self._mean, self._scale = inputs.mean(axis=0), _scale(inputs)
@@ -93,7 +93,7 @@ class _Ridge:
 
 
 def _choose_strength(episodes: Sequence[tuple[Array, Array]], rng: np.random.Generator) -> float:
-    """Return the penalty with the least squared error on a part of the episodes; of one episode, on its last steps."""
+    """Return the penalty with the least squared error on held-back episodes, or the last steps of a single episode."""
     if len(episodes) == 1:
         inputs, targets = episodes[0]
         stop = max(1, round((1 - VALIDATION_SHARE) * len(inputs)))
@@ -116,7 +116,7 @@ def _rows(episodes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def _scale(x: Array) -> Array:
-    """Standard deviation per column; 1 where it is 0, so that such a column becomes zeros."""
+    """Return the standard deviation per column; 1 where it is 0, so that such a column becomes zeros."""
     std: Array = x.std(axis=0)
     return np.where(std > 1e-12, std, 1.0)
 

@@ -1,4 +1,4 @@
-"""Learners that share an update: each computes some rows of every batch, and all end with the same parameters."""
+"""Data-parallel learners: each rank computes some rows of every batch, and all hold the same parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ALONE", "Ranks"]
 class Ranks:
     """One learner's view of its group; :data:`ALONE` is a group of one, whose methods do nothing.
 
-    Every rank has to make the same calls in the same order, with tensors of the same shape.
+    All methods are collective: every rank makes the same calls in the same order, with tensors of the same shape.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -28,13 +28,13 @@ class Ranks:
 
     @classmethod
     def join(cls, address: str, rank: int, size: int, device: torch.device, timeout: float = 600.0) -> Ranks:
-        """Wait until all ``size`` processes have come together at ``address``.
+        """Join the group of ``size`` processes at ``address``.
 
         Args:
             address: ``host:port`` of a ``torch.distributed.TCPStore`` that some process serves.
 
         Raises:
-            torch.distributed.DistError: not all came within ``timeout`` seconds; the same limit holds for every call.
+            torch.distributed.DistError: a process is missing after ``timeout`` seconds, the limit of later calls too.
         """
         backend = "nccl" if device.type == "cuda" else "gloo"
         limit = timedelta(seconds=timeout)
@@ -44,7 +44,7 @@ class Ranks:
         return cls(dist.group.WORLD)
 
     def leave(self) -> None:
-        """Give the group up."""
+        """Leave the group."""
         if self.group is not None:
             dist.destroy_process_group(self.group)
 
@@ -57,16 +57,15 @@ class Ranks:
         return total
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean over ranks in value, own ``x`` in gradient: averaging the gradients then gives that of the mean."""
+        """Return the mean over ranks with the gradient of ``x``; averaged gradients are then those of the mean."""
         if self.group is None:
             return x
         return x + (self.sum(x) / self.size - x.detach())
 
     def gather(self, x: Tensor) -> Tensor:
-        """Rows of all ranks in order of rank, ``(N, ...) -> (size*N, ...)``.
+        """Concatenate the rows of all ranks in order of rank, ``(N, ...) -> (size*N, ...)``.
 
-        Own rows keep their gradient, ``size`` times: averaging the gradients of a loss of all rows then gives that of
-        the loss.
+        Own rows keep their gradient, multiplied by ``size``; averaged gradients are then those of a loss of all rows.
         """
         if self.group is None:
             return x
@@ -87,7 +86,7 @@ class Ranks:
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
     def check_equal(self, tensors: Mapping[str, Tensor]) -> None:
-        """Make sure that all ranks hold the same bits.
+        """Check that all ranks hold the same bits.
 
         Raises:
             RanksDiverged: they do not; names the first tensor.
@@ -95,7 +94,7 @@ class Ranks:
         if self.group is None:
             return
         sums = torch.stack([_bits(tensor) for tensor in tensors.values()])
-        # The largest of a checksum and of its complement: equal everywhere exactly if the two are each other's.
+        # Maxima of a checksum and of its complement over ranks: complements of each other only if all are equal.
         extremes = torch.stack([sums, ~sums])
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=self.group)
         different = (extremes[0] != ~extremes[1]).tolist()
@@ -105,11 +104,11 @@ class Ranks:
 
 
 def _bits(x: Tensor) -> Tensor:
-    """Checksum of a tensor's bytes, int64 scalar."""
+    """Return the checksum of a tensor's bytes, int64 scalar."""
     content: Any = x.detach().contiguous().view(-1).view(torch.uint8)
     place = torch.arange(len(content), device=x.device) % 8191 + 1  # so that a swap is seen as well
     return (content.long() * place).sum()
 
 
 ALONE = Ranks()
-"""A learner without others."""
+"""The group of a single learner."""

@@ -11,7 +11,7 @@ __all__ = ["RunningMagnitude"]
 
 
 class RunningMagnitude(nn.Module):
-    """Divide by an exponential mean of magnitudes, kept in float64."""
+    """Divides by an exponential moving average of magnitudes, kept in float64."""
 
     magnitude: Tensor
 

@@ -1,4 +1,4 @@
-"""Means of metrics that stay on the device until they are read."""
+"""Means of metrics, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["RunningMean"]
 
 
 class RunningMean:
-    """Accumulate scalars per update without a host sync; remember which became non-finite first."""
+    """Accumulates scalars per update without a host sync; records which became non-finite first."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -31,14 +31,14 @@ class RunningMean:
         self._count += 1
 
     def check(self) -> None:
-        """Make sure that everything added since the last read was finite.
+        """Check that all scalars since the last read were finite.
 
         Raises:
             NonFiniteError: a scalar was NaN or infinite; names the first one and its update.
         """
         first = self._first_bad.tolist() if self._count else []
         if min(first, default=float("inf")) < float("inf"):
-            # Within one update the order of the names is the order of computation, so the first is the cause.
+            # Names are in order of computation, so the first of one update is the cause.
             worst = min(range(len(first)), key=first.__getitem__)
             raise NonFiniteError(
                 f"update {int(first[worst])}: {self._names[worst]} is not finite. The last checkpoint is intact; "
@@ -46,7 +46,7 @@ class RunningMean:
             )
 
     def read(self) -> dict[str, float]:
-        """Return the means since the last read and start anew; empty if nothing was added.
+        """Return the means since the last read and reset; empty if nothing was added.
 
         Raises:
             NonFiniteError: see :meth:`check`.

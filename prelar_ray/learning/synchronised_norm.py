@@ -1,4 +1,4 @@
-"""Batch normalisation with the statistics of all ranks' rows, as if one learner had them all."""
+"""Batch normalisation with the statistics of the rows of all ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SynchronisedBatchNorm2d", "synchronise_norms"]
 
 
 def synchronise_norms(model: nn.Module, ranks: Ranks) -> None:
-    """Let every batch norm of ``model`` use statistics of all ranks, in place; parameters and their names stay."""
+    """Make every batch norm of ``model`` use statistics of all ranks, in place; parameters and names are unchanged."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SynchronisedBatchNorm2d
@@ -22,7 +22,7 @@ def synchronise_norms(model: nn.Module, ranks: Ranks) -> None:
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over ranks on any device (torch's own needs a GPU); one exchange of 2 numbers per channel."""
+    """Batch norm over ranks on any device (torch's own needs a GPU); exchanges 2 numbers per channel."""
 
     ranks: Ranks
 
@@ -64,7 +64,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _gathered(x: Tensor, ranks: Ranks) -> Tensor:
-    """``(ranks, *x.shape)``, with the gradients of all ranks' losses."""
+    """Stack ``x`` of all ranks, ``(ranks, *x.shape)``; gradients include those of all ranks' losses."""
     rows = [torch.zeros_like(x)] * ranks.size
     rows[ranks.rank] = x
     total: Tensor = _Sum.apply(torch.stack(rows), ranks)  # type: ignore[no-untyped-call]

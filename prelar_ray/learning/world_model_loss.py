@@ -42,7 +42,7 @@ def pretrain_loss(
     Args:
         image: preprocessed ``(B, T, C, Hpx, Wpx)``.
         is_first: ``(B, T)``.
-        ranks: learners with other rows of the batch. The consistency term compares all pairs of their distances; latent
+        ranks: group of learners that share the batch. The consistency term compares distances of all ranks; latent
             actions are swapped within a rank.
     """
     rssm = model.rssm
@@ -85,7 +85,7 @@ def finetune_loss(
         image: preprocessed ``(B, T, C, Hpx, Wpx)``.
         action: ``(B, T, A)``; index t led to step t.
         reward, is_first: ``(B, T)``.
-        ranks: learners with other rows of the batch.
+        ranks: group of learners that share the batch.
     """
     rssm = model.rssm
     embed = model.encoder(image)
@@ -118,7 +118,7 @@ def finetune_loss(
 
 
 def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Tensor:
-    """What the bonus measures novelty on: ``(B, T, E)``, or the feature ``(B, T, F)`` of the pre-trained RSSM."""
+    """Return the input of the bonus: embeddings ``(B, T, E)``, or features ``(B, T, F)`` of the pre-trained RSSM."""
     if bonus.config.input == "embedding":
         return embed
     return posterior.feature if posterior.below is None else posterior.below.feature
@@ -127,7 +127,7 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
 def _weighted(
     terms: dict[str, Tensor], weights: dict[str, float], metrics: dict[str, Tensor], posterior: State
 ) -> WorldModelLoss:
-    """Sum the terms; a term without a weight, or the reverse, is a KeyError rather than a silent 1."""
+    """Sum the weighted terms; a term without a weight, or the reverse, raises."""
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     assert weights.keys() == terms.keys()
     metrics |= {f"loss/{name}": term.detach() for name, term in terms.items()}

@@ -1,4 +1,4 @@
-"""What of a fine-tuned model acts: the weights that a learner publishes and a checkpoint is evaluated with."""
+"""The weights of a fine-tuned model that acting needs: published by the learner and read from checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MODEL_PARTS = ("rssm.", "action_encoder.")
 
 
 def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Return copies of what :class:`prelar_ray.acting.policy.Policy` loads, as arrays by name.
+    """Return the arrays that :class:`prelar_ray.acting.policy.Policy` loads, copied, by name.
 
     Args:
         model: state of a :class:`~prelar_ray.models.world_model.FinetuneWorldModel`. Acting normalises with running
-            statistics, so the norms of its encoder are folded into the convolutions before them.
+            statistics, so the norms of the encoder are folded into the convolutions before them.
         actor_critic: state of an :class:`~prelar_ray.models.actor_critic.ActorCritic`.
 
     Raises:
-        CheckpointError: a norm layer is not all there.
+        CheckpointError: a norm layer is incomplete.
     """
     encoder = {key: value for key, value in model.items() if key.startswith("encoder.")}
     weights = fold_norms(encoder)

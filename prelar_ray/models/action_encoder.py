@@ -1,4 +1,4 @@
-"""How real actions become latent actions, Eq. (12), and how methods without latent actions feed them in."""
+"""Inputs of the RSSM made from real actions: the action encoder, Eq. (12), or padding in methods without it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ActionEncoder", "PaddedAction", "action_input"]
 
 
 class ActionEncoder(nn.Module):
-    """Deterministic ``(..., A) -> (..., L)``, the paper's."""
+    """The paper's deterministic action encoder, ``(..., A) -> (..., L)``, Eq. (12)."""
 
     def __init__(self, action: int, head: HeadConfig, latent_action: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PaddedAction(nn.Module):
 
 
 def action_input(config: WorldModelConfig, action: int) -> ActionEncoder | PaddedAction:
-    """Build what ``world_model.action_input`` names, for actions of size A.
+    """Build the module that ``world_model.action_input`` names, for actions of size A.
 
     Raises:
         ConfigError: the action is larger than the latent action it should be padded to.

@@ -1,6 +1,6 @@
 """Context of a scene (ContextWM): one frame whose features the decoder attends to.
 
-The latent state need then not carry what does not move.
+The latent state then need not represent the static parts of the scene.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from prelar_ray.types import IMAGE_SIZE
 __all__ = ["LARGEST_SIDE", "ContextAttention", "ContextEncoder", "SceneContext"]
 
 LARGEST_SIDE = IMAGE_SIZE // 4
-"""Side of the largest feature maps that take part, pixels; attention at 32x32 would cost more than all else."""
+"""Side of the largest feature maps with attention, pixels; attention at 32x32 would dominate the cost."""
 
 
 class SceneContext(NamedTuple):
-    """Features of one size for B sequences, and which of their positions each of the T frames may attend to."""
+    """Feature maps of one size for B sequences, and the positions that each of the T frames may attend to."""
 
     feature: Tensor  # (B, P, c), P = side * side positions
     visible: Tensor  # (B*T, V) indices of positions, V = P * (1 - mask)
 
     def keys(self, position: Tensor) -> Tensor:
-        """Visible features plus their position's embedding ``(P, c)``: ``(B*T, V, c)``."""
+        """Return the visible features plus their position embeddings ``(P, c)``: ``(B*T, V, c)``."""
         feature = self.feature + position
         frames = len(self.visible) // len(feature)
         rows = torch.arange(len(feature), device=feature.device).repeat_interleave(frames)
@@ -37,7 +37,7 @@ class SceneContext(NamedTuple):
 
 
 class ContextEncoder(nn.Module):
-    """Encode the context frame with a trunk of its own, as the image encoder does, and keep what is in between."""
+    """Encodes the context frame with a separate trunk like the image encoder's; returns intermediate feature maps."""
 
     def __init__(self, conv: ConvConfig, config: ContextConfig) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ContextEncoder(nn.Module):
         """Return the context of every sequence by the side of its feature maps.
 
         Args:
-            image: preprocessed ``(B, T, C, Hpx, Wpx)``; one random frame per sequence is the context, the first where
+            image: preprocessed ``(B, T, C, Hpx, Wpx)``; the context is one random frame per sequence, or the first if
                 ``noise`` is deterministic.
         """
         batch, length = image.shape[:2]
@@ -69,7 +69,7 @@ class ContextEncoder(nn.Module):
         return contexts
 
     def _visible(self, rows: int, positions: int, noise: Noise, device: torch.device) -> Tensor:
-        """Draw which positions are not masked, ``(rows, V)``; the first ones where ``noise`` is deterministic."""
+        """Draw the unmasked positions, ``(rows, V)``; the first ones if ``noise`` is deterministic."""
         kept = int(positions * (1 - self.mask))
         order = noise.uniform(rows, positions)
         if order is None:
@@ -78,7 +78,7 @@ class ContextEncoder(nn.Module):
 
 
 class ContextAttention(nn.Module):
-    """Add to a feature map what it finds in the context, ``(N, c, h, w) -> (N, c, h, w)``."""
+    """Adds cross attention to the context to a feature map, ``(N, c, h, w) -> (N, c, h, w)``."""
 
     def __init__(self, channels: int, side: int, norm: str, config: ContextConfig) -> None:
         super().__init__()

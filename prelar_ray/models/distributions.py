@@ -1,8 +1,7 @@
 """Distributions of the model: groups of categoricals, diagonal Gaussians, the truncated normal policy.
 
-Functions on tensors rather than objects of ``torch.distributions``: each is a few kernels and traces cleanly.
-Every sampler takes its noise as a tensor and returns the mode where it is None, so that a caller decides
-where randomness comes from and can switch it off.
+They are functions on tensors rather than objects of ``torch.distributions``: each takes few kernels and can be traced.
+Every sampler takes its noise as a tensor, and returns the mode if it is None: the caller controls randomness.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def gaussian_kl(p_mean: Tensor, p_std: Tensor, q_mean: Tensor, q_std: Tensor) ->
 
 
 class TruncatedNormal(NamedTuple):
-    """Normal truncated to [-1, 1], independent over dimensions; the policy. Both ``(..., A)``."""
+    """Normal truncated to [-1, 1], independent over dimensions, the policy; both fields are ``(..., A)``."""
 
     loc: Tensor
     scale: Tensor
@@ -103,7 +102,7 @@ class TruncatedNormal(NamedTuple):
         return value + (value.clamp(-bound, bound) - value).detach()
 
     def icdf(self, probability: Tensor) -> Tensor:
-        """Value below which ``probability`` (in (0, 1)) of the mass lies, ``(..., A)``."""
+        """Quantile of ``probability`` in (0, 1), ``(..., A)``."""
         eps = torch.finfo(self.loc.dtype).eps
         probability = probability.clamp(eps, 1 - eps)
         low, z = self._mass()

@@ -18,7 +18,7 @@ __all__ = ["ImageDecoder", "image_log_prob"]
 
 
 class ImageDecoder(nn.Module):
-    """Decode features to the mean of a unit-variance Gaussian over pixels, ``(..., F) -> (..., C, Hpx, Wpx)``.
+    """Decodes features to the mean of a unit-variance Gaussian over pixels, ``(..., F) -> (..., C, Hpx, Wpx)``.
 
     With ``context`` enabled, every second residual layer below 32x32 attends to a context frame first (ContextWM).
     """
@@ -47,7 +47,7 @@ class ImageDecoder(nn.Module):
 
         Args:
             feature: ``(..., F)``; with a context, ``(B, T, F)``.
-            context: features of the context frames by side; needed exactly where the decoder was built with one.
+            context: feature maps of the context frames by side; required if the decoder was built with a context.
         """
         x = self.linear_in(feature.flatten(0, -2)).unflatten(1, (self.channels, self.side, self.side))
         x = x.contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ __all__ = ["ImageEncoder"]
 
 
 class ImageEncoder(nn.Module):
-    """Encode each frame by itself, ``(..., C, Hpx, Wpx) -> (..., E)``."""
+    """Encodes each frame separately, ``(..., C, Hpx, Wpx) -> (..., E)``."""
 
     def __init__(self, config: ConvConfig) -> None:
         super().__init__()

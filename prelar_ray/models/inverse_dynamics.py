@@ -15,7 +15,7 @@ __all__ = ["InverseDynamicsEncoder"]
 
 
 class InverseDynamicsEncoder(nn.Module):
-    """Infer q(a~_t | o_{t-1}, o_t) from two frames, concatenated by channel or subtracted."""
+    """Infers q(a~_t | o_{t-1}, o_t) from two frames, concatenated by channel or subtracted, Eq. (11)."""
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class InverseDynamicsEncoder(nn.Module):
         """
         before, after = image[:, :-1], image[:, 1:]
         x = torch.cat([before, after], dim=2) if self.input == "pair" else after - before  # (B, T-1, 2C or C, ...)
-        # The concatenation is channel-first in memory whatever its inputs are; convolutions prefer channels-last.
+        # Concatenation always gives channels-first memory; convolutions are faster with channels-last.
         flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         out = full_precision(self.out(F.elu(self.hidden(self.trunk(flat))))).unflatten(0, x.shape[:2])
         if self.distribution == "deterministic":

@@ -1,7 +1,7 @@
-"""Distributions of a latent action: what an inverse dynamics encoder infers from two frames.
+"""Distributions of a latent action, which an inverse dynamics encoder infers from two frames.
 
-Each offers the same five things, so that losses and diagnostics need not know which one they hold: ``point`` (its most
-likely value), ``sample``, ``kl`` to the prior, ``distances`` to other rows of the batch, and ``spread``.
+All have the same interface, so that losses and diagnostics are independent of the type: ``point`` (the mode),
+``sample``, ``kl`` to the prior, ``distances`` to other rows of the batch, and ``spread``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CategoricalAction", "DeterministicAction", "GaussianAction", "Latent
 
 
 class GaussianAction(NamedTuple):
-    """Diagonal Gaussian, the paper's; both ``(..., L)``."""
+    """Diagonal Gaussian, the paper's; both fields are ``(..., L)``."""
 
     mean: Tensor
     std: Tensor
@@ -44,7 +44,7 @@ class GaussianAction(NamedTuple):
         return gaussian_kl(self.mean.unsqueeze(-1), self.std.unsqueeze(-1), zero, zero + prior_std)
 
     def distances(self, permutation: Tensor) -> Tensor:
-        """KL[own || that of row ``permutation[b]``], nats: ``(B, T-1, L) -> (B, T-1)``."""
+        """KL[own || row ``permutation[b]``], nats: ``(B, T-1, L) -> (B, T-1)``."""
         return gaussian_kl(self.mean, self.std, self.mean[permutation], self.std[permutation])
 
 
@@ -63,7 +63,7 @@ class DeterministicAction(NamedTuple):
         return self.point
 
     def kl(self, prior_std: float = 1.0) -> Tensor:
-        """Zero per dimension: nothing is asked of it."""
+        """Zero per dimension."""
         return self.point.new_zeros(self.point.shape)
 
     def distances(self, permutation: Tensor) -> Tensor:
@@ -91,11 +91,11 @@ class CategoricalAction(NamedTuple):
         return sample_one_hot(self.logits, noise.gumbel(*self.logits.shape)).flatten(-2)
 
     def kl(self, prior_std: float = 1.0) -> Tensor:
-        """KL to the uniform distribution per group, nats: ``(..., G)``; ``prior_std`` has no meaning here."""
+        """KL to the uniform distribution per group, nats: ``(..., G)``; ``prior_std`` is ignored."""
         return math.log(self.logits.shape[-1]) - categorical_entropy(self.logits.unsqueeze(-2))
 
     def distances(self, permutation: Tensor) -> Tensor:
-        """KL[own || that of row ``permutation[b]``] over all groups, nats: ``(B, T-1, G, C) -> (B, T-1)``."""
+        """KL[own || row ``permutation[b]``] over all groups, nats: ``(B, T-1, G, C) -> (B, T-1)``."""
         return categorical_kl(self.logits, self.logits[permutation])
 
 

@@ -46,7 +46,7 @@ class MLP(nn.Module):
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Leave autocast's half-width formats: what feeds a distribution, a loss or a state is float32 (or float64)."""
+    """Convert from autocast's half-width formats: inputs of distributions, losses and states are float32 or float64."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

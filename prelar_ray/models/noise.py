@@ -1,4 +1,4 @@
-"""Where every random number of an update comes from, so that it can be saved, restored or switched off."""
+"""Random numbers of an update, from one source that can be saved, restored or switched off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Deterministic", "Noise"]
 
 
 class Noise:
-    """Random draws from a generator of their own on the learner's device; dropout alone draws from torch's."""
+    """Random draws from a separate generator on the learner's device; only dropout uses torch's."""
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
@@ -32,13 +32,13 @@ class Noise:
         return self._empty(shape).uniform_(generator=self.generator)
 
     def derangement(self, n: int) -> Tensor:
-        """Permutation of ``n >= 2`` rows without a fixed point: a random order, each row sent to the next."""
+        """Permutation of ``n >= 2`` rows without a fixed point: a random cycle."""
         order = torch.randperm(n, generator=self.generator, device=self.device)
         permutation = torch.empty_like(order)
         return permutation.scatter_(0, order, order.roll(-1))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """States of the generator and of torch's own, from which dropout draws; uint8."""
+        """States of the generator and of torch's, which dropout uses; uint8."""
         shared = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
         return {"generator": self.generator.get_state(), "shared": shared}
 
@@ -52,7 +52,7 @@ class Noise:
 
 
 class Deterministic(Noise):
-    """No randomness: every sample is the mode, and the batch permutation is given or a rotation by one row."""
+    """No randomness: samples are modes, and the batch permutation is given or a rotation by one row."""
 
     def __init__(self, permutation: Tensor | None = None) -> None:
         super().__init__(0)

@@ -1,4 +1,4 @@
-"""The one place where stored frames become numbers a network sees."""
+"""Conversion between stored frames and the inputs and outputs of networks."""
 
 from __future__ import annotations
 

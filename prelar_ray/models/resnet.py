@@ -26,7 +26,7 @@ def _norm(channels: int, kind: str) -> nn.Module:
 class ResidualLayer(nn.Module):
     """Two convolutions with norms, plus the skip; ``(N, inputs, h, w) -> (N, outputs, h, w)``.
 
-    The skip may start elsewhere, at ``around``, ``(N, inputs, h, w)``.
+    The skip may start at another tensor ``around``, ``(N, inputs, h, w)``.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
@@ -48,13 +48,13 @@ class ResidualLayer(nn.Module):
 
 
 def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold the batch norms of a state with residual layers, as evaluation applies them, into its convolutions.
+    """Fold the batch norms of residual layers, in evaluation mode, into their convolutions.
 
     Returns:
-        The state of the same layers with ``norm="none"``, which compute the same but for rounding.
+        State of the same layers with ``norm="none"``, whose outputs differ only by rounding.
 
     Raises:
-        CheckpointError: a norm layer is not all there.
+        CheckpointError: a norm layer is incomplete.
     """
     norms = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
     convolutions = {norm: re.sub(r"norm(\d)\.$", r"conv\1.", norm.replace("skip.1.", "skip.0.")) for norm in norms}

@@ -22,11 +22,11 @@ class State(NamedTuple):
     stoch: Tensor  # (..., S, K) one-hot, with straight-through gradients
     deter: Tensor  # (..., D)
     logits: Tensor  # (..., S, K) of the distribution that stoch was drawn from
-    below: State | None = None  # state of the RSSM below, where two are stacked and both observe
+    below: State | None = None  # state of the lower RSSM of two stacked ones, while both observe
 
     @property
     def feature(self) -> Tensor:
-        """What decoder, heads, actor and critic see: ``(..., F)``, F = S*K + D."""
+        """Input of decoder, heads, actor and critic: ``(..., F)``, F = S*K + D."""
         return torch.cat([self.stoch.flatten(-2), self.deter], dim=-1)
 
     def detach(self) -> State:
@@ -100,10 +100,7 @@ class RSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> tuple[State, Tensor]:
-        """Roll forward over observed steps, and predict each from the one before.
-
-        Args and posterior states are those of :meth:`filter`; prior logits ``(B, T, S, K)`` come with them.
-        """
+        """Return the posterior states of :meth:`filter`, with the same arguments, and prior logits ``(B, T, S, K)``."""
         posterior = self.filter(embed, latent_action, is_first, state, gumbel)
         return posterior, self.prior_logits(posterior.deter)
 
@@ -115,15 +112,15 @@ class RSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> State:
-        """Roll forward over observed steps.
+        """Infer the posterior states of observed steps.
 
-        Only what depends on the recurrent state is inside the loop: the embedding's half of the posterior layer and
-        the action's half of the input layer are computed for all T at once.
+        The loop contains only what depends on the recurrent state: the embedding's half of the posterior layer and the
+        action's half of the input layer are computed for all T at once.
 
         Args:
             embed: ``(B, T, E)``.
             latent_action: ``(B, T, L)``; index t led to step t.
-            is_first: ``(B, T)``; where set, previous state and latent action count as zero.
+            is_first: ``(B, T)``; where set, previous state and latent action are treated as zero.
             state: state before the first step; zeros by default.
             gumbel: noise ``(B, T, S, K)`` of the posterior samples; None takes the most likely classes.
 

@@ -11,10 +11,10 @@ __all__ = ["StackedRSSM"]
 
 
 class StackedRSSM(nn.Module):
-    """Two RSSMs; the feature of the lower one is what the upper one observes.
+    """Two stacked RSSMs with the interface of :class:`~prelar_ray.models.rssm.RSSM`.
 
-    It observes, steps and imagines as an :class:`~prelar_ray.models.rssm.RSSM` does. Imagination runs in the upper one
-    alone. The lower one sees zeros for latent actions, as in its pre-training.
+    The upper one observes the feature of the lower one. Imagination uses only the upper one. The latent actions of the
+    lower one are zeros, as in its pre-training.
     """
 
     def __init__(self, config: RSSMConfig, embed: int, below_latent_action: int, latent_action: int) -> None:
@@ -38,7 +38,7 @@ class StackedRSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> tuple[State, Tensor]:
-        """Roll both forward over observed steps; returns those of :meth:`filter` and the upper one's prior logits."""
+        """Return the posterior states of :meth:`filter` and the prior logits of the upper RSSM."""
         posterior = self.filter(embed, latent_action, is_first, state, gumbel)
         return posterior, self.above.prior_logits(posterior.deter)
 
@@ -50,7 +50,7 @@ class StackedRSSM(nn.Module):
         state: State | None = None,
         gumbel: Tensor | None = None,
     ) -> State:
-        """Roll both forward over observed steps; see :meth:`prelar_ray.models.rssm.RSSM.filter`.
+        """Infer the posterior states of both RSSMs; see :meth:`prelar_ray.models.rssm.RSSM.filter`.
 
         Args:
             gumbel: noise ``(B, T, 2*S, K)``, the lower one's groups first.

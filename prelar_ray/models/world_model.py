@@ -1,4 +1,4 @@
-"""The parts put together: the world model of either phase, for every method."""
+"""The world models of both phases, for every method."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def dynamics(config: WorldModelConfig, embed: int, latent_action: int) -> RSSM |
 
 
 class WorldModel(nn.Module):
-    """What both phases share: image encoder, latent dynamics, image decoder, and context where a method has it."""
+    """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one."""
 
     def __init__(self, config: WorldModelConfig, latent_action: int | None = None) -> None:
-        """Build for action inputs of size ``latent_action``; without, for those of pre-training."""
+        """Build for action inputs of size ``latent_action``, by default those of pre-training."""
         super().__init__()
         self.encoder = ImageEncoder(config.encoder)
         self.rssm: RSSM | StackedRSSM
@@ -44,7 +44,7 @@ class WorldModel(nn.Module):
         self.context_encoder = ContextEncoder(config.encoder, config.context) if config.context.enabled else None
 
     def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
-        """What the decoder may look at besides the feature; None for methods without context.
+        """Return the context of the decoder; None in methods without context.
 
         Args:
             image: preprocessed ``(B, T, C, Hpx, Wpx)``.
@@ -53,7 +53,7 @@ class WorldModel(nn.Module):
 
 
 class PretrainWorldModel(WorldModel):
-    """World model of pre-training: latent actions come from the inverse dynamics encoder, Eq. (11), or are zeros."""
+    """World model of pre-training; latent actions are inferred by inverse dynamics, Eq. (11), or are zeros."""
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__(config)
@@ -75,16 +75,16 @@ class PretrainWorldModel(WorldModel):
         return None if self.inverse_dynamics is None else self.inverse_dynamics(image)
 
     def to_inputs(self, latent_action: Tensor | None, like: Tensor) -> Tensor:
-        """Put zeros before the latent actions ``(B, T-1, L)``, or everywhere: ``(B, T, L)``; ``like`` is ``(B, T)``."""
+        """Prepend zeros to latent actions ``(B, T-1, L)``, or return zeros: ``(B, T, L)``; ``like`` is ``(B, T)``."""
         if latent_action is None:
             return like.new_zeros(*like.shape, self.latent_action)
         return torch.cat([torch.zeros_like(latent_action[:, :1]), latent_action], dim=1)
 
 
 class FinetuneWorldModel(WorldModel):
-    """World model of fine-tuning: latent actions come from real ones, and rewards are predicted, Eq. (12).
+    """World model of fine-tuning, with latent actions from real ones and predicted rewards, Eq. (12).
 
-    ``reward`` regresses reward plus intrinsic bonus and is the head imagination uses; ``aux_reward`` the plain reward.
+    ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
     """
 
     def __init__(self, config: WorldModelConfig, action: int, aux_reward: bool = True) -> None:
@@ -97,13 +97,13 @@ class FinetuneWorldModel(WorldModel):
 
     @property
     def pretrained(self) -> dict[str, nn.Module]:
-        """Parts that fine-tuning takes over, by their name in a pre-training checkpoint (Algorithm 1, line 10)."""
+        """Parts initialised from pre-training, by their name in its checkpoint (Algorithm 1, line 10)."""
         rssm = self.rssm.below if isinstance(self.rssm, StackedRSSM) else self.rssm
         parts: dict[str, nn.Module] = {"encoder": self.encoder, "rssm": rssm, "decoder": self.decoder}
         return parts if self.context_encoder is None else parts | {"context_encoder": self.context_encoder}
 
     def parameter_groups(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """Parts of the two optimisers: what perceives (encoders, pre-trained RSSM), and everything else."""
+        """Parts of the two optimisers: encoders and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
         heads = [part for part in (self.reward, self.aux_reward) if part is not None]

@@ -1,1 +1,1 @@
-"""Checkpoints of the authors' code: their names, widths and files, and conversion both ways."""
+"""Checkpoints of the published code: names, widths, files, and conversion in both directions."""

@@ -1,4 +1,4 @@
-"""Published checkpoints into states of this package, and back; every tensor keeps its bits."""
+"""Conversion of published checkpoints to states of this package and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prelar_ray.published.widths import Measured, Setting, measure
 __all__ = ["Export", "Imported", "export_state", "import_published"]
 
 ORIGIN = "published"
-"""Counter of an imported checkpoint that says where it came from."""
+"""Counter of an imported checkpoint with its origin."""
 
 _STRUCTURE = (
     "world_model.latent_action_source",
@@ -35,7 +35,7 @@ _STRUCTURE = (
     "world_model.dynamics",
     "world_model.action_input",
 )
-"""Settings by which methods differ in their networks."""
+"""Settings in which the networks of methods differ."""
 
 _BEHAVIOUR = ("actor", "critic", "slow_critic")
 _FILLED = "bonus.filled"
@@ -45,11 +45,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Imported:
-    """A published checkpoint as this package holds it."""
+    """A published checkpoint in this package's form."""
 
     layout: str
     config: RunConfig
-    told: Measured  # by the tensors
+    told: Measured  # settings that the tensors determine
     method_named: bool  # by the user, not inferred
     tensors: dict[str, Tensor]  # by name here, part first
     filled: tuple[str, ...]  # names here that the published layout does not have; they are zero
@@ -62,7 +62,7 @@ class Imported:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What :meth:`CheckpointStore.save` takes; without optimisers and generators, which are not published."""
+        """State for :meth:`CheckpointStore.save`, without optimisers and generators, which are not published."""
         state: dict[str, Any] = {"model": {}, "updates": 0}
         if self.phase == "finetune":
             state |= {"actor_critic": {}, "bonus": {}, "behaviour": {"reward_normaliser": {}}}
@@ -80,7 +80,7 @@ class Imported:
 
     @property
     def counters(self) -> dict[str, Any]:
-        """What an export needs to write the same names again; and that no videos are known to have been seen."""
+        """Counters with the names that an export restores, and an empty set of seen videos."""
         origin = {"layout": self.layout, "aliases": [*self.published.aliases], "files": [*self.published.files]}
         return {ORIGIN: origin, "shards": {}}
 
@@ -91,21 +91,21 @@ class Export:
 
     layout: str
     tensors: dict[str, Tensor]
-    aliases: tuple[str, ...]  # published prefixes to write once more
-    parts: bool  # whether each part gets a file of its own
+    aliases: tuple[str, ...]  # published prefixes under which tensors are written a second time
+    parts: bool  # whether each part gets its own file as well
     left_out: tuple[str, ...]  # names here that the published layout does not have
 
 
 def import_published(path: Path, preset: str | None, file: Path | None, overrides: Sequence[str]) -> Imported:
-    """Read a published checkpoint: names, phase, method and widths come from its tensors, the rest from the settings.
+    """Read a published checkpoint; its tensors determine names, phase, method and widths, the settings all else.
 
     Args:
         path: see :func:`prelar_ray.published.files.read_published`.
         preset, file, overrides: as :func:`prelar_ray.config.load_config` takes them.
 
     Raises:
-        OfficialCheckpointError: it is no such checkpoint, or a tensor is missing, unknown or of another shape or type;
-            the method that is named does not fit.
+        OfficialCheckpointError: it is not such a checkpoint, or a tensor is missing, unknown or of another shape or
+            type; the named method does not fit.
         ConfigError: the settings are wrong, or contradict a shape.
     """
     published = read_published(path)
@@ -125,7 +125,7 @@ def import_published(path: Path, preset: str | None, file: Path | None, override
 
 
 def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:
-    """Return a checkpoint's tensors under published names; what was imported gets the names it had.
+    """Return a checkpoint's tensors under published names; an imported checkpoint gets its original names.
 
     Args:
         layout: one of :data:`prelar_ray.published.names.LAYOUTS`; by default that of the import, or ``prelar``.
@@ -160,7 +160,7 @@ def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:
 
 
 def _recognise(tensors: Mapping[str, Tensor]) -> str:
-    """Return the layout that knows most of the keys."""
+    """Return the layout with most of the keys."""
     return max(LAYOUTS, key=lambda layout: sum(own_key(key, layout) is not None for key in tensors))
 
 
@@ -183,13 +183,13 @@ def _rename(path: Path, tensors: Mapping[str, Tensor], layout: str) -> dict[str,
 
 
 def _published_name(key: str, layout: str, keys: Any) -> str:
-    """Return the published name of a tensor among others, by which a residual layer is seen to have norms or not."""
+    """Return the published name of a tensor; ``keys``, all names, tell whether its residual layer has norms."""
     layer, convolution, _ = key.partition(".conv2.")
     return official_key(key, layout, normed=not convolution or f"{layer}.norm1.weight" in keys)
 
 
 def _has_no_place(key: str) -> bool:
-    """Whether no layout has this tensor: the fill of the bonus queue, biases of residual layers without norms."""
+    """Whether no layout has the tensor: the fill of the bonus queue, biases of residual layers without norms."""
     return key == _FILLED or _RESIDUAL_BIAS.fullmatch(key) is not None
 
 
@@ -197,10 +197,10 @@ def _has_no_place(key: str) -> bool:
 
 
 def _fitting_method(path: Path, settings: Mapping[str, Setting], named: str | None) -> str:
-    """Return the method that was named, or the first that has these networks.
+    """Return the named method, or the first with these networks.
 
     Raises:
-        OfficialCheckpointError: that method has others, or none has these.
+        OfficialCheckpointError: the named method has other networks, or no method has these.
     """
     known = {name: load_config(None, None, [f"method={name}"]) for name in native_methods()}
     wrong = {
@@ -264,7 +264,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
 def _complete(
     path: Path, tensors: dict[str, Tensor], expected: Mapping[str, Tensor], name: Callable[[str], str]
 ) -> tuple[str, ...]:
-    """Make sure that the tensors are those expected, and add zeros for what the published layout leaves out.
+    """Check that the tensors are the expected ones, and add zeros for those that the published layout lacks.
 
     Raises:
         OfficialCheckpointError: names keys and shapes.
@@ -298,7 +298,7 @@ def _listed(verb: str, items: Sequence[str]) -> str:
 
 
 def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that are published, by name with the part first."""
+    """Return the published tensors of a checkpoint, by name with the part first."""
     tensors: dict[str, Tensor] = {**state["model"], **state.get("actor_critic", {})}
     tensors |= {f"bonus.{key}": value for key, value in state.get("bonus", {}).items()}
     normaliser = state.get("behaviour", {}).get("reward_normaliser", {})
@@ -306,7 +306,7 @@ def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _aliases(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Prefixes under which the published agent of this method holds tensors once more."""
+    """Return the prefixes under which the published agent of this method holds tensors a second time."""
     if checkpoint.phase == "pretrain":
         return ()
     model = checkpoint.config.world_model

@@ -1,7 +1,8 @@
-"""Files of published checkpoints: read without running anybody's code, and written as the published code does.
+"""Files of published checkpoints: read without executing code, and written as the published code does.
 
-Pre-training leaves ``variables.pt``, the whole agent, and a file per part whose keys lack the part's prefix;
-fine-tuning leaves ``variables.pt``. Tensors that an agent holds under several names are read once and written as often.
+Pre-training writes ``variables.pt``, the whole agent, and a file per part whose keys lack the part's prefix;
+fine-tuning writes ``variables.pt``. Tensors that an agent holds under several names are read once and written under
+all of them.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ class Published:
     """Content of a published checkpoint."""
 
     tensors: dict[str, Tensor]  # by published key, each once
-    aliases: dict[str, int]  # prefix under which tensors are held once more, and how many are
+    aliases: dict[str, int]  # number of tensors that are held a second time, by prefix
     files: tuple[str, ...]  # names of the files read
 
 
 def read_published(path: Path) -> Published:
-    """Read a published checkpoint: a folder of pre-training or fine-tuning, or its ``variables.pt`` by any name.
+    """Read a published checkpoint: a folder of pre-training or fine-tuning, or its ``variables.pt`` of any name.
 
     Raises:
-        OfficialCheckpointError: not such a checkpoint; it holds code or anything but tensors; its files or the names of
-            one tensor disagree.
+        OfficialCheckpointError: it is not such a checkpoint; it contains code or other objects than tensors; its files,
+            or copies of one tensor, disagree.
     """
     if not path.is_dir():
         tensors, files = _read_file(path), [path.name]
@@ -63,11 +64,11 @@ def read_published(path: Path) -> Published:
 
 
 def write_published(folder: Path, tensors: Mapping[str, Tensor], aliases: tuple[str, ...], parts: bool) -> list[str]:
-    """Write ``variables.pt`` to a new folder, which appears whole or not at all; return the names of the files.
+    """Write ``variables.pt`` to a new folder, which appears atomically; return the names of the files.
 
     Args:
         tensors: by published key.
-        aliases: prefixes of :data:`prelar_ray.published.names.ALIASES` to write once more.
+        aliases: prefixes of :data:`prelar_ray.published.names.ALIASES` under which tensors are written a second time.
         parts: write the files of the parts too, as pre-training does.
 
     Raises:
@@ -88,7 +89,7 @@ def write_published(folder: Path, tensors: Mapping[str, Tensor], aliases: tuple[
         temporary.mkdir(parents=True)
         for name, content in contents.items():
             write_state(temporary / name, content)
-        temporary.replace(folder)  # fails where a folder with content is in the way
+        temporary.replace(folder)  # fails if a non-empty folder exists
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise cannot_write(folder, error) from error
@@ -99,7 +100,7 @@ def write_published(folder: Path, tensors: Mapping[str, Tensor], aliases: tuple[
 
 
 def _read_folder(path: Path, found: list[str]) -> dict[str, Tensor]:
-    """Read the whole agent and compare the files of its parts with it, or put it together from them."""
+    """Read the whole agent and compare the files of its parts with it, or assemble it from them."""
     tensors = _read_file(path / WHOLE) if WHOLE in found else {}
     for name in found:
         if name == WHOLE:
@@ -149,16 +150,16 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Whether a file starts as a pickle or an archive does, even one that is cut off."""
+    """Whether a file starts like a pickle or an archive, even if it is truncated."""
     with path.open("rb") as file:
         return file.read(2).startswith((b"\x80", b"PK"))
 
 
 def _take_aliases(path: Path, tensors: dict[str, Tensor]) -> dict[str, int]:
-    """Remove tensors that are there once more under another name, and return how many by prefix.
+    """Remove tensors that are held a second time under another name, and return their number by prefix.
 
-    The two RSSMs of a stacked model share that pair of names without being the same; only where an action encoder shows
-    that nothing is stacked must they agree.
+    The two RSSMs of a stacked model have the same pair of names but differ; an action encoder shows that the model is
+    not stacked, and then the two must agree.
     """
     unstacked = any(key.startswith("wm.action_encoder.") for key in tensors)
     aliases: dict[str, int] = {}
@@ -179,7 +180,7 @@ def _take_aliases(path: Path, tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _not_an_alias(tensors: Mapping[str, Tensor], alias: str, name: str) -> str | None:
-    """Say what keeps ``alias`` from being another name of ``name``."""
+    """Return why ``alias`` is not another name of ``name``, or None."""
     shapes = {key: f"{key} of shape {tuple(tensors[key].shape)}" for key in (alias, name) if key in tensors}
     if name not in shapes:
         return f"lacks {name}, of which {shapes[alias]} is another name"

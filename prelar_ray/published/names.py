@@ -1,8 +1,8 @@
-"""Names of tensors in published checkpoints, beside the names here.
+"""Names of tensors in published checkpoints and in this package.
 
-Two repositories, two layouts: ``prelar`` is that of PreLAR, which also holds its baselines; ``contextwm`` that of
-ContextWM, which also holds APV in PyTorch. The names here start with the part: a child of the world model, ``actor``,
-``critic``, ``slow_critic``, ``bonus`` or ``reward_normaliser``.
+The two repositories have different layouts: ``prelar`` is that of PreLAR and its baselines, ``contextwm`` that of
+ContextWM and APV in PyTorch. The names here start with the part: a child of the world model, ``actor``, ``critic``,
+``slow_critic``, ``bonus`` or ``reward_normaliser``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ALIASES", "LAYOUTS", "PART_FILES", "official_key", "own_key"]
 LAYOUTS = ("prelar", "contextwm")
 
 ALIASES = {"_expl_behavior.": "_task_behavior.", "wm.af_rssm.": "wm.rssm."}
-"""Prefixes under which the published agents hold the same tensors once more, and where they are at home."""
+"""Prefixes under which the published agents hold tensors a second time, and their original prefixes."""
 
 PART_FILES = {
     "rssm_variables.pt": "wm.rssm.",
@@ -25,14 +25,14 @@ PART_FILES = {
     "encoder_variables.pt": "wm.encoder.",
     "decoder_variables.pt": "wm.heads.decoder.",
 }
-"""Files that pre-training writes beside ``variables.pt``, and the prefix that their keys lack."""
+"""Files that published pre-training writes beside ``variables.pt``, and the prefix that their keys lack."""
 
 
 class _Row(NamedTuple):
-    """Templates of one name here and in each layout; None where the layout has no such tensor.
+    """Templates of one name here and in each layout; None if the layout has no such tensor.
 
-    ``{i}`` and ``{j}`` stand for a number, ``{p}`` for a word, ``{h}`` for a hidden layer: here every second part of
-    the sequence is the activation, so its number is twice the published one.
+    ``{i}`` and ``{j}`` stand for a number, ``{p}`` for a word, ``{h}`` for a hidden layer, whose number here is twice
+    the published one, because activations are counted as well.
     """
 
     own: str
@@ -45,7 +45,7 @@ def official_key(key: str, layout: str = "prelar", normed: bool = True) -> str:
 
     Args:
         layout: one of :data:`LAYOUTS`.
-        normed: whether the residual layer that a convolution belongs to has norms; they count in the published names.
+        normed: whether the residual layer of a convolution has norms, which changes the published names.
 
     Raises:
         KeyError: the layout has no such tensor.
@@ -57,9 +57,9 @@ def official_key(key: str, layout: str = "prelar", normed: bool = True) -> str:
 
 
 def own_key(key: str, layout: str) -> str | None:
-    """Return the name here of a published tensor, None for one that has none.
+    """Return the name here of a published tensor, or None.
 
-    The two RSSMs of a stacked model come out as ``rssm.below`` and ``rssm``.
+    The two RSSMs of a stacked model are named ``rssm.below`` and ``rssm``.
     """
     for own, theirs in _patterns(layout):
         if match := theirs.pattern.fullmatch(key):
@@ -110,7 +110,7 @@ def _rows() -> Iterator[_Row]:
     yield _Row("inverse_dynamics.out.{p}", "wm.va_encoder.action_in.2.{p}", None)
 
     yield from _rssm("rssm", "wm.rssm")
-    yield from _rssm("rssm.above", "wm.rssm")  # what fine-tuning stacks on the pre-trained one below
+    yield from _rssm("rssm.above", "wm.rssm")  # stacked on the pre-trained one in fine-tuning
     yield from _rssm("rssm.below", "wm.af_rssm")
 
     yield _Row("decoder.linear_in.{p}", "wm.heads.decoder.convin.0.{p}", "wm.heads.decoder.convin.{p}")

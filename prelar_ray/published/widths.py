@@ -1,4 +1,4 @@
-"""Settings that the tensors of a published checkpoint tell: which parts there are, and how wide."""
+"""Settings that the tensors of a published checkpoint determine: its parts and their widths."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MOST_STACKS = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of the configuration, and what tells it."""
+    """A value of the configuration, and the tensor that determines it."""
 
     value: Any
-    source: str  # a published key with its shape, or which keys there are not
+    source: str  # a published key with its shape, or the keys that are absent
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the shapes of a checkpoint tell."""
+    """Settings that the shapes of a checkpoint determine."""
 
     settings: dict[str, Setting]  # by dotted path
     action: int | None  # size A of real actions; None for a pre-trained model, which has none
@@ -49,20 +49,19 @@ class _Reading(NamedTuple):
 def measure(
     path: Path, tensors: Mapping[str, Tensor], base: RunConfig, published: Callable[[str], str], one_rssm: bool
 ) -> Measured:
-    """Read which parts there are, and how wide.
+    """Infer the parts of a checkpoint and their widths from names and shapes.
 
-    Every width is read from several shapes and the most frequent answer taken, so that a single wrong shape is found
-    out later by its own name.
+    Every width is the most frequent answer of several shapes, so that a single wrong shape is later reported by name.
 
     Args:
         path: the checkpoint, for messages.
-        tensors: by name here.
-        base: settings that no shape tells: classes, weights of losses.
-        published: gives the published name of a tensor.
-        one_rssm: the checkpoint says that its two names for an RSSM mean one.
+        tensors: tensors by name here.
+        base: settings that shapes do not determine: classes, weights of losses.
+        published: returns the published name of a tensor.
+        one_rssm: whether the two names for an RSSM in the checkpoint mean the same one.
 
     Raises:
-        OfficialCheckpointError: a tensor that is needed is missing or has no such shape; names it.
+        OfficialCheckpointError: a required tensor is missing or has an impossible shape; names it.
     """
     measuring = _Measuring(path, tensors, base, published, one_rssm)
     return Measured(measuring.settings, measuring.action)
@@ -93,7 +92,7 @@ class _Measuring:
         else:
             self._pretrained()
 
-    # Parts that both phases have
+    # Parts of both phases
 
     def _context(self) -> None:
         found = self._first("context_encoder.", "decoder.attentions.")
@@ -101,7 +100,7 @@ class _Measuring:
         self._set("world_model.context.enabled", found is not None, source)
 
     def _convolutions(self, part: str, trunk: str) -> tuple[int, int]:
-        """Read an encoder; returns channels of its last stack, and its stacks."""
+        """Infer an encoder; return the channels of its last stack, and the number of stacks."""
         depth = self._vote(
             f"world_model.{part}.depth",
             _Reading(f"{trunk}.conv_in.weight", 0),
@@ -124,7 +123,7 @@ class _Measuring:
         self._check_image_size(_Reading("decoder.linear_in.weight", 0), channels, stacks)
 
     def _residual(self, part: str, trunk: str) -> int:
-        """Read stacks, layers and norm of residual convolutions; returns the stacks."""
+        """Infer stacks, layers and norm of residual convolutions; return the number of stacks."""
         pattern = re.compile(rf"{re.escape(trunk)}\.stacks\.(\d+)\.(\d+)\..+")
         numbers = [(int(m[1]), int(m[2]), key) for key in self.tensors if (m := pattern.fullmatch(key))]
         if not numbers:
@@ -133,7 +132,7 @@ class _Measuring:
         if stack + 1 > MOST_STACKS:
             raise OfficialCheckpointError(
                 f"{self.path}: {self._shown(key)} belongs to more residual stacks than the {MOST_STACKS} that images "
-                f"of {IMAGE_SIZE}x{IMAGE_SIZE} leave room for"
+                f"of {IMAGE_SIZE}x{IMAGE_SIZE} allow"
             )
         self._set(f"world_model.{part}.stacks", stack + 1, self._shown(key))
         _, layer, key = max(numbers, key=lambda number: number[1])
@@ -227,7 +226,7 @@ class _Measuring:
                 self._set("finetune.bonus.input", name, source)
 
     def _action(self, one_rssm: bool) -> None:
-        """How real actions get into the RSSM: encoded, padded with zeros, or as they are."""
+        """Infer the action input of the RSSM: encoded, padded with zeros, or raw."""
         width, source = self._most_frequent(_Reading(f"{self.upper}.input.weight", 1))
         self.action, shown = self._most_frequent(
             _Reading("actor.mean.weight", 0), _Reading("actor.mean.bias", 0), _Reading("actor.std.weight", 0)
@@ -259,7 +258,7 @@ class _Measuring:
             self._set("world_model.latent_action", self._inputs_left(width, source, self.action), source)
 
     def _inputs_left(self, width: int, source: str, least: int) -> int:
-        """Inputs of the RSSM beside its stochastic state."""
+        """Return the inputs of the RSSM besides its stochastic state."""
         if width - self.size < least:
             raise OfficialCheckpointError(
                 f"{self.path}: {source} takes {width} numbers, {self.size} of them the stochastic state; that leaves "
@@ -282,7 +281,7 @@ class _Measuring:
         )
 
     def _weight(self, path: str, part: str, base: float) -> bool:
-        """A loss or bonus that is there keeps its weight, or gets the published 1; returns whether it is there."""
+        """Set the weight of a loss or bonus: its own or the published 1 if present, else 0; return whether present."""
         found = self._first(part)
         weight = (base or 1.0) if found else 0.0
         self._set(path, weight, self._shown(found) if found else f"no {self._family(part)}")
@@ -303,7 +302,7 @@ class _Measuring:
         return value
 
     def _most_frequent(self, *readings: _Reading) -> tuple[int, str]:
-        """Return the most frequent number (the first of equally frequent ones), and a tensor that tells it."""
+        """Return the most frequent number (the first of equally frequent ones), and a tensor that shows it."""
         votes: dict[_Reading, int] = {}
         for reading in readings:
             tensor = self.tensors.get(reading.key)
@@ -321,12 +320,12 @@ class _Measuring:
         return value, self._shown(next(reading.key for reading, number in votes.items() if number == value))
 
     def _check_image_size(self, reading: _Reading, channels: int, stacks: int) -> None:
-        """Refuse networks for images of another size: their ends count ``channels`` times the positions left."""
+        """Refuse networks for another image size, which shows in the size of their last feature map times channels."""
         numbers, _ = self._most_frequent(reading)
         positions = numbers // channels
         side = math.isqrt(positions)
         if numbers == channels * self._side(stacks) ** 2 or positions * channels != numbers or side**2 != positions:
-            return  # as expected, or no size explains it: then the shape is wrong, which is found out later
+            return  # as expected, or no size explains it: then the shape is wrong, which is reported later
         pixels = side * 2 ** (stacks + 1)
         raise OfficialCheckpointError(
             f"{self.path}: {self._shown(reading.key)} is made for images of {pixels}x{pixels}, this package works with "
@@ -335,7 +334,7 @@ class _Measuring:
 
     @staticmethod
     def _side(stacks: int) -> int:
-        """Side of the smallest feature maps, pixels."""
+        """Return the side of the smallest feature maps, pixels."""
         return int(IMAGE_SIZE // 2 ** (stacks + 1))
 
     def _first(self, *prefixes: str) -> str | None:
@@ -348,7 +347,7 @@ class _Measuring:
     def _published(self, key: str) -> str:
         try:
             return self.published(key)
-        except KeyError:  # a part that this layout never has
+        except KeyError:  # a part that this layout does not have
             return key
 
     def _shown(self, key: str) -> str:

@@ -1,1 +1,1 @@
-"""What lies on disk: atomic files, arrays, run and study folders, and the records in them."""
+"""Data on disk: atomic files, arrays, run and study folders, and the records in them."""

@@ -1,8 +1,8 @@
 """Arrays in one Arrow IPC file: written atomically, read back memory-mapped without a copy.
 
 A file holds one record batch of ``T`` rows. An array ``(T,)`` is a plain column, an array ``(T, ...)`` a column of
-fixed-shape tensors, so that a column is one contiguous buffer and its NumPy view costs nothing. Arrow packs booleans
-into bits, which no view can show; they are stored as uint8 and the column's metadata remembers the type.
+fixed-shape tensors: each column is one contiguous buffer with a free NumPy view. Arrow packs booleans into bits, which
+cannot be viewed; they are stored as uint8, and the column's metadata records the type.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BOOLEAN = {b"dtype": b"bool"}
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What was written."""
+    """Size and checksum of a written file."""
 
     bytes: int  # size of the file
     sha256: str  # of the whole file, hexadecimal
@@ -61,12 +61,12 @@ def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]], metadata: dict
 def read_arrays(path: Path, copy: bool = False) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """Return the arrays and the metadata of a file written by :func:`write_arrays`.
 
-    The arrays are read-only views of the memory-mapped file, valid for as long as they are referenced, even when the
-    file is deleted; with ``copy`` they own their memory and can be written.
+    The arrays are read-only views of the memory-mapped file, valid while they are referenced, even after the file is
+    deleted; with ``copy`` they own their memory and are writable.
 
     Raises:
-        DataError: the file is missing, truncated or not such a file. Flipped bits in the data go unnoticed here:
-            compare :func:`checksum` for that.
+        DataError: the file is missing, truncated or of another format. Flipped bits in the data are not detected;
+            compare :func:`checksum`.
     """
     try:
         with pa.memory_map(str(path)) as source:
@@ -86,7 +86,7 @@ def read_arrays(path: Path, copy: bool = False) -> tuple[dict[str, npt.NDArray[A
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal. Streams, and leaves other threads running meanwhile.
+    """Return the SHA-256 of a file, hexadecimal. The file is streamed, and other threads keep running.
 
     Raises:
         DataError: the file cannot be read.
@@ -99,7 +99,7 @@ def checksum(path: Path) -> str:
 
 
 def _check(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Raise DataError unless every array can be a column and all have as many rows."""
+    """Raise DataError unless every array can be a column and all have the same number of rows."""
     rows = {array.shape[:1] for array in arrays.values()}
     if len(rows) != 1:
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -133,7 +133,7 @@ def _to_array(field: pa.Field, column: pa.Array) -> npt.NDArray[Any]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renamed file's new name survive a power failure."""
+    """Flush a folder, so that the new name of a renamed file survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

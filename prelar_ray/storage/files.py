@@ -1,4 +1,4 @@
-"""Files that survive a kill: atomic replacement, and JSON lines of which the last may be cut off."""
+"""Files that survive a kill: atomic replacement, and JSON lines whose last line may be cut off."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["append_json_line", "atomic_file", "cannot_write", "filter_json_lines
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears at ``path`` whole and flushed to disk when the block ends well, or not at all.
+    """Open a file that replaces ``path`` atomically, flushed to disk, when the block ends without an exception.
 
     Raises:
-        DataError: it cannot be written (disk full, folder not writable); what stood at ``path`` is untouched.
+        DataError: it cannot be written (disk full, folder not writable); a previous file at ``path`` is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -38,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def prepare_file(path: Path) -> None:
-    """Make the folder of a file that long work will end in, and find out beforehand whether the file can be written.
+    """Create the folder of an output file and check that the file can be written, before long work starts.
 
     Raises:
         DataError: it cannot.
@@ -55,7 +55,7 @@ def prepare_file(path: Path) -> None:
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one object as one line, in place of a half-written last line if there is one.
+    """Append one object as one line; a half-written last line is replaced.
 
     Raises:
         DataError: the file cannot be written.
@@ -70,7 +70,7 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return one dictionary per line; a last line without its line break was cut off by a kill and is left out.
+    """Return one dictionary per line; a last line without line break was cut off by a kill and is omitted.
 
     Raises:
         DataError: the file is missing, or a line within it is not a JSON object.
@@ -92,7 +92,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def filter_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Atomically leave only the lines for which ``keep`` is true; a missing file stays missing.
+    """Keep only the lines for which ``keep`` is true, atomically; a missing file stays missing.
 
     Raises:
         DataError: a line is not a JSON object, or the file cannot be written.
@@ -105,7 +105,7 @@ def filter_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> Non
 
 
 def _drop_half_line(file: BinaryIO) -> None:
-    """Cut an appendable file after its last line break."""
+    """Truncate a file after its last line break."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return
@@ -116,7 +116,7 @@ def _drop_half_line(file: BinaryIO) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """Return the error to raise when ``path`` could not be written; it says how much space is left."""
+    """Return the error to raise when ``path`` could not be written, with the free space."""
     space = ""
     with suppress(OSError):
         space = f" ({shutil.disk_usage(path.parent).free / 2**30:.1f} GiB free)"

@@ -1,4 +1,4 @@
-"""A copy of a run folder at any address that ``pyarrow.fs`` knows, brought up to date with every checkpoint."""
+"""Mirror: a copy of a run folder at an address that ``pyarrow.fs`` supports, updated with every checkpoint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from prelar_ray.storage.run_folder import RunFolder, require_new
 __all__ = ["Mirror", "fetch", "mirrored"]
 
 POLL_SECONDS = 2.0
-"""Between two looks for a new checkpoint."""
+"""Interval between two looks for a new checkpoint."""
 
 RECORD, REPLAY, CHECKPOINTS = "run.json", "replay/", "checkpoints/"
 
 IMMUTABLE = (CHECKPOINTS, REPLAY)
-"""Folders of which files are written once: a copy that is there is not made again, and goes when the file goes."""
+"""Folders whose files are written once: a file is copied once, and its copy is removed with the file."""
 
 MANIFESTS = (CHECKPOINT_META, RLLIB_META)
-"""What makes a checkpoint whole: the checksums of the rest of it."""
+"""Files with the checksums of the rest of a checkpoint, which is complete once they exist."""
 
 FAILURES = (OSError, pa.ArrowException)
 
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """Copies one run folder to ``uri``/name of the folder, and touches no other run's copy there."""
+    """Copies one run folder to ``uri``/name of the folder, and never modifies the copy of another run."""
 
     def __init__(self, run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> None:
-        """Make the folder there.
+        """Create the folder of the copy.
 
         Args:
-            is_whole: whether the files of a checkpoint folder are what their checksums say.
+            is_whole: whether the files of a checkpoint folder match their checksums.
 
         Raises:
             ConfigError: the address cannot be used, or holds the checkpoints or episodes of another run.
@@ -62,21 +62,21 @@ class Mirror:
             ) from error
 
     def sync(self) -> None:
-        """Copy what is new, episodes before the checkpoints that need them; then remove what is gone here.
+        """Copy new files, episodes before the checkpoints that need them; then remove files that no longer exist here.
 
-        Every file appears there whole or not at all, and a checkpoint's manifest after its tensors. One that is damaged
-        here stays as it is there, and nothing is removed there unless some checkpoint is whole here.
+        Files of the copy appear atomically, and a checkpoint's manifest after its tensors. The copy of a checkpoint
+        that is damaged here is kept, and nothing is removed from the copy unless some checkpoint here is intact.
 
         Raises:
-            ConfigError: another run has come to the address.
-            OSError, pyarrow.ArrowException: the other side does not answer; what is there stays usable.
+            ConfigError: another run uses the address.
+            OSError, pyarrow.ArrowException: the remote side does not answer; the copy stays usable.
         """
         there, here = self._there(), self._files()
         checkpoints: dict[str, list[str]] = {}
         for name in (name for name in here if name.startswith(CHECKPOINTS)):
             checkpoints.setdefault(_checkpoint(name), []).append(name)
         for name in sorted(here, key=_order):
-            # Episodes without a checkpoint are of no use, and would keep a run that is begun anew from the address.
+            # Episodes without a checkpoint are useless, and would make the address refuse a run that is started again.
             if not name.startswith(CHECKPOINTS) and (checkpoints or not name.startswith(REPLAY)):
                 self._update(name, there)
         brought = {path for path, names in sorted(checkpoints.items()) if self._update_checkpoint(path, names, there)}
@@ -84,14 +84,14 @@ class Mirror:
         gone = [name for name in set(there) - set(here) if name.startswith(IMMUTABLE) and _checkpoint(name) not in stay]
         if gone and (brought or any(self._is_whole(self.folder / path) for path in sorted(checkpoints, reverse=True))):
             for name in gone:
-                with suppress(FileNotFoundError):  # the beginning of a file that has come whole since
+                with suppress(FileNotFoundError):  # a partial file that has been completed since
                     self._fs.delete_file(f"{self._base}/{name}")
 
     def _there(self) -> dict[str, int]:
-        """Sizes of the files there by name, once they are known to be of this run.
+        """Return the sizes of the files of the copy by name, after checking that it is of this run.
 
         Raises:
-            ConfigError: they are another's, and it could not go on without them.
+            ConfigError: it is of another run, which could not be resumed without it.
         """
         found = self._fs.get_file_info(fs.FileSelector(self._base, recursive=True))
         there = {info.path.removeprefix(f"{self._base}/"): info.size for info in found if info.is_file}
@@ -102,13 +102,13 @@ class Mirror:
                     record = json.loads(self._read(RECORD))
             if not isinstance(record, Mapping) or _identity(record) != _identity(self.run.info):
                 raise ConfigError(
-                    f"checkpoint.mirror={self.uri}: {self._address} holds the copy of another run; to go on with that, "
+                    f"checkpoint.mirror={self.uri}: {self._address} holds the copy of another run; to resume that run, "
                     f"`prelar-ray fetch {self._address} NEW` and --resume there; else choose another address or name"
                 )
         return there
 
     def _files(self) -> list[str]:
-        """Of the run folder, without what is being written."""
+        """Return the names of the files of the run folder, except unfinished ones."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return [path.as_posix() for path in paths if not _unfinished(path)]
 
@@ -118,9 +118,10 @@ class Mirror:
                 self._copy(name)
 
     def _update_checkpoint(self, checkpoint: str, names: list[str], there: Mapping[str, int]) -> bool:
-        """Copy what of a checkpoint is not there, if it is whole here; returns whether it is known to be.
+        """Copy the missing files of a checkpoint if it is intact here; return whether it is known to be intact.
 
-        A run that went back saves the same update anew, with files of the same sizes: the manifest tells them apart.
+        A run that resumed from an earlier checkpoint saves the same update again, with files of the same sizes; the
+        manifest tells them apart.
         """
         manifests = [name for name in names if _is_manifest(name)]
         try:
@@ -132,7 +133,7 @@ class Mirror:
                 return False
             for name in sorted(stale, key=_order):
                 if _is_manifest(name) and (self.folder / name).read_bytes() != described[name]:
-                    return False  # saved anew meanwhile: brought by the next sync
+                    return False  # saved again meanwhile; the next sync copies it
                 self._copy(name)
         except FileNotFoundError:  # pruned meanwhile
             return False
@@ -152,13 +153,13 @@ class Mirror:
 
 @contextmanager
 def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iterator[None]:
-    """Keep a copy of a run folder at ``uri`` up to date in a thread; without an address nothing happens.
+    """Keep a copy of a run folder at ``uri`` up to date in a thread; an empty ``uri`` does nothing.
 
-    Nobody waits for the copy, except once at the end. Where it fails, that is said, and tried again at the next
-    checkpoint. A run that is refused before it goes on leaves the copy as it was.
+    Only the end of the block waits for the copy. A failed copy is logged and retried at the next checkpoint. A resume
+    that is refused leaves the copy unchanged.
 
     Raises:
-        ConfigError: see :class:`Mirror`; recorded as what the run failed of.
+        ConfigError: see :class:`Mirror`; recorded as the failure of the run.
     """
     if not uri:
         yield
@@ -190,7 +191,7 @@ def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iter
 
 
 def fetch(uri: str, out: Path) -> None:
-    """Copy a run folder from ``uri`` into the new folder ``out``; it appears whole or not at all.
+    """Copy a run folder from ``uri`` into the new folder ``out``, which appears atomically.
 
     Raises:
         RunFolderError: ``out`` exists.
@@ -227,18 +228,18 @@ def _try(mirror: Mirror) -> None:
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What a run keeps when it is resumed or fetched, and shares with no other; older runs have no id."""
+    """Return what identifies a run, also after a resume or fetch; older runs have no id."""
     return record.get("id"), record.get("created")
 
 
 def _order(name: str) -> tuple[int, bool, str]:
-    """Whose copy it is, episodes, records, then checkpoints with their tensors before what makes them whole."""
-    room = 0 if name == RECORD else 1 if name.startswith(REPLAY) else 3 if name.startswith(CHECKPOINTS) else 2
-    return room, _is_manifest(name), name
+    """Sort key: ``run.json``, episodes, other records, then checkpoints, each manifest after its tensors."""
+    rank = 0 if name == RECORD else 1 if name.startswith(REPLAY) else 3 if name.startswith(CHECKPOINTS) else 2
+    return rank, _is_manifest(name), name
 
 
 def _checkpoint(name: str) -> str:
-    """The checkpoint folder that a file belongs to, if it does to any."""
+    """Return the first two parts of a file's path: the folder, for a file of a checkpoint."""
     return "/".join(name.split("/")[:2])
 
 

@@ -1,4 +1,4 @@
-"""Which process a record speaks of, and whether it is still there."""
+"""Identity of the process that wrote a record, and whether it still runs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["is_gone", "this_process"]
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others, also from a later one with its number; JSON-able."""
+    """Return the identity of this process, unique even if its pid is reused; JSON-serialisable."""
     process = psutil.Process()
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether a process, told by :func:`this_process`, is known to have ended; on another host nobody can tell.
+    """Whether a process, identified by :func:`this_process`, is known to have ended; never known of another host.
 
     Raises:
-        KeyError, TypeError: it is no record of a process.
+        KeyError, TypeError: it is not an identity of a process.
     """
     if process["host"] != socket.gethostname():
         return False
     try:
         found = psutil.Process(process["pid"])
         started = found.create_time()
-        if found.status() == psutil.STATUS_ZOMBIE:  # ended, and nobody asked how
+        if found.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not read the exit status
             return True
     except psutil.NoSuchProcess:
         return True
-    return bool(abs(started - process["started"]) > 2.0)  # seconds; another got its number. Clocks are adjusted
+    return bool(abs(started - process["started"]) > 2.0)  # s, as clocks are adjusted; more: a reused pid

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, commit and hardware, kept with every run and every benchmark."""
+"""Provenance of results: versions, commit and hardware, recorded with every run and every benchmark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "d
 """Distributions whose versions are recorded."""
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instructions that decide how fast a CPU multiplies matrices, and in which number format."""
+"""Instruction sets that determine the speed and number formats of matrix products on a CPU."""
 
 
 def provenance() -> dict[str, Any]:
@@ -25,7 +25,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Versions without importing anything; packages that are not installed are left out."""
+    """Return versions without importing the packages; those that are not installed are omitted."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -34,10 +34,10 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree, ``-dirty`` if it was changed since; None outside a tree that tracks this package."""
+    """Return the commit of the source tree, ``-dirty`` if changed; None outside a repository of this package."""
     source = Path(__file__)
     if not _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name):
-        return None  # installed into a folder of another project's repository, or no repository
+        return None  # installed inside another project's repository, or no repository
     return _output("git", "-C", str(source.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
@@ -57,13 +57,13 @@ def _cpu_name() -> str:
 
 
 def _instructions() -> list[str]:
-    """Of :data:`INSTRUCTIONS`, those that this processor has."""
+    """Return the :data:`INSTRUCTIONS` that this CPU supports."""
     flags = _cpu_info("flags").split()
     return [name for name in INSTRUCTIONS if name in flags]
 
 
 def _cpu_info(key: str) -> str:
-    """Value of a key for the first core; empty where it is not known."""
+    """Return the value of a key for the first core; empty if unknown."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(key):

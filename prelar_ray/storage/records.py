@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 CHECKPOINT_META = "meta.json"
-"""What makes a checkpoint of this package whole: configuration, counters and the checksum of its tensors."""
+"""File of a checkpoint with configuration, counters and the checksum of its tensors; written last."""
 
 RLLIB_META = "rllib.json"
-"""The same of an RLlib algorithm's checkpoint."""
+"""The corresponding file in a checkpoint of an RLlib algorithm."""
 
 
 class _Record(BaseModel):
@@ -35,7 +35,7 @@ class _Record(BaseModel):
 
 
 class _OpenRecord(BaseModel):
-    """Keys that a reader does not know are ignored, so that later versions may add some."""
+    """Unknown keys are ignored, so that later versions can add some."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -83,11 +83,11 @@ class PlanEntry(_OpenRecord):
     """A planned run of a study, an entry of ``plan.json``."""
 
     name: str = Field(min_length=1)
-    """Of its folder below ``runs/``."""
+    """Path of its folder below ``runs/``."""
     phase: Literal["pretrain", "finetune"]
     method: str
     task: str | None = None
-    """Empty for a pre-training."""
+    """None for a pre-training."""
     seed: int = 0
     labels: dict[str, Any] = Field(default_factory=dict)
     """Settings chosen from the study's spaces, by dotted key."""
@@ -102,7 +102,7 @@ class Plan(_OpenRecord):
 
 
 class Manifest(_Record):
-    """Content of a run's ``manifest.json``: what it is in its study, and the command that repeats it."""
+    """Content of a run's ``manifest.json``: its place in the study, and the command that repeats it."""
 
     study: str
     method: str
@@ -116,7 +116,7 @@ class Manifest(_Record):
 
 
 class ProbeScores(_Record):
-    """How well a linear map finds the true action in the latent action, on episodes that it was not fitted to."""
+    """Scores of the linear map from latent to true action, on episodes that it was not fitted to."""
 
     r2: float | None
     """Mean over the action's dimensions that vary; None where none does. 1 perfect, 0 no better than the mean."""
@@ -124,12 +124,12 @@ class ProbeScores(_Record):
     r2_permuted: float | None
     """The same with latent and true actions paired at random."""
     ridge: float
-    """Penalty, chosen on a part of the training episodes."""
+    """Ridge penalty, chosen on a part of the training episodes."""
     train_episodes: int
     test_episodes: int
     test_steps: int
     unseen: bool
-    """Whether pre-training did not see the test episodes either."""
+    """Whether the test episodes were held out of pre-training as well."""
 
 
 class Diagnostics(_Record):
@@ -142,11 +142,11 @@ class Diagnostics(_Record):
     """Episodes that the clips were taken from."""
     clips: int
     held_out: bool
-    """Whether these are episodes that pre-training did not see."""
+    """Whether these episodes were held out of pre-training."""
     other_videos: bool = False
-    """Whether the store is another one than pre-training's, so that nothing of it was seen."""
+    """Whether pre-training used another store, and thus none of these videos."""
     metrics: dict[str, float | None]
-    """By the names of :data:`~prelar_ray.telemetry.metrics.METRICS`."""
+    """Values by name, see :data:`~prelar_ray.telemetry.metrics.METRICS`."""
     kl_by_dimension: list[float]
     """Mean KL of the latent action to its prior, nats, largest first; empty for a deterministic one."""
     probe: ProbeScores | None

@@ -1,4 +1,4 @@
-"""The folder of one run: its record ``run.json``, the resolved configuration, and where everything else lies.
+"""The folder of one run: its record ``run.json``, the resolved configuration, and the paths of all other files.
 
 ::
 
@@ -7,7 +7,7 @@
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
-      diagnostics.json    what `prelar-ray diagnose` found out about a pre-training run
+      diagnostics.json    result of `prelar-ray diagnose` for a pre-training run
       tensorboard/  checkpoints/  replay/  frames/  report.html
 """
 
@@ -38,25 +38,25 @@ from prelar_ray.storage.records import EvaluationRecord
 __all__ = ["IMPORT", "RunFolder", "require_new"]
 
 IMPORT = "import"
-"""Phase of a folder whose checkpoint was not trained here; it can be started from, but not resumed."""
+"""Phase of a folder with an imported checkpoint; a run can start from it, but it cannot be resumed."""
 
 
 log = logging.getLogger(__name__)
 
 REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
-"""What a run may have made before its first checkpoint, besides its record and configuration."""
+"""Files that a run may create before its first checkpoint, besides its record and configuration."""
 
 
 class RunFolder:
-    """An existing run folder; made by :meth:`create` or :meth:`open`."""
+    """An existing run folder, constructed by :meth:`create` or :meth:`open`."""
 
     def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
         self._config_yaml = config_yaml
         self.going_on = False
-        """Whether training is under way in this process; until then a run to resume is as it was."""
+        """Whether training has started in this process; until then a run to resume is unchanged."""
         self.info = info
-        """Content of ``run.json``. Its status is running (a killed run stays that), finished, interrupted or failed."""
+        """Content of ``run.json``; status is running (also of a killed run), finished, interrupted or failed."""
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.evaluations_path = path / "evaluations.jsonl"
@@ -70,23 +70,22 @@ class RunFolder:
     def create(
         cls, path: Path, config_yaml: str, phase: str, resume: bool = False, abandoned: bool = False
     ) -> RunFolder:
-        """Begin a run in a new or empty folder or, with ``resume``, look at the run of the same phase in it.
+        """Create a run in a new or empty folder or, with ``resume``, open the run of the same phase in it.
 
-        A run to resume stays as it is until :meth:`go_on`, for much can still turn out not to fit. A folder in which a
-        run ended before its first checkpoint counts as empty: what it left is removed.
+        A run to resume is unchanged until :meth:`go_on`, because later checks may still refuse it. A folder in which a
+        run ended before its first checkpoint counts as empty: its files are removed.
 
         Args:
-            abandoned: the caller knows that no process is at work in the folder, wherever the last one was.
+            abandoned: the caller knows that no process uses the folder, on any host.
 
         Raises:
-            RunFolderError: the folder cannot be used, or another process is at work in it; the message says why and
-                what to do instead.
+            RunFolderError: the folder cannot be used, or another process uses it; the message has reason and remedy.
         """
         if resume:
             folder = cls._to_resume(path, phase, config_yaml)
             _refuse_unusable(path)
             if not abandoned:
-                _refuse_at_work(path, folder.info)
+                _refuse_in_use(path, folder.info)
             return folder
         _refuse_unusable(path)
         _refuse_occupied(path, abandoned)
@@ -98,7 +97,7 @@ class RunFolder:
         return folder
 
     def go_on(self) -> None:
-        """Record that the run is under way, with the configuration given to :meth:`create`; again, it changes nothing.
+        """Record that the run is running, with the configuration given to :meth:`create`; repeated calls do nothing.
 
         Raises:
             DataError: it cannot be written.
@@ -117,7 +116,7 @@ class RunFolder:
         """Open the folder of a run.
 
         Raises:
-            DataError: it is no run folder, or its ``run.json`` is damaged.
+            DataError: it is not a run folder, or its ``run.json`` is damaged.
         """
         record = path / "run.json"
         if not record.is_file():
@@ -146,7 +145,7 @@ class RunFolder:
     def track(self) -> Iterator[None]:
         """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message.
 
-        A block that ended before :meth:`go_on` was no run, and leaves the record as it was.
+        A block that fails before :meth:`go_on` leaves the record unchanged.
         """
         try:
             yield
@@ -154,7 +153,7 @@ class RunFolder:
             ending: dict[str, Any] = {"status": "interrupted"}
             if not isinstance(error, KeyboardInterrupt):
                 ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-            # The reason the run ends matters more than a second failure, e.g. of writing to a full disk.
+            # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):
                 if self.going_on:
                     self.update(finished=_now(), **ending)
@@ -163,7 +162,7 @@ class RunFolder:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes to ``timings[name]``, if the run went on in it."""
+        """Add the duration of the block to ``timings[name]``, seconds, if the run is running."""
         began = time.monotonic()
         try:
             yield
@@ -192,7 +191,7 @@ class RunFolder:
         append_json_line(self.evaluations_path, evaluation.model_dump(mode="json"))
 
     def evaluations(self) -> list[EvaluationRecord]:
-        """Return the evaluations so far, in the order they were made.
+        """Return the evaluations so far, in chronological order.
 
         Raises:
             DataError: a line is damaged.
@@ -201,11 +200,11 @@ class RunFolder:
         return [EvaluationRecord.parse(row, path) for row in read_json_lines(path)] if path.exists() else []
 
     def last_checkpoint(self) -> Path | None:
-        """Return the folder of the newest checkpoint, if there is one; whether it is whole is not looked at."""
+        """Return the folder of the newest checkpoint, if there is one, without checking that it is intact."""
         return max(_checkpoints(self.path), default=None)
 
     def forget_evaluations_after(self, update: int) -> None:
-        """Drop the evaluations that a lost run made beyond the checkpoint it resumes from.
+        """Drop the evaluations after ``update``, the checkpoint from which the run resumes.
 
         Raises:
             DataError: a line is damaged, or the file cannot be written.
@@ -231,17 +230,17 @@ class RunFolder:
 
 
 def require_new(path: Path) -> None:
-    """Make sure that nothing stands at ``path``; an empty folder may.
+    """Check that ``path`` does not exist or is an empty folder.
 
     Raises:
-        RunFolderError: something does.
+        RunFolderError: neither is the case.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise RunFolderError(f"{path}: exists already; choose a new folder, nothing is overwritten")
 
 
 def _refuse_unusable(path: Path) -> None:
-    """Make the folder, or say why it cannot be written."""
+    """Create the folder; RunFolderError if it cannot be written."""
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path}: is a file, expected a folder; choose another --out")
     try:
@@ -252,29 +251,29 @@ def _refuse_unusable(path: Path) -> None:
         raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
 
 
-def _refuse_at_work(path: Path, info: dict[str, Any]) -> None:
-    """Two processes in one folder would write over, and remove, what the other made."""
+def _refuse_in_use(path: Path, info: dict[str, Any]) -> None:
+    """Refuse a folder that another process uses: each would overwrite and remove files of the other."""
     this = this_process()
-    with suppress(KeyError, TypeError):  # an older record does not say which process it is
+    with suppress(KeyError, TypeError):  # an older record does not identify its process
         process = info["process"]
         if info["status"] != "running" or is_gone(process):
             return
         pid, host = process["pid"], process["host"]
         if host != this["host"]:
             log.warning(
-                "%s: its record says that process %s on %s is at work in it; make sure that it is not: two at once "
+                "%s: its record says that process %s on %s is using it; make sure that it is not: two at once "
                 "destroy each other's files",
                 *(path, pid, host),
             )
         elif pid != this["pid"]:
             raise RunFolderError(
-                f"{path}: process {pid} is at work in it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
+                f"{path}: process {pid} is using it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
                 "checkpoint), then --resume"
             )
 
 
 def _refuse_occupied(path: Path, abandoned: bool) -> None:
-    if _came_to_nothing(path, abandoned):
+    if _ended_before_checkpoint(path, abandoned):
         return
     if (path / "run.json").exists():
         raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
@@ -284,24 +283,24 @@ def _refuse_occupied(path: Path, abandoned: bool) -> None:
         raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
 
 
-def _came_to_nothing(path: Path, abandoned: bool) -> bool:
-    """Whether a run ended in here before its first checkpoint: no one can go on from it, so there is nothing to lose.
+def _ended_before_checkpoint(path: Path, abandoned: bool) -> bool:
+    """Whether a run ended in this folder before its first checkpoint, so that it cannot be resumed and may be removed.
 
-    What it evaluated or drew would be, and files that are not a run's.
+    Evaluations, frames and files that are not a run's are never removed.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record is no licence to remove
+    with suppress(OSError, ValueError, KeyError, TypeError):  # with a damaged record nothing is removed
         info = json.loads((path / "run.json").read_bytes())
         killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
         ended = killed or info["status"] in ("failed", "interrupted")
         made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
         saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
-        linked = [name for name in REMAINS if (path / name).is_symlink()]  # what is behind a link is somebody else's
+        linked = [name for name in REMAINS if (path / name).is_symlink()]  # the target of a link is not removed
         return ended and made <= {"run.json", "config.yaml", *REMAINS} and not saved and not linked
     return False
 
 
 def _is_empty_or_unfinished(entry: Path) -> bool:
-    """Whether an entry is an empty folder, or what a write that was cut off left under its temporary name."""
+    """Whether an entry is an empty folder, or the temporary file of an interrupted write."""
     return entry.suffix == ".tmp" or (entry.is_dir() and not any(entry.iterdir()))
 
 
@@ -310,7 +309,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 
 def _remove_remains(path: Path) -> None:
-    """Remove what a run that came to nothing left; its record and configuration are about to be replaced."""
+    """Remove the files of a run without checkpoint; its record and configuration are replaced next."""
     found = [path / name for name in REMAINS if (path / name).exists()]
     if found:
         log.info("%s: the run in it ended before its first checkpoint; removed: %s", path, ", ".join(map(str, found)))

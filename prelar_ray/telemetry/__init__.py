@@ -1,4 +1,4 @@
-"""What a run tells: metrics on disk, progress on the terminal."""
+"""Telemetry of a run: metrics on disk, progress on the terminal."""
 
 from prelar_ray.telemetry.metrics import METRICS, Metric
 from prelar_ray.telemetry.progress import Phase, Progress, console

@@ -1,4 +1,4 @@
-"""Progress of a command's phases: bars on a terminal, a line now and then elsewhere."""
+"""Progress of a command's phases: bars on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rich.text import Text
 __all__ = ["Phase", "Progress", "console"]
 
 console = Console(stderr=True)
-"""The one console of a process: log records and bars must share it, or they write over each other."""
+"""The only console of a process: log records and bars must share it, or they overwrite each other."""
 
 PLAIN_SECONDS = 10.0
-"""Least time between two lines of one phase where there is no terminal."""
+"""Minimum time between two lines of one phase without a terminal."""
 
 
 class Progress:
-    """Bars with rate, time left and a few values, on stderr; the context manager gives the terminal back on Ctrl-C.
+    """Bars with rate, time left and a few values, on stderr; the context manager restores the terminal on Ctrl-C.
 
     ::
 
@@ -59,7 +59,7 @@ class Progress:
 
 
 class Phase:
-    """One phase; as a context manager it says at its end how far it came and how long that took."""
+    """One phase; the context manager reports the final count and the duration on exit."""
 
     def __init__(self, rich: _Bars, name: str, total: int, unit: str, done: int) -> None:
         self._rich = rich
@@ -69,7 +69,7 @@ class Phase:
         self._say("begins")
 
     def advance(self, n: float = 1, **shown: float) -> None:
-        """Count ``n`` more units and show the given values (NaN: not known yet) until others are given."""
+        """Count ``n`` more units and show the given values (NaN: not known yet) until the next ones."""
         self._rich.advance(self._id, n)
         if shown:
             self._rich.update(self._id, shown="  ".join(f"{name} {_short(value)}" for name, value in shown.items()))
@@ -80,11 +80,11 @@ class Phase:
             self._say(f"{task.percentage:.0f} %", _rate(task.speed, task.fields["unit"]), left, task.fields["shown"])
 
     def reach(self, done: float, **shown: float) -> None:
-        """Count up to ``done`` units in all; a run that went back to a checkpoint waits until it is there again."""
+        """Count up to ``done`` units in total; smaller values, as after a restart from a checkpoint, have no effect."""
         self.advance(max(0.0, done - self._task.completed), **shown)
 
     def look_at(self, view: RenderableType) -> None:
-        """Show ``view`` under the bars of a terminal until another is given."""
+        """Show ``view`` under the bars of a terminal until the next call."""
         self._rich.view = view
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class Phase:
         return self._rich.tasks[self._rich.task_ids.index(self._id)]
 
     def _say(self, *parts: str) -> None:
-        """Write a plain line where there is no terminal to draw a bar on."""
+        """Write a plain line if there is no terminal for a bar."""
         if self._rich.disable:
             task = self._task
             text = ", ".join([f"{task.description}: {_count(task)}", *filter(None, parts)])
@@ -113,7 +113,7 @@ class Phase:
 
 
 class _Bars(RichProgress):
-    """Bars with something else below them."""
+    """Bars with another view below them."""
 
     view: RenderableType | None = None
 

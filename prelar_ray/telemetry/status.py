@@ -1,4 +1,4 @@
-"""The live view of a run: one line per role, made of the last metrics."""
+"""The live view of a run: one line per role, from the last metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 
 def status_table(values: Mapping[str, float]) -> Table:
-    """Return what there is to see; roles of which nothing is known are left out."""
+    """Return the table of the last metrics by role; roles without metrics are omitted."""
     table = Table.grid(padding=(0, 3))
     for role, names in ROLES.items():
         cells = [_cell(name, values[name]) for name in names if name in values]

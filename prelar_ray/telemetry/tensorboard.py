@@ -18,11 +18,11 @@ __all__ = ["EventFile"]
 class EventFile:
     """Scalars over updates, written in the calling thread.
 
-    tensorboardX's ``SummaryWriter`` hands them to a thread that dies on a full disk and then blocks its caller.
+    tensorboardX's ``SummaryWriter`` writes in a thread, which ends on a full disk and then blocks its caller.
     """
 
     def __init__(self, folder: Path, hide_from: int | None) -> None:
-        """Begin a file; TensorBoard hides what earlier files hold from update ``hide_from`` on.
+        """Create a file; TensorBoard hides the content of earlier files from update ``hide_from``.
 
         Raises:
             DataError: the folder cannot be written.
@@ -30,7 +30,7 @@ class EventFile:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The suffix keeps a run that resumes within the second from truncating the file of the one before.
+            # Without the suffix, a run that resumes within the same second would truncate the previous file.
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         except OSError as error:
             raise cannot_write(self._folder, error) from error

@@ -1,4 +1,4 @@
-"""Metrics on disk: ``metrics.jsonl`` for programs, TensorBoard event files for eyes."""
+"""Metrics on disk: ``metrics.jsonl`` for programs, TensorBoard event files for people."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class MetricWriter:
-    """Writes metrics to ``metrics.jsonl`` and TensorBoard; when ``write`` returns, a kill no longer loses them."""
+    """Writes metrics to ``metrics.jsonl`` and TensorBoard; after ``write`` returns, they survive a kill."""
 
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, resume_at_update: int | None = None) -> None:
-        """Begin new files, or continue after ``resume_at_update``, dropping what a lost run wrote beyond it.
+        """Create new files, or continue after ``resume_at_update`` and drop all later lines.
 
         Raises:
             RunFolderError: a new run finds an old ``metrics.jsonl``.
             DataError: the file to continue is damaged, or the folder cannot be written.
         """
-        from prelar_ray.telemetry.tensorboard import EventFile  # imports torch, which readers of metrics do without
+        from prelar_ray.telemetry.tensorboard import EventFile  # imports torch, which readers of metrics do not need
 
         if resume_at_update is not None:
             filter_json_lines(metrics_path, lambda row: int(row.get("update", 0)) <= resume_at_update)
@@ -71,7 +71,7 @@ class MetricWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """Return the lines of a ``metrics.jsonl``; one cut off by a kill is left out.
+    """Return the lines of a ``metrics.jsonl``; a line cut off by a kill is omitted.
 
     Raises:
         DataError: the file is missing, or a line within it is damaged.

@@ -28,16 +28,19 @@ from prelar_ray.video.store import VideoStore
 __all__ = ["diagnose", "find_actions"]
 
 BATCHES = 4
-"""Batches of clips measured together."""
+"""Number of batches of clips that are measured."""
 TEST_SHARE = 0.2
-"""Share of the episodes that the probe is tested on where pre-training held none of them out."""
+"""Share of the episodes on which the probe is tested if pre-training held none of them out."""
 
 Pairs = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """Latent ``(T-1, L)`` and true actions ``(T-1, A)`` of an episode."""
 
+STREAM = "diagnosis"
+"""Name of the seeds in :mod:`prelar_ray.seeding`; another name would change every number."""
+
 
 def find_actions(videos: Path, given: Path | None) -> ActionFile | None:
-    """Return the true actions of a video store: those given, or those beside it; None where there are none.
+    """Return the true actions of a video store: the given file, or the one beside the store; None if neither exists.
 
     Raises:
         UsageError: the file given does not exist.
@@ -54,17 +57,17 @@ def find_actions(videos: Path, given: Path | None) -> ActionFile | None:
 def diagnose(
     pretrained: Pretrained, video: VideoConfig, actions: ActionFile | None, seed: int, progress: Progress
 ) -> Diagnostics:
-    """Measure on clips of episodes that the model was not trained on, and probe where true actions are known.
+    """Measure held-out clips, and fit the probe if true actions are known.
 
     Args:
         pretrained: the model.
-        video: the store that it was pre-trained on, or another one: episodes are known by their content.
+        video: the store of pre-training or another one; episodes are identified by content.
         actions: true actions of these videos.
-        seed: of clips, noise and probe.
-        progress: shows the episodes that the probe reads, which takes the longest.
+        seed: seed of clips, noise and probe.
+        progress: shows the episodes that the probe reads, the longest part.
 
     Raises:
-        UsageError: no video is as long as a clip, or the actions are those of other videos.
+        UsageError: no video is as long as a clip, or the actions belong to other videos.
         DataError: the store cannot be used.
     """
     store = VideoStore.open(video)
@@ -101,9 +104,9 @@ def _measure(pretrained: Pretrained, store: VideoStore, unseen: list[int], seed:
     config = pretrained.config
     shape = config.pretrain.batch_size, config.pretrain.segment_length
     without = set(range(len(store))) - set(unseen) if unseen else set()
-    sampler = ClipSampler(store, *shape, generator(seed, "diagnosis", 0), without)
+    sampler = ClipSampler(store, *shape, generator(seed, STREAM, 0), without)
     device = next(pretrained.model.parameters()).device
-    noise = Noise(derive_seed(seed, "diagnosis", 1), device)
+    noise = Noise(derive_seed(seed, STREAM, 1), device)
     context = context_frames(shape[1])
     measured = []
     for _ in range(BATCHES):
@@ -115,7 +118,7 @@ def _measure(pretrained: Pretrained, store: VideoStore, unseen: list[int], seed:
 
 
 def _pairs(pretrained: Pretrained, store: VideoStore, actions: ActionFile, progress: Progress) -> dict[int, Pairs]:
-    """Return latent and true actions by episode, of the episodes whose actions are known."""
+    """Return latent and true actions by episode, for episodes with known actions."""
     found = {episode: actions.of(store.frames(episode)) for episode in range(len(store))}
     known = {
         episode: action[1:].astype(np.float64)
@@ -141,7 +144,7 @@ def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[Probe
         return None, f"true actions of different sizes: {', '.join(map(str, sizes))}"
     if len(pairs) == 1:
         return None, "true actions of one episode only; none is left to test on"
-    rng = generator(seed, "diagnosis", 2)
+    rng = generator(seed, STREAM, 2)
     test = [episode for episode in pairs if episode in unseen]
     if not 0 < len(test) < len(pairs):
         order = rng.permutation(list(pairs)).tolist()

@@ -1,1 +1,1 @@
-"""Videos without actions: Arrow shards on disk, clips sampled from them, and the recorder that makes them."""
+"""Action-free videos: Arrow shards on disk, clips sampled from them, and the recorder that writes them."""

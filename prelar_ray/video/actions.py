@@ -1,12 +1,11 @@
-"""True actions of a recording, in a file of their own beside the video store: what the probe alone may look at.
+"""True actions of a recording, in a separate file beside the video store that only the probe reads.
 
-``STORE.actions.arrow`` lies next to the folder ``STORE`` and not in it. :class:`~prelar_ray.video.store.VideoStore`
-opens the shards that its manifest names, in its own folder, and nothing else; so nothing that trains can come by an
-action.
+``STORE.actions.arrow`` lies beside the folder ``STORE``, not in it. :class:`~prelar_ray.video.store.VideoStore` opens
+only the shards that the manifest of its folder names, so training cannot read an action.
 
-The file holds one column ``value`` float32, the actions ``(T, A)`` of whole episodes one after the other, and as
-metadata ``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where
-``frames`` is the SHA-256 of its frames: actions are found by what a video shows, whatever becomes of the shards.
+The file has one column ``value`` float32, the concatenated actions ``(T, A)`` of complete episodes, and as metadata
+``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where ``frames``
+is the SHA-256 of its frames: actions are looked up by the content of a video, independent of shards.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ def actions_path(store: Path) -> Path:
 
 
 class ActionWriter:
-    """Writes the actions of a recording, episode by episode; a context manager that writes the last ones on leaving.
+    """Writes the actions of a recording, episode by episode; a context manager that writes the last ones on exit.
 
-    The file is written anew, whole and atomically, with the episode that reaches ``shard_frames``, as the shards of the
-    video store are; an interrupt waits for that. Append an episode here first: then every video that survives a kill
-    has its actions.
+    The whole file is rewritten atomically with every episode that completes ``shard_frames`` frames, as a shard of the
+    video store is; an interrupt waits for the write. Append an episode here before the store, so that every video that
+    survives a kill has its actions.
     """
 
     def __init__(self, path: Path, shard_frames: int) -> None:
-        """Nothing is written before the first episodes are complete.
+        """Prepare to write; the file appears with the first complete episodes.
 
         Raises:
             RunFolderError: the file exists.
@@ -105,7 +104,7 @@ class ActionWriter:
                 self._write()
 
     def _write(self) -> None:
-        # Counted as written first: after a failure (disk full) leaving the block must not try, and fail, once more.
+        # Counted as written first: after a failure (disk full) the exit of the block must not try again.
         self._pending_frames = 0
         values = np.concatenate(self._values)
         episodes = _EPISODES.dump_json(tuple(self._episodes)).decode()
@@ -117,10 +116,10 @@ class ActionFile:
     """Reads the actions of a recording."""
 
     def __init__(self, path: Path) -> None:
-        """Read the whole file, some bytes per frame.
+        """Read the whole file.
 
         Raises:
-            DataError: it is missing, damaged, of a newer version or no such file.
+            DataError: the file is missing, damaged, of a newer version or of another format.
         """
         self.path = path
         arrays, metadata = read_arrays(path, copy=True)
@@ -140,7 +139,7 @@ class ActionFile:
         return len(self._actions)
 
     def of(self, frames: Frames) -> Actions | None:
-        """Return the actions ``(T, A)`` that led through an episode's frames, or None where it is not in the file."""
+        """Return the actions ``(T, A)`` of the episode with these frames, or None if the file does not have it."""
         return self._actions.get(_digest(frames))
 
 

@@ -1,4 +1,4 @@
-"""Clips sampled from a video store: what the world model is pre-trained on."""
+"""Clips sampled from a video store, on which the world model is pre-trained."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
 
 
 def held_out_episodes(store: VideoStore, segment_length: int, share: float) -> list[int]:
-    """Choose the episodes that training shall not see: the same ones for every run on this store, whatever its seed.
+    """Choose the episodes that are held out of training, the same for every run and seed on this store.
 
-    They are a share of the episodes with at least ``segment_length`` frames: at least one where ``share`` is above 0,
-    and never all.
+    They are a share of the episodes with at least ``segment_length`` frames: at least one if ``share`` is above 0, and
+    never all.
     """
     eligible = np.flatnonzero(store.lengths >= segment_length)
     if share == 0 or len(eligible) < 2:
@@ -41,9 +41,9 @@ class ClipSampler:
         rng: np.random.Generator,
         without: Collection[int] = (),
     ) -> None:
-        """Sample ``B`` clips of ``T`` frames at a time; episodes that ``store.refresh()`` adds take part from then on.
+        """Sample ``B`` clips of ``T`` frames at a time, also from episodes that ``store.refresh()`` adds later.
 
-        Episodes in ``without`` never take part.
+        Episodes in ``without`` are never sampled.
 
         Raises:
             DataError: no episode is long enough.
@@ -69,7 +69,7 @@ class ClipSampler:
         return clips
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state, which JSON can hold."""
+        """Return the generator's state, JSON-serialisable."""
         return {"generator": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,9 +97,9 @@ class ClipSampler:
 
 
 def validation_clips(store: VideoStore, count: int, segment_length: int, held_out: Collection[int]) -> Frames:
-    """Return clips of the held-out episodes, of any where there are none, ``(count, T, 64, 64, 3)``.
+    """Return ``(count, T, 64, 64, 3)`` clips of the held-out episodes, or of any episodes if none are held out.
 
-    They are the same for every run on this store.
+    The clips are the same for every run on this store.
     """
     seen = set(range(len(store))) - set(held_out) if held_out else set()
     return ClipSampler(store, count, segment_length, generator(0, "validation-clips"), without=seen).sample()

@@ -1,4 +1,4 @@
-"""Films of episodes for people to look at: mp4 through PyAV, GIF through Pillow."""
+"""Films of episodes for viewing: mp4 through PyAV, GIF through Pillow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SUFFIXES", "write_film"]
 
 ENLARGE = 4
 SUFFIXES = (".mp4", ".gif")
-"""Kinds of films that :func:`write_film` writes."""
+"""Suffixes of the films that :func:`write_film` writes."""
 
 
 def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 30) -> None:

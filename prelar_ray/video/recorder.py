@@ -1,6 +1,6 @@
-"""Records videos: rolls a scripted or random policy and keeps the frames, in a store that holds nothing else.
+"""Records videos: runs a scripted or random policy and writes the frames to a video store.
 
-The actions taken go to a file of their own beside the store, for the probe of the latent actions.
+The actions are written to a separate file beside the store, for the probe of the latent actions.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class RecordSummary:
 
 
 def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> RecordSummary:
-    """Roll ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``, actions beside it.
+    """Run ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``, actions beside it.
 
-    ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, its task's
-    place in the list and its number. On Ctrl-C what was recorded is kept, and said to be incomplete.
+    ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, the position of
+    its task in the list and its number. Ctrl-C keeps the recorded episodes and leaves the store marked incomplete.
 
     Raises:
-        ConfigError: an unknown task or camera, or a task without the expert that was asked for; nothing is written.
-        RunFolderError: ``path`` is not an empty or new folder, or the actions of an earlier one lie beside it.
+        ConfigError: an unknown task or camera, or a task without the requested expert; nothing is written.
+        RunFolderError: ``path`` is not an empty or new folder, or actions of an earlier recording lie beside it.
         DataError: the disk is full.
     """
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
 
 
 def discard(path: Path) -> None:
-    """Remove what was recorded at ``path``, videos and actions."""
+    """Remove the recording at ``path``, videos and actions."""
     shutil.rmtree(path)
     actions_path(path).unlink(missing_ok=True)
 
@@ -98,7 +98,7 @@ def _roll_all(
 
 
 def _refuse_earlier_recording(path: Path) -> None:
-    """Name videos and actions together: who deleted the one to make room would lose what the other is good for."""
+    """Refuse a path with an earlier recording; the message names videos and actions, which are useless apart."""
     actions = actions_path(path)
     if (path / MANIFEST).exists() and actions.exists():
         raise RunFolderError(
@@ -124,12 +124,12 @@ def _roll(
         succeeded |= info["success"]
         ended = terminated or truncated
         on_frames(1)
-    led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; the first frame comes of no action
+    led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; no action led to the first frame
     return np.stack(frames), np.stack(led_to), succeeded
 
 
 def _expert_acts(config: RecordConfig, episode: int) -> bool:
-    """Return who acts in an episode; ``mixed`` takes turns, the expert first."""
+    """Return whether the expert acts in an episode; ``mixed`` alternates, starting with the expert."""
     return config.policy == "expert" or (config.policy == "mixed" and episode % 2 == 0)
 
 
@@ -148,9 +148,9 @@ def _env_config(config: RunConfig, task: str) -> EnvConfig:
 
 
 def _attributes(config: RunConfig) -> dict[str, Any]:
-    """Try every task and return the attributes of the store.
+    """Create an environment of every task and return the attributes of the store.
 
-    What all environments share (camera, render quality, ...) stands at the top, what differs is a mapping by task.
+    Attributes that all environments share (camera, render quality, ...) are at the top level, others are by task.
     """
     environments: dict[str, dict[str, Any]] = {}
     for index, task in enumerate(config.record.tasks):

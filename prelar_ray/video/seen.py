@@ -1,4 +1,4 @@
-"""Which videos a run was trained on, known by their content: their store may have grown, lost shards or be another."""
+"""The videos that a run was trained on, identified by content: a store may grow, lose shards or be replaced."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class SeenVideos:
     """The shards that a run was trained on, without the episodes that were held out."""
 
     shards: dict[str, list[int]]
-    """By a shard's checksum: the places in it of the episodes that were held out."""
+    """Positions of the held-out episodes in each shard, by the shard's checksum."""
 
     @classmethod
     def of(cls, store: VideoStore, held_out: Collection[int]) -> Self:
-        """All videos of a store, but for the episodes ``held_out``."""
+        """Return all videos of a store except the episodes ``held_out``."""
         shards: dict[str, list[int]] = {shard: [] for shard, _ in store.origins}
         for episode in held_out:
             shard, place = store.origins[episode]
@@ -29,24 +29,24 @@ class SeenVideos:
 
     @classmethod
     def load(cls, counters: Mapping[str, Any], store: VideoStore) -> Self:
-        """From the counters of a checkpoint.
+        """Read the counters of a checkpoint.
 
-        Older ones do not say which shards they saw: ``store`` is taken to be theirs, and the oldest held nothing out.
+        Older checkpoints do not record their shards: ``store`` is assumed to be theirs. The oldest held nothing out.
         """
         if "shards" in counters:
             return cls(counters["shards"])
         return cls.of(store, [episode for episode in counters.get("held_out", []) if episode < len(store)])
 
     def know(self, store: VideoStore) -> bool:
-        """Whether any of a store's videos were there."""
+        """Whether the run had any of a store's videos."""
         return any(shard in self.shards for shard, _ in store.origins)
 
     def held_out(self, store: VideoStore) -> list[int]:
-        """Return the episodes of a store that were there and held out."""
+        """Return the episodes of a store that the run held out."""
         return [episode for episode, (shard, place) in enumerate(store.origins) if place in self.shards.get(shard, ())]
 
     def unseen(self, store: VideoStore) -> list[int]:
-        """Return the episodes of a store that were held out, or not there at all."""
+        """Return the episodes of a store that the run held out or did not have."""
         return [
             episode
             for episode, (shard, place) in enumerate(store.origins)
@@ -54,5 +54,5 @@ class SeenVideos:
         ]
 
     def extended(self, store: VideoStore, held_out: Collection[int]) -> SeenVideos:
-        """These and all videos of a store, but for its episodes ``held_out``."""
+        """Return these and all videos of a store except its episodes ``held_out``."""
         return SeenVideos(self.shards | SeenVideos.of(store, held_out).shards)

@@ -1,4 +1,4 @@
-"""Video store: a folder of Arrow shards that hold frames and nothing else, and a manifest.
+"""Video store: a folder of Arrow shards that hold only frames, and a manifest.
 
 ::
 
@@ -6,9 +6,9 @@
                                frames, bytes, sha256, episodes [{source, length}]
     folder/shard-00000.arrow   one column ``frames`` uint8 (T, Hpx, Wpx, C): whole episodes, one after the other
 
-A shard is complete before the manifest names it and both appear atomically, so a store can be read while it is being
-recorded, and a recording that was killed leaves its finished shards readable. Each shard repeats its own episodes
-in its metadata; a reader compares them, so shards of different stores cannot be mixed up.
+A shard is complete before the manifest names it, and both appear atomically: a store can be read while it is being
+recorded, and the finished shards of a killed recording stay readable. Each shard repeats its episodes in its metadata;
+readers compare them with the manifest, which detects shards of another store.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Manifest(_Record):
     format: Literal["prelar_ray/video"] = FORMAT
     version: Literal[1] = VERSION
     attributes: dict[str, Any]
-    complete: bool = True  # stores from before this was noted count as complete
+    complete: bool = True  # older stores lack the field and count as complete
     shards: tuple[_ShardRecord, ...] = ()
 
 
@@ -79,11 +79,11 @@ _EPISODES = TypeAdapter(tuple[_EpisodeRecord, ...])
 
 
 class VideoWriter:
-    """Writes a video store, episode by episode; a context manager that writes the last shard on leaving.
+    """Writes a video store, episode by episode; a context manager that writes the last shard on exit.
 
-    Episodes that were appended are written even when the block ends with an exception, Ctrl-C included: an interrupt
-    waits for a shard that is being written. What a killed process had not yet put into a shard is lost. The store
-    counts as complete when the block ends well and no episode was lost to a full disk.
+    Appended episodes are written even if the block ends with an exception, Ctrl-C included: an interrupt waits for the
+    shard that is being written. A kill loses the episodes that no shard holds yet. The store counts as complete if the
+    block ends without an exception and no episode was lost to a full disk.
 
     Attributes:
         episodes: written so far.
@@ -91,7 +91,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, attributes: dict[str, Any], shard_frames: int) -> None:
-        """Create the folder; ``attributes`` (camera, orientation, ...) must be values that JSON knows.
+        """Create the folder; ``attributes`` (camera, orientation, ...) must be JSON-serialisable.
 
         A shard is closed with the episode that reaches ``shard_frames``; until then its frames stay in memory.
 
@@ -138,7 +138,7 @@ class VideoWriter:
                 self._write_manifest()
 
     def _close_shard(self) -> None:
-        # Taken out first: after a failure (disk full) leaving the block must not try, and fail, once more.
+        # Removed first: after a failure (disk full) the exit of the block must not try again.
         pending, self._pending, self._pending_frames = self._pending, [], 0
         episodes = tuple(_EpisodeRecord(source=source, length=len(frames)) for source, frames in pending)
         name = f"shard-{len(self._manifest.shards):05d}.arrow"
@@ -156,7 +156,7 @@ class VideoWriter:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the recording of the video store at ``path`` came to its end.
+    """Whether the recording of the video store at ``path`` is complete.
 
     Raises:
         DataError: there is no video store, or its manifest cannot be read.
@@ -168,15 +168,15 @@ class VideoStore:
     """Reads a video store: memory-mapped frames of whole episodes, in the order they were recorded.
 
     Attributes:
-        attributes: what the recorder noted (camera, orientation, render_quality, policy, ...).
-        complete: whether the recording came to its end; otherwise it was interrupted, or goes on.
+        attributes: attributes of the recording (camera, orientation, render_quality, policy, ...).
+        complete: whether the recording is complete; otherwise it was interrupted or is still in progress.
         damaged: file names of the shards left out with ``skip_bad``.
     """
 
     def __init__(self, path: Path, verify: bool = True, skip_bad: bool = False) -> None:
         """Open all shards; ``verify`` compares checksums, ``skip_bad`` leaves damaged shards out with a warning.
 
-        A recording that is not complete is used as far as it goes, with a warning.
+        An incomplete recording is used as far as it goes, with a warning.
 
         Raises:
             DataError: the folder is missing, empty or of a newer version; a shard is damaged; nothing is left.
@@ -184,7 +184,7 @@ class VideoStore:
         self._path = path
         self._verify = verify
         self._skip_bad = skip_bad
-        self._shards: tuple[_ShardRecord, ...] = ()  # all that were looked at, damaged ones included
+        self._shards: tuple[_ShardRecord, ...] = ()  # all shards of the manifest read last, damaged ones included
         self._episodes: list[Frames] = []
         self._sources: list[str] = []
         self._origins: list[tuple[str, int]] = []
@@ -197,7 +197,7 @@ class VideoStore:
             raise DataError(f"{path}: holds no episodes{left_out}; record videos into a new folder")
         if not self.complete:
             found = f"{counted(len(self), 'episode')}, {counted(self.total_frames, 'frame')}"
-            log.warning("%s: its recording was interrupted, or goes on; used as far as it goes: %s", path, found)
+            log.warning("%s: its recording was interrupted or is in progress; used as far as it goes: %s", path, found)
 
     @classmethod
     def open(cls, config: VideoConfig) -> Self:
@@ -224,7 +224,7 @@ class VideoStore:
 
     @property
     def origins(self) -> list[tuple[str, int]]:
-        """Checksum of its shard and place in it, of each episode: the same wherever the shard is copied."""
+        """Checksum of its shard and position in it, for each episode: independent of where the shard is copied."""
         return list(self._origins)
 
     @property
@@ -237,10 +237,10 @@ class VideoStore:
         return self._episodes[episode]
 
     def refresh(self) -> bool:
-        """Pick up shards written since and return whether episodes were added; earlier ones keep their index.
+        """Add shards written since and return whether episodes were added; earlier ones keep their index.
 
         Raises:
-            DataError: a new shard is damaged, or the folder holds another recording by now.
+            DataError: a new shard is damaged, or the folder now holds another recording.
         """
         manifest = _read_manifest(self._path)
         shards = manifest.shards
@@ -249,7 +249,7 @@ class VideoStore:
             raise DataError(f"{self._path}: was replaced by another recording while in use; open it again")
         opened, failures = self._open(shards[known:])
         if failures and not self._skip_bad:
-            raise DataError("; ".join(failures.values()) + "; video.skip_bad=true (--skip-bad) goes on without it")
+            raise DataError("; ".join(failures.values()) + "; video.skip_bad=true (--skip-bad) leaves it out")
         for name, failure in failures.items():
             log.warning("%s is left out: %s", name, failure)
         for shard, frames in opened:
@@ -263,9 +263,9 @@ class VideoStore:
         return bool(opened)
 
     def _open(self, shards: Sequence[_ShardRecord]) -> tuple[list[tuple[_ShardRecord, Frames]], dict[str, str]]:
-        """Return the frames of the sound shards, and what is wrong with the others by file name."""
+        """Return the frames of the intact shards, and the errors of the others by file name."""
         opened, failures = [], {}
-        with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
             futures = [pool.submit(_open_shard, self._path / shard.file, shard, self._verify) for shard in shards]
         for shard, future in zip(shards, futures, strict=True):
             try:
@@ -276,7 +276,7 @@ class VideoStore:
 
 
 def _claim(path: Path) -> None:
-    """Create the folder of a new store, or raise RunFolderError where anything is in the way."""
+    """Create the folder of a new store; RunFolderError if it cannot be created or is not empty."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         occupied = any(path.iterdir())
@@ -316,7 +316,7 @@ def _read_manifest(path: Path) -> _Manifest:
 
 
 def _open_shard(path: Path, shard: _ShardRecord, verify: bool) -> Frames:
-    """Return the frames of a whole shard, a view ``(T, Hpx, Wpx, C)``; DataError where it is not as recorded."""
+    """Return the frames of a shard, a view ``(T, Hpx, Wpx, C)``; DataError if it differs from the manifest."""
     if not path.is_file():
         raise DataError(f"{path}: missing; restore it from a copy")
     size = path.stat().st_size

@@ -129,7 +129,7 @@ def test_a_method_from_scratch_takes_no_pretraining(tmp_path: Path) -> None:
 def test_a_run_goes_on_as_the_method_it_began_as(saved: Any) -> None:
     store = saved("finetune", PRELAR)
     with pytest.raises(
-        CheckpointError, match=r"000000031: a run of method prelar, which cannot go on as apv; add --met"
+        CheckpointError, match=r"000000031: a run of method prelar, which cannot be resumed as apv; add --met"
     ):
         resumable_checkpoint(store, APV)
 

@@ -76,7 +76,7 @@ def test_resume_goes_on_with_the_configuration_of_the_run(
     assert reached in (2, 4)
     with caplog.at_level(logging.INFO):  # what was started from is behind it, whether it still exists or not
         assert finetune.main(["--out", str(out), "--resume", "--init", "gone"]) == 0
-    assert f"--init gone is not read: --resume goes on from the last checkpoint in {out}" in caplog.text
+    assert f"--init gone is not read: --resume resumes from the last checkpoint in {out}" in caplog.text
     assert load_config(None, out / "config.yaml").seed == 7
     assert load_checkpoint(out).update == 6
     updates = [row["update"] for row in read_metrics(out / "metrics.jsonl") if "loss/total" in row]

@@ -260,7 +260,7 @@ PARENT = {"host": socket.gethostname(), "pid": os.getppid(), "started": psutil.P
 def test_a_run_that_another_process_is_at_work_in_cannot_be_resumed(tmp_path: Path) -> None:
     path = begun(tmp_path / "run", process=PARENT)
     before = (path / "run.json").read_bytes()
-    with pytest.raises(RunFolderError, match=rf"/run: process {os.getppid()} is at work in it; stop that first"):
+    with pytest.raises(RunFolderError, match=rf"/run: process {os.getppid()} is using it; stop that first"):
         RunFolder.create(path, "seed: 1\n", "finetune", resume=True)
     assert (path / "run.json").read_bytes() == before
     RunFolder.create(path, "seed: 1\n", "finetune", resume=True, abandoned=True)
@@ -288,7 +288,7 @@ def test_a_run_that_may_be_under_way_on_another_host_is_resumed_with_a_warning(
 ) -> None:
     path = begun(tmp_path / "run", process={**PARENT, "pid": os.getpid(), "host": "elsewhere"})
     RunFolder.create(path, "seed: 1\n", "finetune", resume=True)
-    assert f"process {os.getpid()} on elsewhere is at work in it; make sure that it is not" in caplog.text
+    assert f"process {os.getpid()} on elsewhere is using it; make sure that it is not" in caplog.text
 
 
 @pytest.mark.parametrize("file", ["checkpoints/000000000/state.pt", "evaluations.jsonl", "thesis.txt"])

@@ -90,13 +90,14 @@ def test_the_video_store_itself_holds_no_action(recorded: Path) -> None:
         assert row.tobytes() not in stored
 
 
-def test_only_the_recorder_and_the_diagnosis_can_reach_the_actions() -> None:
+def test_only_the_recorder_and_the_diagnostics_can_reach_the_actions() -> None:
     users = set()
     for path in PACKAGE.rglob("*.py"):
         modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
         if "prelar_ray.video.actions" in modules or "actions.arrow" in path.read_text():
             users.add(path.relative_to(PACKAGE).as_posix())
-    assert users <= {"video/actions.py", "video/recorder.py", "training/diagnosis.py", "diagnose.py", "record.py"}
+    commands = {"commands/diagnose.py", "commands/record.py"}
+    assert users <= {"video/actions.py", "video/recorder.py", "training/diagnostics.py", *commands}
 
 
 def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_a_recording_that_did_not_end_is_read_with_a_warning(tmp_path: Path, cap
         writer.append(episode(4), "a")
         store = VideoStore(path)
         assert caplog.messages == [
-            f"{path}: its recording was interrupted, or goes on; used as far as it goes: 1 episode, 4 frames"
+            f"{path}: its recording was interrupted or is in progress; used as far as it goes: 1 episode, 4 frames"
         ]
         writer.append(episode(2), "a")
     assert not store.complete
