@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -137,6 +138,7 @@ class Evaluator:
 def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
     """Run the loop for about ``seconds``."""
     from prelar_ray.distributed.ray_backend import RayBackend, _RayRole
+    from prelar_ray.kinds import kind_of
     from prelar_ray.storage.run_folder import RunFolder
     from prelar_ray.training.finetuning import iterate_finetuning
 
@@ -180,7 +182,13 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
     with tempfile.TemporaryDirectory() as folder, _replaced(names):
         run = RunFolder.create(Path(folder) / "run", to_yaml(config), "finetune")
         process = psutil.Process()
-        for line in iterate_finetuning(config, run, lambda: RayBackend(config), None, resume=False):
+        for line in iterate_finetuning(
+            config,
+            run,
+            lambda: RayBackend(config, partial(kind_of(config, "finetune").plan, config)),
+            None,
+            resume=False,
+        ):
             if "time/update" in line:
                 cpu = sum(process.cpu_times()[:2])
                 lines.append({**line, "calls": counts[0], "cpu": cpu, "now": time.monotonic()})

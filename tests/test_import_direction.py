@@ -21,7 +21,7 @@ EVERYTHING = {
     *RECORDS,
     *DATA,
     *ALGORITHM,
-    *("published", "acting", "training", "distributed", "baselines", "study", "reporting", "commands"),
+    *("published", "acting", "training", "distributed", "baselines", "kinds", "study", "reporting", "commands"),
 }
 
 # Package, or module at the root: what it may import besides itself.
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": ROOT | RECORDS | DATA | ALGORITHM | {"acting"},
     "distributed": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training"},
     "baselines": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
-    "study": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed", "baselines"},
+    "kinds": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed", "baselines"},
+    "study": ROOT | RECORDS | DATA | ALGORITHM | {"distributed", "kinds"},
     "reporting": ROOT | RECORDS,
     **dict.fromkeys(("commands", "__main__", "tune"), EVERYTHING),
 }
@@ -51,7 +52,7 @@ ENTRY = {"commands", "__main__", "tune"}
 # Library: the packages that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
     "ray": {"baselines", "distributed", "study", *ENTRY},
-    "torch": {*ALGORITHM, "published", "acting", "training", "baselines", "distributed", "study", *ENTRY},
+    "torch": {*ALGORITHM, "published", "acting", "training", "baselines", "distributed", *ENTRY},
     "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *ENTRY},
     "mujoco": {"envs", *ENTRY},
     "metaworld": {"envs", *ENTRY},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
 import torch
@@ -11,7 +11,7 @@ import torch
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.ray_backend import cluster_nodes, connect
-from prelar_ray.distributed.resources import ALGORITHM, Resources, plan_resources
+from prelar_ray.distributed.resources import ALGORITHM, Reservation, Resources
 from prelar_ray.errors import ResourceError
 from prelar_ray.types import RoleId
 
@@ -23,27 +23,37 @@ log = logging.getLogger(__name__)
 class RLlibCluster:
     """A connection to the Ray that the configuration's ``cluster`` names."""
 
-    def __init__(self, config: RunConfig, run: str = "", plan: Mapping[RoleId, Resources] | None = None) -> None:
-        """Connect, unless this is the process of a Tune trial, which has reserved what ``plan`` says.
+    def __init__(
+        self,
+        config: RunConfig,
+        make_plan: Callable[[Sequence[Resources]], dict[RoleId, Resources]],
+        run: str = "",
+        reservation: Reservation | None = None,
+    ) -> None:
+        """Connect, unless this is the process of a trial of Ray Tune, which has a ``reservation``.
 
         Args:
+            config: of the run.
+            make_plan: returns what every role gets, from what every node has.
             run: what tells this run's metrics from those of others on the cluster.
+            reservation: of the trial.
 
         Raises:
             ResourceError: no cluster at that address, it can never hold the algorithm, or this machine lacks the GPU.
         """
-        self._in_trial = plan is not None
-        self._gauges = Gauges(run)
-        if plan is None:
+        self._in_trial = reservation is not None
+        self._gauges = Gauges(reservation.name if reservation else run)
+        if reservation:
+            plan = reservation.plan
+            self.algorithm = plan[ALGORITHM]
+        else:
             connect(config)
             try:
-                plan = plan_resources(config, cluster_nodes())
+                plan = make_plan(cluster_nodes())
                 self.algorithm = _here(plan[ALGORITHM], config)
             except ResourceError:
                 self.close()
                 raise
-        else:
-            self.algorithm = plan[ALGORITHM]
         self.env_runner = plan.get(RoleId("env-runner", 0), Resources(1.0, 0.0))
         runners = config.rllib.env_runners
         log.info("ray: %s in this process (%s), %d env runners", config.algorithm, self.algorithm, runners)

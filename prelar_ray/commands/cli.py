@@ -10,7 +10,7 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -25,7 +25,7 @@ from prelar_ray.telemetry.progress import console
 if TYPE_CHECKING:  # importing it takes as long as all the rest
     from prelar_ray.storage.run_folder import RunFolder
 
-__all__ = ["COMMANDS", "dispatch", "guarded", "main", "print_next", "saying_what_is_kept"]
+__all__ = ["COMMANDS", "dispatch", "guarded", "main", "print_next", "run_to_end", "saying_what_is_kept"]
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
@@ -56,6 +56,12 @@ def print_next(did: str, *commands: Sequence[object]) -> None:
     """Say what a command did, and with which ``prelar-ray`` commands to go on: quoted, so that they can be copied."""
     lines = [f"prelar-ray {shlex.join(map(str, command))}" for command in commands]
     console.print(f"{did}\nnext: " + "\n      ".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+def run_to_end(lines: Iterable[object]) -> None:
+    """Drive a run; its lines of metrics are written already."""
+    for _ in lines:
+        pass
 
 
 @contextmanager

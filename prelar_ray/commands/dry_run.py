@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.kinds import kind_of
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
@@ -40,7 +41,7 @@ def print_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration as YAML, then parameter counts and memory estimates, on standard output."""
     sys.stdout.write(to_yaml(config))
     console = Console(soft_wrap=True, highlight=False)
-    if config.algorithm:
+    if not kind_of(config, "finetune").has_own_networks(config):
         console.print(f"networks: those of {config.algorithm} in RLlib, as rllib.* says; they are not counted here")
         return
     summary = summarise(config)

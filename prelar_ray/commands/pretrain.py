@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prelar_ray.commands.cli import print_next, saying_what_is_kept
+from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, resolve
 from prelar_ray.config import RunConfig, load_config, to_yaml
-from prelar_ray.errors import ConfigError, UsageError
+from prelar_ray.kinds import kind_of
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.training.backend import Backend
-from prelar_ray.training.local_backend import LocalBackend
-from prelar_ray.training.pretraining import pretrain
 
 __all__ = ["main"]
 
@@ -40,34 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    if config.algorithm:
-        raise UsageError(
-            f"method {config.method} learns from scratch, there is nothing to pre-train; start with finetune, or "
-            "choose a --method that pre-trains"
-        )
-    if not config.video.path:
-        raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
+    kind = kind_of(config, "pretrain")
+    kind.check(config)
     config = _with_absolute_videos(config)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
     with saying_what_is_kept(run):
-        checkpoint = pretrain(config, run, args.resume, lambda: _make_backend(config, args.out))
+        run_to_end(kind.iterate(config, run, None, args.resume))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"
     print_next(
-        f"pre-trained: {checkpoint}",
+        f"pre-trained: {run.last_checkpoint()}",
         *([["diagnose", args.out]] if inferred else []),
         ["finetune", "--init", args.out, "--config", run.config_path, "--out", "runs/finetune"],
         ["report", args.out],
     )
     return 0
-
-
-def _make_backend(config: RunConfig, out: Path) -> Backend:
-    """Return a backend in this process for one learner, Ray for several ranks."""
-    if config.learner.ranks == 1:
-        return LocalBackend()
-    from prelar_ray.distributed.ray_backend import RayBackend  # importing ray takes seconds
-
-    return RayBackend(config, "pretrain", out)
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:

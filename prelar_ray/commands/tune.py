@@ -16,6 +16,7 @@ from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ConfigError, PrelarError
+from prelar_ray.kinds import kind_of
 from prelar_ray.replay.memory import GIB
 from prelar_ray.study.estimate import Estimate, estimate, measured_rates
 from prelar_ray.study.placement import at_once, check_placeable, trial_nodes
@@ -67,24 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = read_sweep(args.sweep)
     out: Path = args.out or Path("runs") / sweep.name
     runs = plan_runs(sweep, out)
-    _check_baselines(runs)
+    _check_runs(runs)
     if args.dry_run:
         _dry_run(sweep, runs, args)
         return 0
     return _run(sweep, runs, out, args)
 
 
-def _check_baselines(runs: Sequence[PlannedRun]) -> None:
-    """Ask RLlib whether it knows the settings of its algorithms.
+def _check_runs(runs: Sequence[PlannedRun]) -> None:
+    """Ask the kind of every run, one of all seeds, whether its settings can be used.
 
     Raises:
         ConfigError: one is unknown or not accepted; names the run.
     """
-    for run in {run.name.rpartition("/")[0]: run for run in runs if run.config.algorithm}.values():  # one of all seeds
-        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
-
+    for run in {run.name.rpartition("/")[0]: run for run in runs}.values():
         try:
-            algorithm_config(run.config)
+            kind_of(run.config, run.phase).check(run.config)
         except ConfigError as error:
             raise ConfigError(f"{run.name}: {error}") from error
 
@@ -144,7 +143,7 @@ def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> 
     needs = check_placeable(runs, nodes)
     parameters = {
         key: sum(summarise(run.config).parameters.get(run.phase, {}).values())
-        for key, run in {(run.phase, run.method): run for run in runs if not run.config.algorithm}.items()
+        for key, run in {(run.phase, run.method): run for run in runs if _counts(run)}.items()
     }
     estimates = [
         estimate(run, rates, list(needs[run.name].values()), parameters.get((run.phase, run.method), 0)) for run in runs
@@ -172,6 +171,10 @@ def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> 
         f"replay memory at once: {together * max(e.replay_bytes for e in estimates) / GIB:,.1f} GiB"
     )
     sys.stdout.flush()
+
+
+def _counts(run: PlannedRun) -> bool:
+    return kind_of(run.config, run.phase).has_own_networks(run.config)
 
 
 def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> Table:

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.rendezvous import Rendezvous
-from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.replay.memory import GIB
@@ -61,18 +61,18 @@ class RayBackend:
     def __init__(
         self,
         config: RunConfig,
-        phase: str = "finetune",
+        make_plan: Callable[[Sequence[Resources]], dict[RoleId, Resources]],
         folder: Path | None = None,
-        plan: dict[RoleId, Resources] | None = None,
-        run: str = "",
+        reservation: Reservation | None = None,
     ) -> None:
         """Connect to a cluster, or start one on this machine for ``cluster=auto``, and reserve a place for every role.
 
         Args:
-            phase: pretrain or finetune.
+            config: of the run.
+            make_plan: returns what every role gets, from what every node has.
             folder: of the run.
-            plan: what a Tune trial has reserved; then this process is the trial's, and Ray is not its to end.
-            run: what tells this run's logs and metrics from those of others on the cluster; without: the folder's name.
+            reservation: what a trial of Ray Tune has reserved; then this process is the trial's, and Ray continues
+                after it.
 
         Raises:
             ResourceError: no cluster at that address, it can never hold what the configuration asks for, or its nodes
@@ -81,23 +81,23 @@ class RayBackend:
         self._roles: dict[str, _RayRole[Any]] = {}  # by actor id
         self._rendezvous: Rendezvous | None = None
         self._group: PlacementGroup | None = None
-        self._run = run or (folder.name if folder else "")
+        self._run = reservation.name if reservation else folder.name if folder else ""
         self._gauges = Gauges(self._run)
-        self._in_trial = plan is not None
+        self._in_trial = reservation is not None
         if not self._in_trial:
             connect(config)
         nodes = cluster_nodes()
         try:
             if folder and not self._in_trial and len(nodes) > 1:
                 check_shared(folder)
-            self._plan = plan or plan_resources(config, nodes, phase)
+            self._plan = reservation.plan if reservation else make_plan(nodes)
             self._group = _own_group() if self._in_trial else _reserve(self._plan)
         except ResourceError:
             self.close()
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
         cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(max(node.cpus for node in nodes))
-        free = cores - (config.collect.collectors if phase == "finetune" else 0)
+        free = cores - sum(role.kind == "collector" for role in self._plan)
         self._threads = config.threads or max(1, free // config.learner.ranks)
         kinds = Counter(role.kind for role in self._plan)
         asked = {role.kind: need for role, need in self._plan.items()}

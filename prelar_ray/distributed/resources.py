@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.types import RoleId
 
-__all__ = ["ALGORITHM", "Resources", "plan_resources"]
+__all__ = ["ALGORITHM", "Request", "Reservation", "Resources", "plan_resources"]
 
 ALGORITHM = RoleId("algorithm")
 """The process of an RLlib algorithm, which learns too; others step environments, the env runners."""
@@ -41,49 +40,70 @@ class Resources:
         return f"{self.cpus:g} CPU {self.gpus:g} GPU" + (f" {self.memory:.3g} GiB" if self.memory else "")
 
 
-def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "finetune") -> dict[RoleId, Resources]:
-    """Return what every role asks for; pre-training has learner ranks alone, a baseline roles of its own.
+@dataclass(frozen=True)
+class Request:
+    """What a role may ask for, on a cluster that gives every role a ``share`` of the CPUs it would like."""
 
-    Each rank of the learner, each collector and the evaluator get a CPU each, and the replay half of one, unless the
-    configuration says otherwise; a smaller cluster gives all of them the same share of that, for logical CPUs only
-    count. Each rank gets a GPU if there are any and ``device`` allows it.
+    config: RunConfig
+    share: float
+    learner_gpus: float
+
+    def cpus(self, asked: float = 0.0, usual: float = 1.0) -> float:
+        """What the configuration asks for, or the role's share of what such roles usually get."""
+        return asked or math.floor(self.share * usual * 100) / 100  # rounding up could exceed the total
+
+    @property
+    def learner(self) -> Resources:
+        """Of a process that learns."""
+        return Resources(self.cpus(self.config.learner.cpus), self.learner_gpus)
+
+    @property
+    def worker(self) -> Resources:
+        """Of a process that steps environments."""
+        return Resources(self.cpus(self.config.collect.cpus), self.config.collect.gpus)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a trial of Ray Tune has reserved for its run; the trial's own process is not in the plan."""
+
+    name: str  # of the run, which tells its logs and metrics from those of others on the cluster
+    plan: dict[RoleId, Resources]
+
+
+def plan_resources(
+    config: RunConfig,
+    nodes: Sequence[Resources],
+    roles: Callable[[Request], dict[RoleId, Resources]],
+    workers_key: str,
+) -> dict[RoleId, Resources]:
+    """Return what every role gets: what it asks for, or on a smaller cluster the same share of it for all.
+
+    Shares concern CPUs, which are logical and only count. Learners get a GPU each if there are any and ``device``
+    allows it.
 
     Args:
+        config: of the run.
         nodes: what each node of the cluster has in all.
+        roles: returns what the roles ask for.
+        workers_key: the setting that says how many processes step environments.
 
     Raises:
         ResourceError: the cluster can never hold all roles at once; says what is missing.
     """
-    gpus = sum(node.gpus for node in nodes)
-    ranks, collect = config.learner.ranks, config.collect
-    actors, key = collect.collectors, "collect.collectors"
-    if config.algorithm:
-        actors, key = config.rllib.env_runners, "rllib.env_runners"
+    gpus, ranks = sum(node.gpus for node in nodes), config.learner.ranks
     if config.device == "cuda" and not gpus:
         raise ResourceError(
             f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
-    on_gpu = config.device != "cpu" and gpus > 0
-    if phase == "finetune" and not config.algorithm:
-        check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
-    per_rank = (config.learner.gpus or 1.0) if on_gpu else 0.0
-    needed = ranks * per_rank + (actors * collect.gpus if phase == "finetune" else 0.0)
+    per_rank = (config.learner.gpus or 1.0) if config.device != "cpu" and gpus > 0 else 0.0
+    needed = sum(need.gpus for need in roles(Request(config, 1.0, per_rank)).values())
     if needed > gpus:
-        fewer = int(gpus / per_rank) if per_rank else ranks
-        there = "a run's part of the cluster is" if gpus % 1 else "the cluster has"
-        less = "collect.gpus=0, or "
-        if gpus < ranks:
-            less = f"learner.gpus={math.floor(gpus / ranks * 100) / 100:g} to share one, or "
-        raise ResourceError(
-            f"learner.ranks={ranks} with {per_rank:g} GPU each and {key}={actors} with "
-            f"{collect.gpus:g} each need {needed:g} GPUs, {there} {gpus:g}; use "
-            + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else less)
-            + "device=cpu"
-        )
+        raise _too_few_gpus(config, per_rank, needed, gpus, workers_key)
     share = 1.0
     while True:
-        plan = _plan(config, phase, per_rank, share)
+        plan = roles(Request(config, share, per_rank))
         unplaced = _first_without_place(plan, nodes)
         if unplaced is None:
             return plan
@@ -94,26 +114,25 @@ def plan_resources(config: RunConfig, nodes: Sequence[Resources], phase: str = "
             raise ResourceError(
                 f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
                 f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
-                f"learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, learner.ranks or {key}, or add nodes"
+                "learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, learner.ranks or "
+                f"{workers_key}, or add nodes"
             )
 
 
-def _plan(config: RunConfig, phase: str, learner_gpus: float, share: float) -> dict[RoleId, Resources]:
-    def cpus(asked: float, usual: float = 1.0) -> float:
-        return asked or math.floor(share * usual * 100) / 100  # rounding up could exceed the total
-
-    collector = Resources(cpus(config.collect.cpus), config.collect.gpus)
-    if config.algorithm:
-        plan = {ALGORITHM: Resources(cpus(config.learner.cpus), learner_gpus)}
-        return plan | {RoleId("env-runner", index): collector for index in range(config.rllib.env_runners)}
-    learner = Resources(cpus(config.learner.cpus), learner_gpus)
-    plan = dict.fromkeys(RoleId.several("learner", config.learner.ranks), learner)
-    if phase == "finetune":
-        shard = Resources(cpus(0, 0.5), 0.0, replay_bytes(config) / GIB)
-        plan |= dict.fromkeys(RoleId.several("replay", config.replay.shards), shard)
-        plan[RoleId("evaluator")] = Resources(cpus(0), 0.0)
-        plan |= {RoleId("collector", index): collector for index in range(config.collect.collectors)}
-    return plan
+def _too_few_gpus(config: RunConfig, per_rank: float, needed: float, gpus: float, workers_key: str) -> ResourceError:
+    ranks, section = config.learner.ranks, getattr(config, workers_key.partition(".")[0])
+    workers = getattr(section, workers_key.partition(".")[2])
+    fewer = int(gpus / per_rank) if per_rank else ranks
+    there = "a run's part of the cluster is" if gpus % 1 else "the cluster has"
+    less = "collect.gpus=0, or "
+    if gpus < ranks:
+        less = f"learner.gpus={math.floor(gpus / ranks * 100) / 100:g} to share one, or "
+    return ResourceError(
+        f"learner.ranks={ranks} with {per_rank:g} GPU each and {workers_key}={workers} with "
+        f"{config.collect.gpus:g} each need {needed:g} GPUs, {there} {gpus:g}; use "
+        + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else less)
+        + "device=cpu"
+    )
 
 
 def _first_without_place(plan: dict[RoleId, Resources], nodes: Sequence[Resources]) -> RoleId | None:

@@ -6,15 +6,13 @@ import math
 from collections.abc import Sequence
 
 from prelar_ray.config import RunConfig
-from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ResourceError
+from prelar_ray.kinds import Phase, kind_of
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.types import RoleId
 
-__all__ = ["DRIVER", "at_once", "check_placeable", "placement", "role_plan", "trial_nodes"]
-
-DRIVER = Resources(0.01, 0.0)
-"""The trial's own process: it passes references on and computes nothing."""
+__all__ = ["at_once", "check_placeable", "placement", "role_plan", "trial_nodes"]
 
 
 def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Resources]:
@@ -35,25 +33,24 @@ def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Reso
     return [part(node) for node in nodes]
 
 
-def role_plan(config: RunConfig, phase: str, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
+def role_plan(config: RunConfig, phase: Phase, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
     """What every role of a trial gets beside the trial's own process.
 
     Raises:
         ResourceError: the nodes can never hold it; with the arithmetic.
     """
-    # An algorithm of RLlib is itself what the trial's process holds.
-    free = nodes if config.algorithm else [node.without(DRIVER) for node in nodes]
-    return plan_resources(config, free, phase)
+    kind = kind_of(config, phase)
+    return kind.plan(config, [node.without(kind.driver) for node in nodes] if kind.driver else nodes)
 
 
-def placement(config: RunConfig, phase: str, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
+def placement(config: RunConfig, phase: Phase, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
     """What every process of a trial gets, its own included.
 
     Raises:
         ResourceError: the nodes can never hold it; with the arithmetic.
     """
-    roles = role_plan(config, phase, nodes)
-    return roles if config.algorithm else {RoleId("trial"): DRIVER, **roles}
+    roles, driver = role_plan(config, phase, nodes), kind_of(config, phase).driver
+    return {RoleId("trial"): driver, **roles} if driver else roles
 
 
 def at_once(needs: Sequence[dict[RoleId, Resources]], nodes: Sequence[Resources]) -> int:

@@ -17,6 +17,7 @@ from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.config.compare import same_pretraining
 from prelar_ray.envs import check_task
 from prelar_ray.errors import ConfigError, UsageError
+from prelar_ray.kinds import kind_of
 from prelar_ray.storage.records import PlanEntry
 from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep
 
@@ -229,7 +230,7 @@ def _check_space(run: PlannedRun, space: Space) -> None:
 def _needs_pretraining(method: str) -> bool:
     with _at("finetune.methods"):
         config = load_config(None, None, [f"method={method}"])
-    return config.world_model.latent_action_source != "none" and not config.algorithm
+    return config.world_model.latent_action_source != "none" and kind_of(config, "finetune").has_own_networks(config)
 
 
 def _finetunings(

@@ -10,6 +10,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from prelar_ray.kinds import kind_of
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.telemetry.progress import console
 
@@ -23,9 +24,7 @@ SHOWN = 40
 
 def progress_of(run: PlannedRun, line: Mapping[str, Any]) -> float:
     """Share of a run that is done, from a line of its metrics."""
-    if run.phase == "pretrain":
-        return min(1.0, float(line.get("update", 0)) / run.config.pretrain.updates)
-    return min(1.0, float(line.get("env_steps", 0)) / run.config.finetune.env_steps)
+    return kind_of(run.config, run.phase).progress(run.config, line)
 
 
 def study_table(

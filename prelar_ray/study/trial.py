@@ -9,24 +9,20 @@ import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from prelar_ray.baselines.cluster import RLlibCluster
-from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.config import RunConfig, to_yaml
-from prelar_ray.distributed.ray_backend import RayBackend, bundles
-from prelar_ray.distributed.resources import ALGORITHM, Resources
+from prelar_ray.distributed.ray_backend import bundles
+from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.errors import UsageError
+from prelar_ray.kinds import Phase, kind_of
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Manifest
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.study.placement import DRIVER, role_plan
-from prelar_ray.training.finetuning import iterate_finetuning
-from prelar_ray.training.pretraining import iterate_pretraining
+from prelar_ray.study.placement import role_plan
 from prelar_ray.types import RoleId
 
 __all__ = ["Trial", "trial_settings"]
@@ -35,7 +31,7 @@ CHECKPOINT_FILE = "run_folder.json"
 
 
 def trial_settings(
-    config: RunConfig, phase: str, out: Path, nodes: Sequence[Resources], init: Path | None = None
+    config: RunConfig, phase: Phase, out: Path, nodes: Sequence[Resources], init: Path | None = None
 ) -> dict[str, Any]:
     """What :class:`Trial` takes as its configuration; JSON-able.
 
@@ -51,15 +47,13 @@ def trial_settings(
         ResourceError: the cluster can never hold the trial.
         UsageError, ConfigError: a baseline is asked for what it cannot do, or with settings that RLlib does not know.
     """
-    if config.algorithm:
-        if phase != "finetune" or init:
-            raise UsageError(f"method {config.method} learns from scratch: phase finetune, without init")
-        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
-
-        algorithm_config(config)
+    kind = kind_of(config, phase)
+    kind.check(config)
+    if init and not kind.takes_init:
+        raise UsageError(f"method {config.method} learns from scratch, without init")
     plan = role_plan(config, phase, nodes)
     if not config.threads:
-        config = config.model_copy(update={"threads": _threads(config, phase, plan, nodes)})
+        config = config.model_copy(update={"threads": _threads(config, plan, nodes)})
     return {
         "config": config.model_dump(mode="json"),
         "phase": phase,
@@ -69,14 +63,14 @@ def trial_settings(
     }
 
 
-def _threads(config: RunConfig, phase: str, plan: Mapping[RoleId, Resources], nodes: Sequence[Resources]) -> int:
+def _threads(config: RunConfig, plan: Mapping[RoleId, Resources], nodes: Sequence[Resources]) -> int:
     """Of each learner rank, so that the trials beside each other do not ask for more cores than a node has."""
     together = math.inf
     for kind in ("cpus", "gpus"):
         there, needed = (sum(getattr(part, kind) for part in parts) for parts in (nodes, plan.values()))
         together = min(together, there // needed) if needed else together
     cores = max(node.cpus for node in nodes) / max(1, math.ceil(together / len(nodes)))
-    collectors = config.collect.collectors if phase == "finetune" and not config.algorithm else 0
+    collectors = sum(role.kind == "collector" for role in plan)
     return max(1, int((cores - collectors) / config.learner.ranks))
 
 
@@ -90,27 +84,30 @@ class Trial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """The trial's process first, then every role in the order of the plan."""
-        plan = _plan(config)
-        driver = [] if ALGORITHM in plan else [{"CPU": DRIVER.cpus}]
-        return tune.PlacementGroupFactory([*driver, *bundles(plan)], strategy="PACK")
+        driver = kind_of(_run_config(config), config["phase"]).driver
+        own = [{"CPU": driver.cpus}] if driver else []
+        return tune.PlacementGroupFactory([*own, *bundles(_plan(config))], strategy="PACK")
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the run, or resume it where its folder holds a checkpoint.
 
         Raises:
-            PrelarError: see :func:`iterate_finetuning`, :func:`iterate_pretraining` and :func:`iterate_rllib`.
+            PrelarError: see the loop of the run's kind.
         """
         logging.getLogger("ray.train").setLevel(logging.WARNING)  # what Tune keeps here is a name, not worth a line
         self._lines: Generator[Mapping[str, float]] | None = None
-        run_config = RunConfig.model_validate_json(json.dumps(config["config"]))
-        self._out, phase = Path(config["out"]), config["phase"]
+        run_config, phase = _run_config(config), config["phase"]
+        kind = kind_of(run_config, phase)
+        self._out = Path(config["out"])
         resume = any((self._out / "checkpoints").glob("[0-9]*"))
         # A trial is at work once, so whatever the record says, nobody else is.
         run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
         if "manifest" in config:
             write_manifest(run, config)
         self._last: dict[str, Any] = {}
-        self._lines = _iterate(run_config, run, config, resume)
+        init = kind.find_init(Path(config["init"]), run_config) if config["init"] and not resume else None
+        reservation = Reservation(config.get("name", run.path.name), _plan(config))
+        self._lines = kind.iterate(run_config, run, init, resume, reservation)
 
     def __repr__(self) -> str:
         """The run's name: the prefix of its lines in the log, and its row on the dashboard."""
@@ -137,20 +134,8 @@ class Trial(tune.Trainable):
                 self._lines.throw(KeyboardInterrupt())
 
 
-def _iterate(
-    run_config: RunConfig, run: RunFolder, config: Mapping[str, Any], resume: bool
-) -> Generator[Mapping[str, float]]:
-    """The loop of the run's kind, on the roles that its trial has a place for."""
-    phase, plan, name = config["phase"], _plan(config), config.get("name", run.path.name)
-    if run_config.algorithm:
-        from prelar_ray.baselines.training import iterate_rllib  # importing RLlib takes seconds
-
-        return iterate_rllib(run_config, run, partial(RLlibCluster, run_config, name, plan), resume)
-    backend = partial(RayBackend, run_config, phase, run.path, plan, name)
-    if phase == "pretrain":
-        return iterate_pretraining(run_config, run, resume, backend)
-    init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
-    return iterate_finetuning(run_config, run, backend, init, resume)
+def _run_config(config: Mapping[str, Any]) -> RunConfig:
+    return RunConfig.model_validate_json(json.dumps(config["config"]))
 
 
 def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:

@@ -12,8 +12,10 @@ from prelar_ray.baselines.algorithm import algorithm_config
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.config import RunConfig, load_config, method_names, native_methods, preset_names
 from prelar_ray.distributed.ray_backend import bundles
-from prelar_ray.distributed.resources import Resources, plan_resources
+from prelar_ray.distributed.resources import ALGORITHM, Resources
 from prelar_ray.errors import ConfigError
+from prelar_ray.kinds import kind_of
+from prelar_ray.types import RoleId
 
 BASELINES = sorted(set(method_names()) - set(native_methods()))
 
@@ -59,8 +61,8 @@ class Shares(NamedTuple):
 @pytest.mark.parametrize("nodes", [[Resources(16, 0)], [Resources(16, 2)], [Resources(2, 0)]], ids=str)
 def test_the_plan_of_a_cluster_is_what_rllib_itself_would_reserve(nodes: list[Resources]) -> None:
     settings = config("rllib/PPO", "rllib.env_runners=2", "device=auto", "learner.gpus=0.5")
-    plan = plan_resources(settings, nodes)
-    algorithm = algorithm_config(settings, Shares(plan["algorithm"], plan["env-runner-0"]))
+    plan = kind_of(settings, "finetune").plan(settings, nodes)
+    algorithm = algorithm_config(settings, Shares(plan[ALGORITHM], plan[RoleId("env-runner", 0)]))
     assert algorithm.algo_class is not None
     request = algorithm.algo_class.default_resource_request(algorithm)
     assert request.bundles == bundles(plan)

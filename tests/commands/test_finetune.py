@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prelar_ray.replay.replay import Replay
 
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import finetune
@@ -20,7 +19,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.training.local_backend import LocalBackend
+from prelar_ray.training.replays import ReplayGroup
 
 Refused = Callable[..., str]
 
@@ -60,15 +59,15 @@ def test_resume_goes_on_with_the_configuration_of_the_run(
     settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    plan = Replay.plan
+    sample = ReplayGroup.sample
 
-    def crashing(self: Replay, ranks: int) -> object:
+    def crashing(self: ReplayGroup) -> object:
         if self.limiter.updates == 4:
             raise RuntimeError("power cut")
-        return plan(self, ranks)
+        return sample(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Replay, "plan", crashing)
+        patch.setattr(ReplayGroup, "sample", crashing)
         with pytest.raises(RuntimeError, match="power cut"):
             finetune.main(["--config", settings, "--out", str(out), "seed=7"])
     assert RunFolder.open(out).info["status"] == "failed"
@@ -157,10 +156,6 @@ def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_
     error = refused(finetune.main, *line, tmp_path / "1", "--init", state.parent, code=2)
     assert f"error: {state}: checksum differs from meta.json: truncated or damaged" in error
     assert finetune.main([*line, str(tmp_path / "2"), "--init", str(copy)]) == 0
-
-
-def test_without_a_cluster_all_roles_live_in_this_process(minute_config: RunConfig) -> None:
-    assert isinstance(finetune.make_backend(minute_config, Path()), LocalBackend)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_exit_code_130(settings: str, tmp_path: Path) -> None:

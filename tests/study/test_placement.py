@@ -6,8 +6,9 @@ import pytest
 
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.study.placement import DRIVER, at_once, placement, trial_nodes
+from prelar_ray.study.placement import at_once, placement, trial_nodes
 from prelar_ray.study.trial import Trial, trial_settings
+from prelar_ray.types import RoleId
 
 
 def test_runs_at_once_get_equal_parts_and_whole_gpus_where_there_are_enough() -> None:
@@ -21,17 +22,18 @@ def test_runs_at_once_get_equal_parts_and_whole_gpus_where_there_are_enough() ->
 
 def test_trials_are_counted_by_what_fits_beside_each_other() -> None:
     node = Resources(4, 2, 64)
-    trial = {"trial": DRIVER, "learner": Resources(1, 1), "collector-0": Resources(0.5, 0)}
+    learner = RoleId("learner")
+    trial = {RoleId("trial"): Resources(0.01, 0), learner: Resources(1, 1), RoleId("collector", 0): Resources(0.5, 0)}
     assert at_once([trial], [node]) == 2
     assert at_once([trial], [node, node]) == 4
-    assert at_once([trial, {"learner": Resources(1, 2)}], [node]) == 1
+    assert at_once([trial, {learner: Resources(1, 2)}], [node]) == 1
     assert at_once([], [node]) == 0
 
 
 def test_half_a_gpu_each_is_what_runs_that_share_one_get() -> None:
     config = load_config("small", None, ["learner.gpus=0.5"])
     plan = placement(config, "finetune", trial_nodes([Resources(16, 1, 64)], 2))
-    assert plan["learner"].gpus == 0.5
+    assert plan[RoleId("learner")].gpus == 0.5
     assert at_once([plan], [Resources(16, 1, 64)]) == 2
 
 

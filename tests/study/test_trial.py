@@ -58,7 +58,7 @@ def test_a_baseline_s_trial_is_the_algorithm_s_own_process_beside_its_env_runner
 
 def test_a_baseline_s_trial_is_refused_what_it_cannot_do(tmp_path: Path) -> None:
     config = load_config("tiny", None, BASELINE)
-    with pytest.raises(UsageError, match="method rllib/PPO learns from scratch: phase finetune, without init"):
+    with pytest.raises(UsageError, match="method rllib/PPO learns from scratch"):
         trial_settings(config, "pretrain", tmp_path, [Resources(64, 0)])
     with pytest.raises(UsageError, match="without init"):
         trial_settings(config, "finetune", tmp_path, [Resources(64, 0)], init=tmp_path)

@@ -1,0 +1,74 @@
+"""An algorithm of RLlib as a baseline: same environments, evaluation and run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prelar_ray.config import RunConfig
+from prelar_ray.distributed.resources import ALGORITHM, Request, Reservation, Resources, plan_resources
+from prelar_ray.envs import check_task
+from prelar_ray.kinds.kind import Kind, share
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.types import RoleId
+
+__all__ = ["RLlib"]
+
+
+class RLlib(Kind):
+    """The algorithm in the driver, and env runners."""
+
+    phase = "finetune"
+    driver = None
+
+    def matches(self, config: RunConfig) -> bool:
+        """Whether the method is an algorithm of RLlib."""
+        return bool(config.algorithm)
+
+    def has_own_networks(self, config: RunConfig) -> bool:
+        """The networks are RLlib's."""
+        return False
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse settings that RLlib does not know, and an unknown task."""
+        from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+
+        algorithm_config(config)
+        check_task(config.env.task, "env.task")
+
+    def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
+        """The algorithm gets what a learner gets, each env runner what a collector gets."""
+
+        def roles(request: Request) -> dict[RoleId, Resources]:
+            runners = [RoleId("env-runner", index) for index in range(config.rllib.env_runners)]
+            return {ALGORITHM: request.learner, **dict.fromkeys(runners, request.worker)}
+
+        return plan_resources(config, nodes, roles, "rllib.env_runners")
+
+    def iterate(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        init: Path | None,
+        resume: bool,
+        reservation: Reservation | None = None,
+    ) -> Generator[Mapping[str, float]]:
+        """See :func:`prelar_ray.baselines.training.iterate_rllib`."""
+        from prelar_ray.baselines.cluster import RLlibCluster  # these take seconds
+        from prelar_ray.baselines.training import iterate_rllib
+
+        connect = partial(RLlibCluster, config, lambda nodes: self.plan(config, nodes), run.path.name, reservation)
+        return iterate_rllib(config, run, connect, resume)
+
+    def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
+        """Share of the environment steps."""
+        return share(line.get("env_steps"), config.finetune.env_steps)
+
+    def cost(self, config: RunConfig, parameters: int) -> None:
+        """Unknown: an algorithm of RLlib paces itself and keeps its own replay."""
+
+    def measure(self, config: RunConfig, updates: int) -> list[float]:
+        """Nothing: see :meth:`cost`."""
+        return []
