@@ -38,7 +38,7 @@ def _as_json(value: Any) -> Any:
 
 
 Settings = Annotated[dict[str, JsonValue], BeforeValidator(_as_json), WithJsonSchema({"type": "object"})]
-"""Settings of somebody else's, by names that are checked where they are used."""
+"""Settings of another library, by names that are checked where they are used."""
 
 
 class Component(BaseModel):

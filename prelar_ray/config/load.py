@@ -5,10 +5,8 @@ Every mistake becomes one line that starts with the dotted path and says what is
 
 from __future__ import annotations
 
-import difflib
 import functools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from prelar_ray.config.mistakes import describe, field_type, nearest, show
 from prelar_ray.config.run import RLLIB, RunConfig
 from prelar_ray.errors import ConfigError
 
@@ -68,7 +67,7 @@ def load_config(
     try:
         return RunConfig.model_validate(tree, strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(dict(mistake)) for mistake in error.errors())) from error
+        raise ConfigError("\n".join(map(describe, error.errors()))) from error
 
 
 def named_value(key: str, file: Path | None, overrides: Sequence[str]) -> Any:
@@ -110,7 +109,7 @@ def _read_preset(name: Any) -> dict[str, Any]:
         return {}
     names = preset_names()
     if name not in names:
-        raise ConfigError(f"preset={name}: unknown preset{_nearest(str(name), names)}; known: {', '.join(names)}")
+        raise ConfigError(f"preset={name}: unknown preset{nearest(str(name), names)}; known: {', '.join(names)}")
     tree: dict[str, Any] = _parse((_PRESETS / f"{name}.yaml").read_bytes())
     return _merge(_read_preset(tree.pop("preset", None)), tree)
 
@@ -122,7 +121,7 @@ def _read_method(base: RunConfig | None, layers: Sequence[Mapping[str, Any]]) ->
     names = method_names()
     for name in named:
         if name not in names:
-            raise ConfigError(f"method={name}: unknown method{_nearest(name, names)}; known: {', '.join(names)}")
+            raise ConfigError(f"method={name}: unknown method{nearest(name, names)}; known: {', '.join(names)}")
     if len(named) > 1:
         raise ConfigError(
             f"method={named[-1]}: the settings it should change are those of method={named[0]}; "
@@ -156,7 +155,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     if tree is None:  # nothing but comments
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys such as `seed: 1`, is {_show(tree)}")
+        raise ConfigError(f"{path}: must be a mapping of keys such as `seed: 1`, is {show(tree)}")
     return tree
 
 
@@ -172,7 +171,7 @@ def _read_override(text: str) -> dict[str, Any]:
     if keys == ["preset"]:
         raise ConfigError(f"{text}: a preset is chosen with --preset {raw}")
     try:
-        value = raw if _field_type(keys) is str else _parse(raw)
+        value = raw if field_type(keys) is str else _parse(raw)
     except ValueError as error:
         raise ConfigError(f"{text}: the value is not valid YAML: {error}") from error
     return _nest(keys, value)
@@ -192,104 +191,3 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _field_type(keys: Sequence[str]) -> Any:
-    """Return the type declared at a dotted path, or None where the path does not exist."""
-    kind: Any = RunConfig
-    for key in keys:
-        fields = _fields(kind)
-        if key not in fields:
-            return None
-        kind = fields[key]
-    return kind
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    """Return names and types of a section's fields; empty where ``kind`` is not a section."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    return {}
-
-
-def _paths(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of every section and value below a section."""
-    for name, inner in _fields(kind).items():
-        yield prefix + name
-        yield from _paths(inner, f"{prefix}{name}.")
-
-
-def _describe(mistake: Mapping[str, Any]) -> str:
-    """Return one line for one of pydantic's errors."""
-    location, value = mistake["loc"], mistake["input"]
-    kind, context = mistake["type"], mistake.get("ctx", {})
-    path = ".".join(map(str, location))
-    if kind == "value_error":
-        is_rule = not location or _fields(
-            _field_type(location)
-        )  # of a section: its words name the keys that contradict
-        return str(context["error"]) if is_rule else f"{path}: {context['error']}"
-    if kind == "extra_forbidden":
-        return _describe_unknown(path, value)
-    match kind:
-        case "greater_than_equal":
-            allowed = f"must be >= {context['ge']:g}"
-        case "greater_than":
-            allowed = f"must be > {context['gt']:g}"
-        case "less_than_equal":
-            allowed = f"must be <= {context['le']:g}"
-        case "invalid_key":
-            return f"{path}: a key must be text"
-        case "less_than":
-            allowed = f"must be < {context['lt']:g}"
-        case "literal_error":
-            choices = list(_field_type(location).__args__)
-            allowed = f"must be one of {', '.join(choices)}{_nearest(str(value), choices)}"
-        case "int_type" | "int_from_float":
-            whole = isinstance(value, float) and value.is_integer()
-            allowed = f"must be a whole number{f'; write {int(value)}' if whole else ''}"
-        case "float_type":
-            allowed = "must be a number"
-        case "finite_number":
-            allowed = "must be finite"
-        case "bool_type":
-            allowed = "must be true or false"
-        case "string_type":
-            allowed = "must be text; write it in quotes"
-        case "dict_type":
-            allowed = "must be a mapping such as {lr: 3e-4}"
-        case "tuple_type":
-            allowed = "must be a list such as [a, b]"
-        case "model_type":
-            allowed = f"must be a section with the keys {', '.join(_fields(_field_type(location)))}"
-        case _:
-            allowed = mistake["msg"]
-    is_text = ", not text" if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type") else ""
-    return f"{path}={_show(value)}: {allowed}{is_text}"
-
-
-def _describe_unknown(path: str, value: Any) -> str:
-    if isinstance(value, dict) and value:  # an unknown section: name what was meant inside it
-        return "\n".join(_describe_unknown(f"{path}.{key}", inner) for key, inner in value.items())
-    section, _, name = path.rpartition(".")
-    prefix = f"{section}." if section else ""
-    siblings = list(_fields(_field_type(section.split(".")) if section else RunConfig))
-    paths = list(_paths(RunConfig))
-    if elsewhere := [known for known in paths if known.rpartition(".")[2] == name]:
-        hint = f"; nearest: {difflib.get_close_matches(path, elsewhere, n=1, cutoff=0)[0]}"
-    else:
-        hint = _nearest(name, siblings, prefix) or ("" if section and siblings else _nearest(path, paths))
-    if not hint and siblings:
-        hint = f"; known: {', '.join(prefix + sibling for sibling in siblings)}"
-    return f"{path}={_show(value)}: unknown key{hint}"
-
-
-def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
-    found = difflib.get_close_matches(word, known, n=1)
-    return f"; nearest: {prefix}{found[0]}" if found else ""
-
-
-def _show(value: Any) -> str:
-    """Return a value as the user would write it, on one short line."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

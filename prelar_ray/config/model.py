@@ -79,7 +79,7 @@ class WorldModelConfig(Component):
     rssm: RSSMConfig = RSSMConfig()
     """Latent dynamics."""
     dynamics: Literal["single", "stacked"] = "single"
-    """Fine-tuning: go on with the pre-trained RSSM, or stack one with actions on top of it (APV)."""
+    """Fine-tuning: continue with the pre-trained RSSM, or stack one with actions on top of it (APV)."""
     context: ContextConfig = ContextConfig()
     """Context branch of the decoder (ContextWM)."""
     latent_action: PositiveInt = 64

@@ -45,7 +45,7 @@ class EnvConfig(Component):
     render_quality: Literal["full", "reduced", "fast"] = "full"
     """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
     timeout: PositiveFloat = 60.0
-    """Seconds after which a step, reset or making that does not return is a failure; the environment is made anew."""
+    """Seconds after which a step, reset or making that does not return is a failure; the environment is made again."""
 
 
 class RecordConfig(Component):

@@ -180,7 +180,7 @@ class ReplayConfig(Component):
     capacity_steps: PositiveInt = 1_000_000
     """Steps kept, in all shards; the oldest episodes leave first. One step takes 12 288 bytes and a few."""
     shards: PositiveInt = 1
-    """Processes, on as many nodes as have room, that hold an equal share of the episodes each."""
+    """Processes, on as many nodes as have memory for one, that hold an equal share of the episodes each."""
     tolerance_updates: PositiveInt = 64
     """Asynchronous mode: updates by which learning may lag behind collecting before collecting pauses."""
     prefetch: PositiveInt = 2
@@ -201,7 +201,7 @@ class CollectConfig(Component):
     synchronous: bool = False
     """Take turns: collect, then learn, with the replay ratio kept exactly."""
     request_steps: PositiveInt = 50
-    """Agent steps per environment in one request to a collector (synchronous mode takes as many as one update owes)."""
+    """Agent steps per environment in one request to a collector (synchronous mode: as many as one update needs)."""
     timeout: PositiveFloat = 300.0
     """Seconds after which a collector that does not answer at all is replaced by another, on Ray."""
     expl_noise: NonNegativeFloat = 0.0
@@ -245,4 +245,4 @@ class RLlibConfig(Component):
     env_runners: NonNegativeInt = 0
     """Processes that step `collect.envs_per_collector` environments each; 0 steps them in the algorithm's own."""
     reward_scale: PositiveFloat = 1.0
-    """Factor of the rewards that the algorithm learns from; returns are told without it."""
+    """Factor of the rewards that the algorithm learns from; returns are reported without it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import yaml
 
-__all__ = ["dump", "parse"]
+__all__ = ["dump", "inline", "parse"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,3 +72,8 @@ def parse(text: str | bytes) -> Any:
 def dump(value: Any) -> str:
     """Return ``value`` as YAML text that :func:`parse` reads back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def inline(value: Any) -> str:
+    """Return ``value`` as YAML on one line."""
+    return yaml.dump([value], Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf).strip()[1:-1]

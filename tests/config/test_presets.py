@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prelar_ray.config import RunConfig, load_config, preset_names, yaml_text
+from prelar_ray.config.reference import SETTINGS, SOURCES, paper_preset, settings_page
 
 # PreLAR's supplementary, Table 1. (The images' size and scaling are not settings.)
 TABLE_1 = {
@@ -36,7 +37,7 @@ TABLE_1 = {
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -47,15 +48,32 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     return text, yaml_text.parse(text)
 
 
-def test_paper_states_every_value_of_table_1():
-    stated = dict(leaves(read("paper")[1]))
-    assert {path: stated[path] for path in TABLE_1} == TABLE_1
-
-
-def test_paper_states_every_key_and_equals_the_defaults():
-    stated = dict(leaves(read("paper")[1]))
-    assert stated.keys() == dict(leaves(RunConfig().model_dump())).keys()
+def test_the_preset_paper_is_made_from_the_defaults_and_states_every_key():
+    text, stated = read("paper")
+    assert text == paper_preset(), "run python -m prelar_ray.config.reference"
+    assert dict(leaves(stated)) == dict(leaves(RunConfig().model_dump()))
     assert load_config("paper") == RunConfig()
+
+
+def test_the_defaults_are_the_values_of_table_1_and_name_it_as_their_source():
+    defaults = dict(leaves(RunConfig().model_dump()))
+    assert {path: defaults[path] for path in TABLE_1} == TABLE_1
+    for path in TABLE_1:
+        assert SOURCES.get(path, SOURCES.get(path.rpartition(".")[0], "")).startswith("Table 1: ")
+
+
+def test_the_page_of_settings_is_up_to_date_and_has_a_row_for_every_setting():
+    page = settings_page()
+    assert SETTINGS.read_text(encoding="utf-8") == page, "run python -m prelar_ray.config.reference"
+    for path in leaves(RunConfig().model_dump()):
+        assert page.count(f"\n| `{path[0]}` | `") == 1
+
+
+def test_a_source_belongs_to_a_setting_or_section_and_fits_a_table():
+    paths = [path for path, _ in leaves(RunConfig().model_dump())]
+    for known, source in SOURCES.items():
+        assert any(f"{path}.".startswith(f"{known}.") for path in paths), known
+        assert "|" not in source
 
 
 @pytest.mark.parametrize("name", preset_names())
