@@ -2,15 +2,19 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
+# The tests start many processes, which would compile this package again and again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test test-local test-cluster nightly lint
+.NOTPARALLEL:
 
 help:
-	@echo "make demo   set up, then record, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
-	@echo "make test   set up, then run every test that needs no GPU"
-	@echo "make lint   set up, then ruff and mypy"
-	@echo "make setup  create or update .venv, check headless rendering"
+	@echo "make demo     set up, then record, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
+	@echo "make test     set up, then run the tests that need no GPU: minutes on 2 CPU cores"
+	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
+	@echo "make lint     set up, then ruff and mypy"
+	@echo "make setup    create or update .venv, check headless rendering"
 
 setup: .venv/rendering.stamp
 
@@ -43,9 +47,20 @@ demo: setup
 	$(BIN)/python -m prelar_ray demo
 
 # Two at a time, but those that start a Ray one after another: they watch the machine's processes.
-test: setup
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not slow and not cluster"
-	$(BIN)/python -m pytest -m "not gpu and not slow and cluster"
+test: test-local test-cluster
+
+test-local: setup
+	$(BIN)/python -m pytest -n 2 --durations=25 -m "not gpu and not nightly and not cluster"
+
+test-cluster: setup
+	$(BIN)/python -m pytest --durations=25 -m "not gpu and not nightly and cluster"
+
+# The file under docs/results/ is of the last full run.
+nightly: setup
+	@set -o pipefail; { \
+		git log -1 --format='commit %h of %cs' && \
+		$(BIN)/python -m pytest --no-header --durations=0 --durations-min=1 -m "nightly and not gpu"; \
+	} 2>&1 | tee docs/results/nightly.txt
 
 lint: setup
 	$(BIN)/ruff check .

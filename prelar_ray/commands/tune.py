@@ -17,7 +17,8 @@ from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ConfigError, PrelarError
 from prelar_ray.replay.memory import GIB
-from prelar_ray.study.estimate import Estimate, at_once, check_placeable, estimate, measured_rates, trial_nodes
+from prelar_ray.study.estimate import Estimate, estimate, measured_rates
+from prelar_ray.study.placement import at_once, check_placeable, trial_nodes
 from prelar_ray.study.plan import PlannedRun, plan_runs
 from prelar_ray.study.sweep import Rates, Sweep, read_sweep
 from prelar_ray.telemetry.progress import console
@@ -29,10 +30,10 @@ DESCRIPTION = """\
 Run a study: pre-trainings, and fine-tunings of methods x tasks x seeds x settings, as trials of Ray Tune.
 
 SWEEP is a YAML file; tune_configs/ holds some to start from. Each distinct pre-training is made once, and whatever
-starts from it begins when it has finished."""
+starts from it waits until it has finished."""
 
 EPILOG = """\
-A study that was cut off goes on with --resume: finished runs are not run again, the others go on from their last
+A study that was cut off is resumed with --resume: finished runs are not run again, the others resume from their last
 checkpoints. Seeds, tasks or methods added to the file meanwhile are run too, and nothing else is.
 
 examples:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = plain_parser("tune", DESCRIPTION, EPILOG)
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="YAML file of the study")
     parser.add_argument("--out", type=Path, metavar="DIR", help="study folder (without: runs/NAME)")
-    parser.add_argument("--resume", action="store_true", help="go on with the study in --out")
+    parser.add_argument("--resume", action="store_true", help="resume the study in --out")
     parser.add_argument("--retry-failed", action="store_true", help="with --resume: runs too that failed for good")
     parser.add_argument("--cluster", default="auto", help="auto (a Ray on this machine) or an address (default auto)")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and what they cost, and stop")
@@ -91,7 +92,8 @@ def _check_baselines(runs: Sequence[PlannedRun]) -> None:
 def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
     from prelar_ray.distributed.ray_backend import check_address, connected  # importing ray takes seconds
     from prelar_ray.storage.study_folder import StudyFolder
-    from prelar_ray.study.run import check_inputs, record_videos, run_study
+    from prelar_ray.study.inputs import check_inputs, record_videos
+    from prelar_ray.study.run import run_study
 
     check_inputs(sweep, runs)
     check_address(args.cluster)  # before videos are recorded
@@ -110,7 +112,7 @@ def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespa
             raise
         except PrelarError:
             console.print(
-                f"kept: {out}; go on with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
+                f"kept: {out}; resume with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
             )
             raise
     return _conclude(folder.failures(), status, out, again)

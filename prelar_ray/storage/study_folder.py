@@ -1,4 +1,4 @@
-"""The folder of a study: the sweep file it was begun with, the plan, and a run folder for every run.
+"""The folder of a study: its sweep file, the plan, and a run folder for every run.
 
 ::
 
@@ -8,6 +8,7 @@
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
       driver.json    the process that is at work on the study, while it is
+      optuna.jsonl   what Optuna knows of the runs, where it proposes their values
       videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
       tune/          Ray Tune's own records: TensorBoard, CSV and JSON of every trial
@@ -39,10 +40,11 @@ class StudyFolder:
         self.path = path.absolute()
         self.runs = self.path / "runs"
         self.tune = self.path / "tune"
+        self.proposals = self.path / "optuna.jsonl"
 
     @classmethod
     def open(cls, path: Path, name: str, resume: bool) -> StudyFolder:
-        """Begin a study in a new or empty folder, or with ``resume`` go on with the study of that name in it.
+        """Start a study in a new or empty folder, or ``resume`` the study of that name in it.
 
         Raises:
             RunFolderError: the folder cannot be used; the message says why and what to do instead.
@@ -54,12 +56,12 @@ class StudyFolder:
                 raise RunFolderError(f"{path}: holds the study {theirs}, this is {name}; choose another --out")
             if not resume:
                 raise RunFolderError(
-                    f"{path}: holds this study already; add --resume to go on, or choose another --out"
+                    f"{path}: holds this study already; add --resume to resume it, or choose another --out"
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunFolderError(f"{path}: is no study and not empty; choose another --out")
         elif resume:
-            raise RunFolderError(f"{path}: holds no study to --resume; leave it out to begin")
+            raise RunFolderError(f"{path}: holds no study to --resume; leave it out to start one")
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path)
@@ -93,7 +95,7 @@ class StudyFolder:
         """Record the sweep file and what it comes to; runs that an earlier plan had stay in it.
 
         Args:
-            proposed: names of the runs whose values are proposed when they begin; labels of an earlier plan stay.
+            proposed: names of the runs whose values are proposed when they start; labels of an earlier plan stay.
 
         Raises:
             DataError: the folder cannot be written.
@@ -108,7 +110,7 @@ class StudyFolder:
         self._write("plan.json", {"runs": list((earlier | planned).values())})
 
     def set_labels(self, run: PlanEntry) -> None:
-        """Record values that were proposed only when the run began.
+        """Record values that were proposed only when the run started.
 
         Raises:
             DataError: the folder cannot be written.
@@ -164,7 +166,9 @@ class StudyFolder:
         try:
             return json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as JSON ({error}); delete it, --resume writes it anew") from error
+            raise DataError(
+                f"{path}: cannot be read as JSON ({error}); delete it, --resume writes a new one"
+            ) from error
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         with atomic_file(self.path / name) as file:

@@ -1,22 +1,18 @@
-"""What a study will cost, before anything starts: updates, hours, disk, memory, and whether a trial has a place."""
+"""What a study will cost, before anything starts: updates, hours, disk and memory."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prelar_ray.config import RunConfig
-from prelar_ray.distributed.resources import Resources, plan_resources
-from prelar_ray.errors import ResourceError
+from prelar_ray.distributed.resources import Resources
 from prelar_ray.replay.memory import replay_bytes
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.sweep import Rates
-from prelar_ray.study.trial import DRIVER
-from prelar_ray.types import RoleId
 
-__all__ = ["Estimate", "at_once", "check_placeable", "estimate", "measured_rates", "placement", "trial_nodes"]
+__all__ = ["Estimate", "estimate", "measured_rates"]
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """Float32 values and Adam's two moments."""
@@ -31,7 +27,7 @@ class Estimate:
     hours: float | None
     """Of wall time; None where no rate is known."""
     gpus: float
-    """Held while it goes on."""
+    """Held while it runs."""
     disk_bytes: int
     replay_bytes: int
     """In memory, over all shards."""
@@ -62,49 +58,6 @@ def estimate(run: PlannedRun, rates: Rates, need: Sequence[Resources], parameter
         seconds, replay = rates.finetune, replay_bytes(config) * config.replay.shards
     hours = None if seconds is None else updates * seconds / 3600
     return Estimate(updates, hours, gpus, checkpoints + replay, replay)
-
-
-def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Resources]:
-    """What of every node one trial may use: all, or its part where so many are to run at once.
-
-    Where there are at least as many GPUs as trials, each trial gets whole ones.
-    """
-    if concurrent is None:
-        return list(nodes)
-    gpus = sum(node.gpus for node in nodes)
-    per_node = math.ceil(concurrent / len(nodes))
-
-    def part(node: Resources) -> Resources:
-        share = node.gpus / per_node
-        whole = math.floor(share) if gpus >= concurrent and share >= 1 else share
-        return Resources(math.floor(node.cpus / per_node * 100) / 100, whole, node.memory / per_node)
-
-    return [part(node) for node in nodes]
-
-
-def placement(config: RunConfig, phase: str, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
-    """What every process of a trial gets, its own included.
-
-    Raises:
-        ResourceError: the nodes can never hold it; with the arithmetic.
-    """
-    return {RoleId("trial"): DRIVER, **plan_resources(config, [node.without(DRIVER) for node in nodes], phase)}
-
-
-def at_once(needs: Sequence[dict[RoleId, Resources]], nodes: Sequence[Resources]) -> int:
-    """How many of the largest trial have a place on empty nodes together."""
-    if not needs:
-        return 0
-    need = max(needs, key=lambda plan: (sum(x.gpus for x in plan.values()), sum(x.cpus for x in plan.values())))
-    left, count = list(nodes), 0
-    while count < 10_000:
-        for part in sorted(need.values(), key=lambda x: (-x.gpus, -x.cpus)):
-            place = next((i for i, node in enumerate(left) if node.hold(part)), None)
-            if place is None:
-                return count
-            left[place] = left[place].without(part)
-        count += 1
-    return count
 
 
 def measured_rates(runs: Sequence[PlannedRun], updates: int = 3) -> Rates:
@@ -147,18 +100,3 @@ def _timed(update: Callable[[], object], updates: int) -> list[float]:
         done()
         seconds.append(time.perf_counter() - began)
     return seconds
-
-
-def check_placeable(runs: Sequence[PlannedRun], nodes: Sequence[Resources]) -> dict[str, dict[RoleId, Resources]]:
-    """What every process of every run gets, by run.
-
-    Raises:
-        ResourceError: one run can never be placed; names it.
-    """
-    found = {}
-    for run in runs:
-        try:
-            found[run.name] = placement(run.config, run.phase, nodes)
-        except ResourceError as error:
-            raise ResourceError(f"{run.name}: {error}") from error
-    return found

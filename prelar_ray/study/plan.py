@@ -52,7 +52,7 @@ class PlannedRun:
     init_path: Path | None = None
     """Run folder of another pre-training that it starts from."""
     slot: int | None = None
-    """Which of Optuna's proposals it is; its labels come when it begins."""
+    """Which of Optuna's proposals it is; its labels come when it starts."""
 
     @property
     def entry(self) -> PlanEntry:
@@ -76,7 +76,7 @@ def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:
 
     Raises:
         ConfigError: an unknown key, method, task or value, two settings that contradict each other, a fine-tuning that
-            starts from a checkpoint nobody makes; begins with where in the file.
+            starts from a checkpoint nobody makes; the message starts with where in the file.
     """
     pretrainings: list[PlannedRun] = []
     runs: list[PlannedRun] = []

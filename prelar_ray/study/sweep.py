@@ -119,18 +119,18 @@ class Scheduler(Component):
     grace_env_steps: PositiveInt = 10_000
     """Steps that every run gets."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """asha: one of so many goes on."""
+    """asha: one of so many continues."""
 
 
 class Failures(Component):
     """What happens to runs that fail."""
 
     retries: Annotated[int, Field(ge=0)] = 2
-    """Times that a run goes on from its last checkpoint before it counts as failed; the others go on in any case."""
+    """Times that a run resumes from its last checkpoint before it counts as failed; the others continue in any case."""
 
 
 class Budget(Component):
-    """When the study stops, whatever is missing; --resume goes on."""
+    """When the study stops, whatever is missing; --resume continues it."""
 
     hours: PositiveFloat | None = None
     """Of wall time."""

@@ -1,4 +1,4 @@
-"""What a study looks like while it goes on: a live table on a terminal, a line per event elsewhere."""
+"""What a study looks like while it runs: a live table on a terminal, a line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray.tune import Callback
 from rich.live import Live
 from rich.table import Table
 
-from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.telemetry.progress import console
 
@@ -49,8 +47,8 @@ def study_table(
     for run in [run for run in runs if run in shown]:
         line, state = lines.get(run.name, {}), status.get(run.name, "waiting")
         done = 1.0 if state == "finished" else progress_of(run, line)
-        began = line.get("began")
-        spent = time.monotonic() - began if began is not None else 0.0
+        started = line.get("started")
+        spent = time.monotonic() - started if started is not None else 0.0
         since = done - line.get("done_before", 0.0)
         left = f"{spent / since * (1 - done) / 60:.0f} min" if state == "running" and since > 0.02 else ""
         labels = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in run.labels.items())
@@ -73,16 +71,19 @@ def _number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else ""
 
 
-class StudyTable(Callback):
-    """Keeps the table, and the records of how runs ended."""
+class StudyTable:
+    """Shows what happens to the runs of a study, and knows how far each of them is."""
 
-    def __init__(self, runs: Sequence[PlannedRun], folder: StudyFolder) -> None:
-        """Begin with what the folders say."""
-        self.runs, self.folder = list(runs), folder
-        self.status = {run.name: folder.status(run.name) for run in runs}
-        for name, state in self.status.items():
-            if state in ("running", "interrupted"):
-                self.status[name] = "waiting"
+    def __init__(self, runs: Sequence[PlannedRun], status: Mapping[str, str]) -> None:
+        """Show ``runs``.
+
+        Args:
+            status: by name, as the folder of the study has it before anything starts.
+        """
+        self.runs = {run.name: run for run in runs}
+        self.status = {
+            name: "waiting" if state in ("running", "interrupted") else state for name, state in status.items()
+        }
         self.lines: dict[str, dict[str, Any]] = {}
         self._live: Live | None = None
 
@@ -96,54 +97,32 @@ class StudyTable(Callback):
         if self._live:
             self._live.stop()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the terminal: Ray Tune keeps a copy of its callbacks on disk."""
-        return {**vars(self), "_live": None}
-
     def _table(self) -> Table:
-        return study_table(self.runs, self.status, self.lines)
+        return study_table(list(self.runs.values()), self.status, self.lines)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Ray Tune began a trial, or began it again."""
-        name = trial.config["name"]
-        begun_before = self.status.get(name) == "running"
+    def started(self, name: str) -> None:
+        """A run started, or resumed after a failure."""
+        log.info("%s: %s", name, "resumes" if self.status.get(name) == "running" else "starts")
         self.status[name] = "running"
-        self.lines.setdefault(name, {})["began"] = time.monotonic()
-        self.lines[name]["done_before"] = progress_of(self._run(name), self.lines[name])
-        log.info("%s: %s", name, "goes on" if begun_before else "begins")
+        line = self.lines.setdefault(name, {})
+        line["started"] = time.monotonic()
+        line["done_before"] = progress_of(self.runs[name], line)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """A trial wrote a line of metrics."""
-        line = self.lines.setdefault(trial.config["name"], {})
-        line |= {key: value for key, value in result.items() if "/" in key or key in ("update", "env_steps")}
+    def progressed(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """A run wrote a line of metrics."""
+        line = self.lines.setdefault(name, {})
+        line |= {key: value for key, value in metrics.items() if "/" in key or key in ("update", "env_steps")}
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended by itself, or was stopped."""
-        name = trial.config["name"]
-        self.status[name] = self.folder.status(name)
-        self.folder.note_failure(name, None)
+    def ended(self, name: str, status: str) -> None:
+        """A run ended by itself, or was stopped."""
+        self.status[name] = status
         line = self.lines.get(name, {})
         said = f", success {line['evaluation/success_rate']:.2f}" if "evaluation/success_rate" in line else ""
         said += f", return {line['evaluation/return_mean']:.1f}" if "evaluation/return_mean" in line else ""
         finished = sum(state == "finished" for state in self.status.values())
-        log.info("%s: %s%s; %d of %d runs have finished", name, self.status[name], said, finished, len(self.runs))
+        log.info("%s: %s%s; %d of %d runs have finished", name, status, said, finished, len(self.runs))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
-        name = trial.config["name"]
-        reason = failure_of(trial)
+    def failed(self, name: str, reason: str) -> None:
+        """A run failed for good."""
         self.status[name] = "failed"
-        self.folder.note_failure(name, reason)
         log.error("%s: failed: %s", name, reason)
-
-    def _run(self, name: str) -> PlannedRun:
-        return next(run for run in self.runs if run.name == name)
-
-
-def failure_of(trial: Any) -> str:
-    """The last line of what a trial raised: the exception itself."""
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

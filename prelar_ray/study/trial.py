@@ -19,19 +19,17 @@ from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.distributed.ray_backend import RayBackend, bundles
-from prelar_ray.distributed.resources import ALGORITHM, Resources, plan_resources
+from prelar_ray.distributed.resources import ALGORITHM, Resources
 from prelar_ray.errors import UsageError
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Manifest
 from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.study.placement import DRIVER, role_plan
 from prelar_ray.training.finetuning import iterate_finetuning
 from prelar_ray.training.pretraining import iterate_pretraining
 from prelar_ray.types import RoleId
 
 __all__ = ["Trial", "trial_settings"]
-
-DRIVER = Resources(0.01, 0.0)
-"""The trial's own process: it passes references on and computes nothing."""
 
 CHECKPOINT_FILE = "run_folder.json"
 
@@ -59,9 +57,7 @@ def trial_settings(
         from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
 
         algorithm_config(config)
-    # An RLlib algorithm is itself what the trial's process holds.
-    free = nodes if config.algorithm else [node.without(DRIVER) for node in nodes]
-    plan = plan_resources(config, free, phase)
+    plan = role_plan(config, phase, nodes)
     if not config.threads:
         config = config.model_copy(update={"threads": _threads(config, phase, plan, nodes)})
     return {
@@ -87,7 +83,7 @@ def _threads(config: RunConfig, phase: str, plan: Mapping[RoleId, Resources], no
 class Trial(tune.Trainable):
     """One run in a folder of its own. A step is a line of metrics.
 
-    Its checkpoints are the run's: whatever ended a trial, it is set up again in the same folder and goes on from the
+    Its checkpoints are the run's: whatever ended a trial, it is set up again in the same folder and resumes from the
     last of them. What Tune keeps as a checkpoint is the name of that folder.
     """
 
@@ -99,7 +95,7 @@ class Trial(tune.Trainable):
         return tune.PlacementGroupFactory([*driver, *bundles(plan)], strategy="PACK")
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the run, or look at where it was.
+        """Start the run, or resume it where its folder holds a checkpoint.
 
         Raises:
             PrelarError: see :func:`iterate_finetuning`, :func:`iterate_pretraining` and :func:`iterate_rllib`.
@@ -113,26 +109,15 @@ class Trial(tune.Trainable):
         run = RunFolder.create(self._out, to_yaml(run_config), phase, resume=resume, abandoned=True)
         if "manifest" in config:
             write_manifest(run, config)
-        name = config.get("name", self._out.name)
-        backend = partial(RayBackend, run_config, phase, self._out, _plan(config), name)
         self._last: dict[str, Any] = {}
-        if run_config.algorithm:
-            from prelar_ray.baselines.training import iterate_rllib
-
-            cluster = partial(RLlibCluster, run_config, name, _plan(config))
-            self._lines = iterate_rllib(run_config, run, cluster, resume)
-        elif phase == "pretrain":
-            self._lines = iterate_pretraining(run_config, run, resume, backend)
-        else:
-            init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
-            self._lines = iterate_finetuning(run_config, run, backend, init, resume)
+        self._lines = _iterate(run_config, run, config, resume)
 
     def __repr__(self) -> str:
-        """Begins its lines in the log, and its row on the dashboard."""
+        """The run's name: the prefix of its lines in the log, and its row on the dashboard."""
         return str(self.config.get("name", Path(self.config["out"]).name)) if self.config else type(self).__name__
 
     def step(self) -> dict[str, Any]:
-        """Go on to the next line of metrics."""
+        """Continue to the next line of metrics."""
         assert self._lines is not None
         line = next(self._lines, None)
         self._last |= line or {}
@@ -143,13 +128,29 @@ class Trial(tune.Trainable):
         (Path(checkpoint_dir) / CHECKPOINT_FILE).write_text(json.dumps({"run": str(self._out)}))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: :meth:`setup` goes on from the run's own checkpoints."""
+        """Nothing: :meth:`setup` resumes from the run's own checkpoints."""
 
     def cleanup(self) -> None:
         """Stop the run where it is, with a checkpoint, unless it has ended."""
         if self._lines is not None:
             with suppress(KeyboardInterrupt, StopIteration):
                 self._lines.throw(KeyboardInterrupt())
+
+
+def _iterate(
+    run_config: RunConfig, run: RunFolder, config: Mapping[str, Any], resume: bool
+) -> Generator[Mapping[str, float]]:
+    """The loop of the run's kind, on the roles that its trial has a place for."""
+    phase, plan, name = config["phase"], _plan(config), config.get("name", run.path.name)
+    if run_config.algorithm:
+        from prelar_ray.baselines.training import iterate_rllib  # importing RLlib takes seconds
+
+        return iterate_rllib(run_config, run, partial(RLlibCluster, run_config, name, plan), resume)
+    backend = partial(RayBackend, run_config, phase, run.path, plan, name)
+    if phase == "pretrain":
+        return iterate_pretraining(run_config, run, resume, backend)
+    init = pretrained_checkpoint(Path(config["init"]), run_config) if config["init"] and not resume else None
+    return iterate_finetuning(run_config, run, backend, init, resume)
 
 
 def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
@@ -167,5 +168,5 @@ def write_manifest(run: RunFolder, config: Mapping[str, Any]) -> None:
         file.write(json.dumps(manifest.model_dump(mode="json"), indent=1).encode())
 
 
-def _plan(config: dict[str, Any]) -> dict[RoleId, Resources]:
+def _plan(config: Mapping[str, Any]) -> dict[RoleId, Resources]:
     return {RoleId(kind, index): Resources(*need) for kind, index, *need in config["plan"]}

@@ -89,7 +89,7 @@ finetune:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_a_scheduler_may_stop_runs_early_and_none_of_them_is_run_again(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "study"

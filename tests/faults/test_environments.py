@@ -37,7 +37,7 @@ FAULTS = {
 
 # One by one in a process of their own; tests/acting/test_rollout.py has them all in a moment.
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=() if fault == "hangs" else pytest.mark.slow) for fault in FAULTS]
+    "fault", [pytest.param(fault, marks=() if fault == "hangs" else pytest.mark.nightly) for fault in FAULTS]
 )
 def test_a_run_goes_on_without_the_episode_of_an_environment_that_fails(tmp_path: Path, fault: str) -> None:
     code, reason = FAULTS[fault]

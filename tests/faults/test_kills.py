@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
     [
         ("Collector", r"collector-\d died.*it is replaced", "its open episodes"),
         pytest.param(
-            "Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation", marks=pytest.mark.slow
+            "Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation", marks=pytest.mark.nightly
         ),
         ("FinetuneLearnerRole", r"learner died.*all roles restart", ""),
-        pytest.param("ReplayShard", r"replay died.*all roles restart", "", marks=pytest.mark.slow),
+        pytest.param("ReplayShard", r"replay died.*all roles restart", "", marks=pytest.mark.nightly),
     ],
 )
 def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
@@ -54,7 +54,7 @@ def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
     ("kind", "said"),
     [
         ("FinetuneLearnerRole", r"learner-\d died"),
-        pytest.param("ReplayShard", "replay-1 died", marks=pytest.mark.slow),
+        pytest.param("ReplayShard", "replay-1 died", marks=pytest.mark.nightly),
     ],
 )
 def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(tmp_path: Path, kind: str, said: str) -> None:
@@ -96,7 +96,7 @@ def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path
     assert gone(family)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_collector_that_stands_still_for_a_minute_holds_nobody_up(tmp_path: Path) -> None:
     steps = 8000
     command = Command(tmp_path, f"finetune.env_steps={steps}", "evaluation.every_env_steps=4000")
@@ -138,7 +138,7 @@ def test_a_killed_driver_leaves_no_process_and_resume_goes_on_from_its_checkpoin
     note("SIGKILL of the driver, then --resume", 1, seconds, f"{at - reached.update} updates, made again", "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_ray_that_is_killed_whole_ends_the_run_and_resume_finishes_it(tmp_path: Path) -> None:
     command = Command(tmp_path)
     command.reach(60)
@@ -158,7 +158,7 @@ def test_a_ray_that_is_killed_whole_ends_the_run_and_resume_finishes_it(tmp_path
     note("SIGKILL of Ray's head and raylet, then --resume", 1, seconds, f"{at - reached} updates, made again", "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_ctrl_c_and_kill_save_exit_with_130_and_leave_no_process(tmp_path: Path, number: signal.Signals) -> None:
     command = Command(tmp_path)
     command.reach(30)

@@ -21,7 +21,7 @@ from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import ResourceError
 from tests.faults.runs import Command, assert_whole, note
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def test_a_run_survives_the_loss_of_a_node_and_goes_on_when_another_comes(tmp_path: Path) -> None:

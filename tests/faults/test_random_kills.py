@@ -15,7 +15,7 @@ from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 from tests.faults.runs import Command, gone, note, shared_memory
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(1500)]
 
 KILLS = 20
 SETTLED_SECONDS = 10.0

@@ -15,7 +15,7 @@ import pytest
 from prelar_ray.checkpoint.store import CheckpointStore
 from tests.faults.runs import Command, assert_whole, gone, note
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

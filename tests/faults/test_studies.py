@@ -18,10 +18,10 @@ from prelar_ray.storage.run_folder import RunFolder
 from tests.commands.test_tune import STAGES, runs, sweep_file
 from tests.faults.runs import gone, note
 
-pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
-def begin(sweep: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(sweep: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
     with (out.parent / "log.txt").open("ab") as log:
         command = [sys.executable, "-m", "prelar_ray", "tune", str(sweep), "--out", str(out), *words]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -43,10 +43,10 @@ def wait_for(process: subprocess.Popen[bytes], out: Path, finished: int) -> dict
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
-def test_a_study_goes_on_where_its_driver_was_ended(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_study_resumes_where_its_driver_was_ended(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "study"
     sweep = sweep_file(tmp_path, STAGES.replace("seeds: [0]", "seeds: [0, 1]"))
-    process = begin(sweep, out)
+    process = start(sweep, out)
     before = wait_for(process, out, finished=2)
     family = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, number)
@@ -56,12 +56,14 @@ def test_a_study_goes_on_where_its_driver_was_ended(tmp_path: Path, number: sign
     written = {
         name: (out / "runs" / name / "run.json").stat().st_mtime_ns for name, s in before.items() if s == "finished"
     }
-    began = time.monotonic()
-    assert begin(sweep, out, "--resume").wait(600) == 0, (out.parent / "log.txt").read_text()
+    started = time.monotonic()
+    assert start(sweep, out, "--resume").wait(600) == 0, (out.parent / "log.txt").read_text()
     assert list(runs(out).values()) == ["finished"] * 5
     for name, at in written.items():
         assert (out / "runs" / name / "run.json").stat().st_mtime_ns == at, "what had finished is not run again"
-    note(f"{number.name} of a study's driver, --resume", 1, time.monotonic() - began, "nothing", "all 5 runs finished")
+    note(
+        f"{number.name} of a study's driver, --resume", 1, time.monotonic() - started, "nothing", "all 5 runs finished"
+    )
 
 
 def test_ctrl_c_waits_for_the_checkpoint_of_a_run_whose_lines_are_far_apart(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_ctrl_c_waits_for_the_checkpoint_of_a_run_whose_lines_are_far_apart(tmp_
     }
     study["settings"] |= {"evaluation.every_env_steps": 10**6, "replay.capacity_steps": 10_000}
     sweep.write_text(yaml.safe_dump(study))
-    process = begin(sweep, out)
+    process = start(sweep, out)
     wait_for(process, out, finished=0)
     (run,) = (out / "runs").glob("finetune/*/*/*/seed-0")
     while not any((run / "replay").rglob("*.arrow")):

@@ -57,6 +57,6 @@ def test_other_methods_are_traced_too(monkeypatch: pytest.MonkeyPatch, name: str
     assert_same(traced, eager, rtol=0, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_learners_compiled_to_machine_code_agree_with_eager_ones() -> None:
     assert_same(learners("compile=true"), learners(), rtol=1e-3, atol=1e-4)

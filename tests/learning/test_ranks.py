@@ -14,11 +14,17 @@ import torch
 from prelar_ray.learning.ranks import ALONE
 from tests.learning import rank_worker
 
-CASES = [f"{phase}, {name}" for name in rank_worker.CASES for phase in ("pretrain", "finetune")]
+CASES = [f"{phase}, {name}" for phase, name in rank_worker.CASES]
+
+
+@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.nightly)], ids="{} updates".format)
+def updates(request: pytest.FixtureRequest) -> int:
+    """By the third, what an update leaves (moments, statistics, target) has come into the next."""
+    return int(request.param)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two_ranks(updates: int, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes found."""
     out = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:
@@ -26,7 +32,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, "-m", "tests.learning.rank_worker", address]
     root = Path(__file__).parents[2]
-    workers = [subprocess.Popen([*command, str(rank), "2", str(out)], cwd=root) for rank in range(2)]
+    workers = [subprocess.Popen([*command, str(rank), "2", str(out), str(updates)], cwd=root) for rank in range(2)]
     try:
         assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     finally:
@@ -40,8 +46,8 @@ def _leaves(state: dict[str, Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def one_rank() -> dict[str, Any]:
-    return rank_worker.comparisons(ALONE)
+def one_rank(updates: int) -> dict[str, Any]:
+    return rank_worker.comparisons(ALONE, updates)
 
 
 @pytest.mark.parametrize("case", CASES)

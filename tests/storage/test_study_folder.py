@@ -14,8 +14,7 @@ import pytest
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
-from prelar_ray.study.plan import PlannedRun, plan_runs
-from prelar_ray.study.searcher import RunSearcher
+from prelar_ray.study.plan import PlannedRun, changed, plan_runs
 from prelar_ray.study.sweep import Sweep
 
 TASK = "prelar/point-reach"
@@ -33,7 +32,7 @@ def begin(folder: StudyFolder, run: PlannedRun, status: str) -> None:
     made.update(status=status)
 
 
-def test_a_study_begins_in_a_new_folder_and_goes_on_only_if_asked_to(tmp_path: Path) -> None:
+def test_a_study_starts_in_a_new_folder_and_resumes_only_if_asked_to(tmp_path: Path) -> None:
     out = tmp_path / "study"
     with pytest.raises(RunFolderError, match="holds no study to --resume"):
         StudyFolder.open(out, "study", resume=True)
@@ -61,6 +60,17 @@ def test_the_plan_keeps_what_an_earlier_one_had(tmp_path: Path) -> None:
     entries = json.loads((folder.path / "plan.json").read_text())["runs"]
     assert [entry["seed"] for entry in entries] == [0, 1, 2]
     assert set(entries[0]) == {"name", "phase", "method", "task", "seed", "labels", "init"}
+
+
+def test_values_that_were_proposed_stay_when_a_study_is_resumed(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    runs = runs_of((0, 1), tmp_path)
+    plan = SWEEP, [run.entry for run in runs], "study", [run.name for run in runs]
+    folder.write_plan(*plan)
+    folder.set_labels(changed(runs[0], {"behaviour.horizon": 7}).entry)
+    folder.write_plan(*plan)
+    assert folder.labels(runs[0].name) == {"behaviour.horizon": 7}
+    assert folder.labels(runs[1].name) == {}
 
 
 def test_a_study_that_a_process_is_at_work_on_is_left_to_it(tmp_path: Path) -> None:
@@ -94,36 +104,6 @@ def test_a_name_that_the_file_leaves_out_is_recorded(tmp_path: Path) -> None:
     folder = StudyFolder.open(tmp_path / "study", "mine", resume=False)
     folder.write_plan(b"finetune: {}\n", [], "mine")
     StudyFolder.open(tmp_path / "study", "mine", resume=True)
-
-
-def searcher(tmp_path: Path, runs: list[PlannedRun]) -> tuple[StudyFolder, RunSearcher]:
-    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
-    return folder, RunSearcher(runs, folder, lambda run: {"name": run.name})
-
-
-def test_a_run_is_handed_out_once_what_it_starts_from_has_finished(tmp_path: Path) -> None:
-    runs = runs_of((0,), tmp_path, ("prelar", "dreamerv2"))
-    pretrain, prelar, dreamer = runs
-    folder, search = searcher(tmp_path, runs)
-    assert search.suggest("a") == {"name": pretrain.name}
-    assert search.suggest("b") == {"name": dreamer.name}, "who waits for nobody goes first"
-    assert search.suggest("c") is None
-    begin(folder, pretrain, "finished")
-    search.on_trial_complete("a")
-    assert search.suggest("c") == {"name": prelar.name}
-    assert search.suggest("d") == RunSearcher.FINISHED
-
-
-def test_runs_whose_pretraining_failed_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pretrain, *rest = runs_of((0, 1), tmp_path, ("prelar",))
-    folder, search = searcher(tmp_path, [pretrain, *rest])
-    search.suggest("a")
-    assert search.suggest("b") is None
-    begin(folder, pretrain, "failed")
-    search.on_trial_complete("a", error=True)
-    assert search.suggest("b") == RunSearcher.FINISHED
-    assert search.lost == rest
-    assert f"{rest[0].name}: left out, for its pre-training {pretrain.name} did not finish" in caplog.text
 
 
 def test_what_a_scheduler_stopped_is_known_as_such(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_baseline_is_a_trial_as_any_other_method_is(tmp_path: Path) -> None:
         ray.shutdown()
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_the_checkpoint_of_its_run(settings: Path, tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_resumes_from_the_checkpoint_of_its_run(settings: Path, tmp_path: Path) -> None:
     config, out = load_config(None, settings), tmp_path / "run"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
@@ -123,7 +123,9 @@ def _is_role(process: psutil.Process) -> bool:
         line = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return any(f"ray::{kind}" in line for kind in ("Trial", "Collector", "ReplayShard", "Evaluator", "FinetuneLearnerRole"))
+    return any(
+        f"ray::{kind}" in line for kind in ("Trial", "Collector", "ReplayShard", "Evaluator", "FinetuneLearnerRole")
+    )
 
 
 class _KillOnce(tune.Callback):

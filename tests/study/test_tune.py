@@ -1,0 +1,91 @@
+"""The adapter to Ray Tune, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.schedulers import TrialScheduler
+
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.storage.study_folder import StudyFolder
+from prelar_ray.study.sweep import Scheduler
+from prelar_ray.study.table import StudyTable
+from prelar_ray.study.tune import CHECKPOINT_SECONDS, Events, _interrupts, make_scheduler
+
+
+class Tried:
+    """A trial, as far as schedulers and callbacks look at it."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id, self.config = name, {"name": name}
+
+    def get_error(self) -> Exception:
+        return RuntimeError("Traceback\n  in a role\nDataError: no disk\n")
+
+
+class Controller:
+    """What a scheduler sees of Ray Tune, with a run that waits."""
+
+    def get_live_trials(self) -> list[Any]:
+        return [SimpleNamespace(status="PENDING")]
+
+
+def scheduler(kind: str, folder: StudyFolder) -> TrialScheduler:
+    asked = {"kind": kind, "grace_env_steps": 100, "metric": "score"}
+    return make_scheduler(Scheduler.model_validate(asked), folder)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "asha", "median"])
+def test_stopped_runs_get_time_for_their_checkpoints(tmp_path: Path, kind: str) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    assert "_actor_force_cleanup_timeout" in TuneController.__init__.__code__.co_names, (
+        "Ray Tune calls it otherwise now"
+    )
+    controller = Controller()
+    scheduler(kind, folder).on_trial_add(controller, Tried("a"))  # type: ignore[arg-type]
+    assert vars(controller)["_actor_force_cleanup_timeout"] == CHECKPOINT_SECONDS
+
+
+def test_the_median_rule_stops_the_worst_and_pauses_nobody(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    rule, controller = scheduler("median", folder), Controller()
+    trials: list[Any] = [Tried(f"run-{n}") for n in range(5)]
+
+    def tell(trial: Any, steps: int, score: float) -> str:
+        return rule.on_trial_result(controller, trial, {"env_steps": steps, "score": score})  # type: ignore[arg-type]
+
+    for trial in trials:
+        rule.on_trial_add(controller, trial)  # type: ignore[arg-type]
+    assert [tell(trial, 200, 5.0) for trial in trials[:4]] == [TrialScheduler.CONTINUE] * 4
+    rule.on_trial_complete(controller, trials[3], {"done": True})  # type: ignore[arg-type]
+    assert tell(trials[4], 200, 1.0) == TrialScheduler.STOP
+    assert json.loads((folder.path / "stopped.json").read_text()) == {"run-4": True}
+
+
+def test_ctrl_c_that_ray_tune_took_for_itself_is_raised_and_its_handler_does_not_stay() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _interrupts():
+        signal.signal(signal.SIGINT, lambda *_: None)  # as it leaves it where no signal came
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt), _interrupts():
+        signal.signal(signal.SIGINT, before)  # as it leaves it after one
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    table = StudyTable([], {"a": "running"})
+    events, trial = Events(folder, table), Tried("a")
+    events.on_trial_error(0, [], trial)
+    assert (table.status, folder.failures()) == ({"a": "failed"}, {"a": "DataError: no disk"})
+    RunFolder.create(folder.run_path("a"), "", "pretrain").update(status="finished")
+    events.on_trial_complete(0, [], trial)
+    assert (table.status, folder.failures()) == ({"a": "finished"}, {})
+    assert pickle.loads(pickle.dumps(events)) is not events, "Ray Tune keeps a copy of its callbacks on disk"
