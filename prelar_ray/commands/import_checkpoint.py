@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     imported = import_published(args.path, args.preset, args.config, overrides(args))
     named = named_value("env.task", args.config, overrides(args)) is not None
     size = _actions_of_task(imported, named)
-    if named and size != imported.told.action:
+    if named and size != imported.inferred.action:
         raise OfficialCheckpointError(f"{args.path}: {_contradiction(imported, size)}; name the task it was tuned in")
     console = Console(soft_wrap=True, highlight=False)
     if args.dry_run:
@@ -85,7 +85,7 @@ def _actions_of_task(imported: Imported, named: bool) -> int | None:
     Raises:
         ConfigError: no such task.
     """
-    env, action = imported.config.env, imported.told.action
+    env, action = imported.config.env, imported.inferred.action
     try:
         if action is not None:
             return action_size(env)
@@ -101,14 +101,14 @@ def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
     folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
     if imported.phase == "pretrain":
         return f"finetune --init {folder} --config {config} --out runs/finetune"
-    if size == imported.told.action:
+    if size == imported.inferred.action:
         return f"evaluate {folder} --film film.mp4"
     reason = _contradiction(imported, size)
     return f"evaluate {folder} --film film.mp4 env.task=TASK, with the task it was tuned in: {reason}"
 
 
 def _contradiction(imported: Imported, size: int | None) -> str:
-    task, action = imported.config.env.task, imported.told.action
+    task, action = imported.config.env.task, imported.inferred.action
     return f"env.task={task} takes {size} numbers per action, the checkpoint has {action}"
 
 
@@ -118,13 +118,13 @@ def _print_summary(console: Console, imported: Imported) -> None:
     settings.add_row("phase", imported.phase)
     settings.add_row("method", imported.config.method + (" (named)" if imported.method_named else ""))
     sections: dict[str, list[str]] = {}
-    for path, setting in imported.told.settings.items():
+    for path, setting in imported.inferred.settings.items():
         section, _, name = path.rpartition(".")
         sections.setdefault(section, []).append(f"{name} {setting.value}")
     for section, values in sections.items():
         settings.add_row(section, ", ".join(values))
-    if imported.told.action is not None:
-        settings.add_row("action size", str(imported.told.action))
+    if imported.inferred.action is not None:
+        settings.add_row("action size", str(imported.inferred.action))
     console.print(settings)
 
     parts: dict[str, tuple[int, int]] = {}
