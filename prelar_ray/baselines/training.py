@@ -96,7 +96,7 @@ class _Baseline(Loop):
             torch.set_num_threads(config.threads)
         self.algorithm = self._build(checkpoint)
         if checkpoint:
-            run.mark_running()
+            run.start()
             run.forget_evaluations_after(self.done.update)
         self.window = MetricWindow()
         self._saved = self.done if checkpoint else None

@@ -175,7 +175,7 @@ def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iter
         copied: set[str] = set()
         while not done.wait(POLL_SECONDS):
             present = {path.name for path in run.checkpoints.glob("[0-9]*")}
-            if run.running and present - copied:
+            if run.started and present - copied:
                 copied = present
                 _try(mirror)
 
@@ -186,7 +186,7 @@ def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iter
     finally:
         done.set()
         thread.join()
-        if run.running:
+        if run.started:
             _try(mirror)
 
 

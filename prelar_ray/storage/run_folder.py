@@ -53,7 +53,7 @@ class RunFolder:
     def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
         self._config_yaml = config_yaml
-        self.running = False
+        self.started = False
         """Whether training has started in this process; until then a run to resume is unchanged."""
         self.info = info
         """Content of ``run.json``; status is running (also of a killed run), finished, interrupted or failed."""
@@ -72,8 +72,8 @@ class RunFolder:
     ) -> RunFolder:
         """Create a run in a new or empty folder or, with ``resume``, open the run of the same phase in it.
 
-        A run to resume is unchanged until :meth:`mark_running`, because later checks may still refuse it. A folder in
-        which a run ended before its first checkpoint counts as empty: its files are removed.
+        A run to resume is unchanged until :meth:`start`, because later checks may still refuse it. A folder in which a
+        run ended before its first checkpoint counts as empty: its files are removed.
 
         Args:
             abandoned: the caller knows that no process uses the folder, on any host.
@@ -93,18 +93,18 @@ class RunFolder:
         folder = cls(path, {}, config_yaml)
         folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now(), "command": shlex.join(sys.orig_argv)}
         folder.info |= {**provenance(), "timings": {}, "summary": {}}
-        folder.mark_running()
+        folder.start()
         return folder
 
-    def mark_running(self) -> None:
+    def start(self) -> None:
         """Record that the run is running, with the configuration given to :meth:`create`; repeated calls do nothing.
 
         Raises:
             DataError: it cannot be written.
         """
-        if self.running:
+        if self.started:
             return
-        self.running = True
+        self.started = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
         self.update(status="running", finished=None, process=this_process())
@@ -145,7 +145,7 @@ class RunFolder:
     def track(self) -> Iterator[None]:
         """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message.
 
-        A block that fails before :meth:`mark_running` leaves the record unchanged.
+        A block that fails before :meth:`start` leaves the record unchanged.
         """
         try:
             yield
@@ -155,7 +155,7 @@ class RunFolder:
                 ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
             # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):
-                if self.running:
+                if self.started:
                     self.update(finished=_now(), **ending)
             raise
         self.update(status="finished", finished=_now())
@@ -169,7 +169,7 @@ class RunFolder:
         finally:
             timings = dict(self.info["timings"])
             timings[name] = round(timings.get(name, 0.0) + time.monotonic() - began, 3)
-            if self.running:
+            if self.started:
                 self.update(timings=timings)
 
     def save_frames(self, name: str, **arrays: Any) -> None:

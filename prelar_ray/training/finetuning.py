@@ -116,7 +116,7 @@ class Finetuning(Loop):
         if checkpoint:
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
             self.replay.restore(checkpoint.counters["replay"], checkpoint.update)
-            self.run.mark_running()
+            self.run.start()
             self.run.forget_evaluations_after(checkpoint.update)
             self.evaluations.resume(self.run, self.checkpoints)
         elif init:

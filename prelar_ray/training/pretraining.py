@@ -139,7 +139,7 @@ class Pretraining(Loop):
         if checkpoint is not None:
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
             videos.sampler.load_state_dict(checkpoint.counters["sampler"])
-        run.mark_running()
+        run.start()
         updates = self.learners.updates
         self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
         self.logging = Every(config.telemetry.every_updates, updates)

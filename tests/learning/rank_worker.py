@@ -1,4 +1,4 @@
-"""Learners of ``test_ranks.py`` in a process: ``python -m tests.learning.rank_worker ADDRESS RANK SIZE OUT UPDATES``."""
+"""Learners of ``test_ranks.py``: ``python -m tests.learning.rank_worker ADDRESS RANK SIZE OUT UPDATES``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +26,8 @@ def updates(request: pytest.FixtureRequest) -> int:
 def two_ranks(updates: int, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes found."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = f"127.0.0.1:{store.port}"
     command = [sys.executable, "-m", "tests.learning.rank_worker", address]
     root = Path(__file__).parents[2]
     workers = [subprocess.Popen([*command, str(rank), "2", str(out), str(updates)], cwd=root) for rank in range(2)]

@@ -55,7 +55,7 @@ def test_a_recording_is_not_blamed_for_having_no_metrics(tmp_path: Path) -> None
 
 
 def test_a_baseline_is_not_blamed_for_predicting_no_frames(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "method: rllib/PPO\n", "finetune").mark_running()
+    RunFolder.create(tmp_path, "method: rllib/PPO\n", "finetune").start()
     run = load_run(tmp_path)
     assert run.missing.keys() == {"metrics", "evaluations"}
     assert (run.method, run.is_baseline) == ("rllib/PPO", True)

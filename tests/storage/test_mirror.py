@@ -49,9 +49,9 @@ def mirror_of(run: Path, there: Path) -> Mirror:
     return Mirror(RunFolder.open(run), f"file://{there}", is_whole)
 
 
-def running_run(path: Path) -> RunFolder:
+def started(path: Path) -> RunFolder:
     run = RunFolder.create(path, "seed: 0\n", "finetune", resume=True)
-    run.mark_running()
+    run.start()
     return run
 
 
@@ -128,7 +128,7 @@ def test_every_new_checkpoint_is_copied_while_the_run_goes_on(
             arrived.set()
 
     monkeypatch.setattr(Mirror, "sync", syncing)
-    run = running_run(folder)
+    run = started(folder)
     with mirrored(run, f"file://{tmp_path}/there", is_whole):
         checkpoint(folder, 20)
         assert arrived.wait(30)
@@ -143,7 +143,7 @@ def test_a_copy_that_fails_is_said_and_costs_the_run_nothing(
         raise OSError("no route to host")
 
     monkeypatch.setattr(Mirror, "sync", failing)
-    with mirrored(running_run(folder), f"file://{tmp_path}/there", is_whole):
+    with mirrored(started(folder), f"file://{tmp_path}/there", is_whole):
         pass
     assert "not up to date (no route to host); the run folder itself is" in caplog.text
 
@@ -151,7 +151,7 @@ def test_a_copy_that_fails_is_said_and_costs_the_run_nothing(
 @pytest.mark.parametrize(("uri", "reason"), [("ftp://there", "ftp"), ("there", "there"), ("file:///proc/there", "")])
 def test_an_address_that_cannot_be_used_is_refused_at_once(folder: Path, uri: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"^checkpoint\.mirror={uri}: .*{reason}.*give an address such as"):
-        with mirrored(running_run(folder), uri, is_whole):
+        with mirrored(started(folder), uri, is_whole):
             pytest.fail("begun")
     assert RunFolder.open(folder).info["status"] == "failed"
 
@@ -204,7 +204,7 @@ def test_a_resume_that_is_refused_leaves_the_copy_as_it_was(
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
     run = RunFolder.create(folder, "seed: 0\n", "finetune", resume=True)
     with mirrored(run, f"file://{tmp_path}/there", is_whole):
-        time.sleep(0.2)  # many looks for a new checkpoint, and no mark_running
+        time.sleep(0.2)  # many looks for a new checkpoint, and no start
     assert files(tmp_path / "there") == before
 
 

@@ -75,7 +75,7 @@ def test_resuming_keeps_the_record_and_sets_the_status(tmp_path: Path) -> None:
     folder.update(status="interrupted", finished="then")
     made = folder.info["id"], folder.info["created"]
     resumed = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
-    resumed.mark_running()
+    resumed.start()
     assert (resumed.info["status"], resumed.info["finished"]) == ("running", None)
     assert (resumed.info["id"], resumed.info["created"]) == made
     assert resumed.info["timings"].keys() == {"learning"}
@@ -95,11 +95,11 @@ def test_a_resume_that_fails_before_training_goes_on_changes_nothing(tmp_path: P
 
 def test_a_run_goes_on_once(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "seed: 1\n", "finetune")
-    folder.mark_running()
+    folder.start()
     assert "resumed" not in folder.info
     folder = RunFolder.create(tmp_path, "seed: 1\n", "finetune", resume=True)
     for _ in range(2):
-        folder.mark_running()
+        folder.start()
     assert len(folder.info["resumed"]) == 1
 
 
@@ -144,7 +144,7 @@ def test_the_record_says_how_a_run_ended(tmp_path: Path) -> None:
         track_an_error(folder, ValueError("nan in loss"))
     assert (record_of(tmp_path)["status"], record_of(tmp_path)["error"]) == ("failed", "ValueError: nan in loss")
     folder = RunFolder.create(tmp_path, "", "pretrain", resume=True)
-    folder.mark_running()
+    folder.start()
     assert record_of(tmp_path)["error"] is None
     with pytest.raises(KeyboardInterrupt):
         track_an_error(folder, KeyboardInterrupt())
