@@ -28,16 +28,16 @@ BUFFERS = ("bonus", "reward_normaliser")
 DESCRIPTION = """\
 Turn a checkpoint of the published code into a run folder that finetune and evaluate take.
 
-PATH is what the authors' code wrote: the folder of a pre-training (variables.pt, rssm_variables.pt, ...), or a file
-variables.pt of pre-training or fine-tuning. The layouts of PreLAR's repository (PreLAR, APV, ContextWM, DreamerV2) and
-of ContextWM's (ContextWM, APV, DreamerV2) are told apart by their keys. OUT is the new folder.
+PATH is the folder of a published pre-training (variables.pt, rssm_variables.pt, ...), or a file variables.pt of
+pre-training or fine-tuning. The layouts of PreLAR's repository (PreLAR, APV, ContextWM, DreamerV2) and of ContextWM's
+(ContextWM, APV, DreamerV2) are distinguished by their keys. OUT is the new folder.
 """
 
 EPILOG = """\
 Phase, method and every width come from the keys and shapes. Shapes do not tell how many classes a group of the latent
 state has (world_model.rssm.classes, 32 in the published runs), nor anything that is not a network: the task, loss
 weights, learning rates. Those come from preset, file and overrides, as in the other commands. All keys must be known
-and all networks complete. Files are read as tensors; one that holds code is refused, nothing of it is run.
+and all networks complete. Files are read as tensors; one that contains code is refused and not executed.
 
 Published checkpoints hold no optimiser state, so --resume cannot resume OUT.
 

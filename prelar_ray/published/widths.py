@@ -198,7 +198,7 @@ class _Inference:
         )
         if numbers == width - self.size:
             self._set(key, numbers, source)
-            if self.base.world_model.latent_action_distribution != "categorical":  # which has as many numbers
+            if self.base.world_model.latent_action_distribution != "categorical":  # a categorical one has the same size
                 self._set("world_model.latent_action_distribution", "deterministic", shown)
         else:
             self._set(key, numbers // 2, shown)
