@@ -240,7 +240,7 @@ def main(argv: Sequence[str]) -> int:
                 if error := run.exception():
                     failed += 1
                     console.print(f"{variant}, seed {seed}: {error}")
-                elif args.json:  # after every run, so that an interrupted study keeps what it has
+                elif args.json:  # after every run, so that an interrupted study keeps its results
                     _write(args.json, _merged(known, collect(study, args.seeds)))
     result = _merged(known, collect(study, args.seeds))
     show(result, console)

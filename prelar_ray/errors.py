@@ -86,7 +86,7 @@ class RenderingError(PrelarError):
 
 
 class ResourceError(PrelarError):
-    """The machine or cluster does not have what was asked for."""
+    """The machine or cluster lacks a requested resource."""
 
 
 class RoleDied(PrelarError):

@@ -39,12 +39,12 @@ Frames = npt.NDArray[np.uint8]
 """Frames, uint8 ``(T, Hpx, Wpx, C)``."""
 
 RoleKind = Literal["collector", "evaluator", "learner", "replay", "algorithm", "env-runner", "trial"]
-"""What a process of a run does; the last three are those of an RLlib algorithm and of a trial of Ray Tune."""
+"""Kinds of processes of a run; the last three belong to RLlib algorithms and to trials of Ray Tune."""
 
 
 @dataclass(frozen=True)
 class RoleId:
-    """Which process of a run: a collector, a learner rank, a replay shard, ..."""
+    """Identity of a role in a run: a collector, a learner rank, a replay shard, ..."""
 
     kind: RoleKind
     index: int | None = None  # None where a run has one of the kind

@@ -16,13 +16,13 @@ from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode, Frames
 
-__all__ = ["Evaluation", "Evaluator", "evaluate_policy"]
+__all__ = ["EvaluationResult", "Evaluator", "evaluate_policy"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """Results of one evaluation, episode by episode."""
 
     returns: tuple[float, ...]
@@ -43,7 +43,7 @@ class Evaluator:
         episodes: int,
         round_: int = 0,
         keep_frames: int = 0,
-    ) -> Evaluation:
+    ) -> EvaluationResult:
         """Run ``episodes`` episodes.
 
         Args:
@@ -72,7 +72,7 @@ def evaluate_policy(
     round_: int = 0,
     keep_frames: int = 0,
     random: bool = False,
-) -> Evaluation:
+) -> EvaluationResult:
     """Run ``episodes`` episodes by the evaluation protocol of every method.
 
     Args:
@@ -113,7 +113,7 @@ def evaluate_policy(
     finally:
         rollout.close()
     done.sort(key=lambda episode: (episode.number, episode.env_index))
-    return Evaluation(
+    return EvaluationResult(
         returns=tuple(episode.episode_return for episode in done),
         successes=tuple(episode.succeeded for episode in done),
         lengths=tuple(episode.steps for episode in done),

@@ -24,7 +24,7 @@ from prelar_ray.types import Frames
 __all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "check_action_size"]
 
 PolicyWeights = Mapping[str, npt.NDArray[Any]]
-"""What :class:`Policy` loads: arrays by name."""
+"""Weights of :class:`Policy`: arrays by name."""
 
 
 class PolicyState(NamedTuple):

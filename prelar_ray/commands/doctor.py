@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = resolve(args)
     if args.dry_run:
-        from prelar_ray.commands.dry_run import print_dry_run  # imports torch, which may be what is broken
+        from prelar_ray.commands.dry_run import print_dry_run  # imports torch, which may be broken
 
         print_dry_run(config)
         return 0

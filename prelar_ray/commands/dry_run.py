@@ -34,7 +34,7 @@ class Summary:
     """Parameters by part, and bytes."""
 
     parameters: dict[str, dict[str, int]]  # phase -> part -> trainable parameters
-    memory: dict[str, int]  # what -> bytes
+    memory: dict[str, int]  # item -> bytes
 
 
 def print_dry_run(config: RunConfig) -> None:
@@ -66,7 +66,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     Args:
         action: size A of the real action; it changes the counts by a few thousand.
 
-    Activations are what autograd saves during one update of the full batch in float32, counted tensor by tensor.
+    Activations are the tensors that autograd saves during one update of the full batch in float32.
     """
     with torch.device("meta"):
         from_scratch = config.world_model.latent_action_source == "none"

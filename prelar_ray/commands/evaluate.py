@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.checkpoint.compatibility import check_evaluable, naming
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluation_lines(result: Evaluation) -> list[str]:
+def evaluation_lines(result: EvaluationResult) -> list[str]:
     """Return lines with return and success, and 95 % intervals over episodes."""
     returns, successes = mean_interval(result.returns), success_interval(result.successes)
     return [
@@ -88,7 +88,7 @@ def evaluation_lines(result: Evaluation) -> list[str]:
     ]
 
 
-def _write_json(path: Path, config: RunConfig, update: int, random: bool, result: Evaluation) -> None:
+def _write_json(path: Path, config: RunConfig, update: int, random: bool, result: EvaluationResult) -> None:
     content: dict[str, Any] = {
         "task": config.env.task,
         "seed": config.seed,

@@ -20,12 +20,12 @@ DESCRIPTION = """\
 Write a checkpoint as the published code writes and loads it.
 
 From a pre-training checkpoint come variables.pt and a file per part (rssm_variables.pt, encoder_variables.pt, ...),
-which the published fine-tuning loads; from a fine-tuning checkpoint variables.pt. Tensors keep their bits: what was
-imported comes out with the same keys, types and values.
+which the published fine-tuning loads; from a fine-tuning checkpoint variables.pt. Tensors keep their bits: an imported
+checkpoint is exported with the same keys, types and values.
 """
 
 EPILOG = """\
-Optimiser state, counters and replay have no place in a published checkpoint and stay behind.
+Optimiser state, counters and replay are not part of a published checkpoint and are left out.
 
 examples:
   prelar-ray export-checkpoint runs/pretrain exported/pretrain

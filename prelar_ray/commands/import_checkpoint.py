@@ -28,16 +28,16 @@ BUFFERS = ("bonus", "reward_normaliser")
 DESCRIPTION = """\
 Turn a checkpoint of the published code into a run folder that finetune and evaluate take.
 
-PATH is what the authors' code wrote: the folder of a pre-training (variables.pt, rssm_variables.pt, ...), or a file
-variables.pt of pre-training or fine-tuning. The layouts of PreLAR's repository (PreLAR, APV, ContextWM, DreamerV2) and
-of ContextWM's (ContextWM, APV, DreamerV2) are told apart by their keys. OUT is the new folder.
+PATH is the folder of a published pre-training (variables.pt, rssm_variables.pt, ...), or a file variables.pt of
+pre-training or fine-tuning. The layouts of PreLAR's repository (PreLAR, APV, ContextWM, DreamerV2) and of ContextWM's
+(ContextWM, APV, DreamerV2) are distinguished by their keys. OUT is the new folder.
 """
 
 EPILOG = """\
 Phase, method and every width come from the keys and shapes. Shapes do not tell how many classes a group of the latent
 state has (world_model.rssm.classes, 32 in the published runs), nor anything that is not a network: the task, loss
 weights, learning rates. Those come from preset, file and overrides, as in the other commands. All keys must be known
-and all networks complete. Files are read as tensors; one that holds code is refused, nothing of it is run.
+and all networks complete. Files are read as tensors; one that contains code is refused and not executed.
 
 Published checkpoints hold no optimiser state, so --resume cannot resume OUT.
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     imported = import_published(args.path, args.preset, args.config, overrides(args))
     named = named_value("env.task", args.config, overrides(args)) is not None
     size = _actions_of_task(imported, named)
-    if named and size != imported.told.action:
+    if named and size != imported.inferred.action:
         raise OfficialCheckpointError(f"{args.path}: {_contradiction(imported, size)}; name the task it was tuned in")
     console = Console(soft_wrap=True, highlight=False)
     if args.dry_run:
@@ -85,7 +85,7 @@ def _actions_of_task(imported: Imported, named: bool) -> int | None:
     Raises:
         ConfigError: no such task.
     """
-    env, action = imported.config.env, imported.told.action
+    env, action = imported.config.env, imported.inferred.action
     try:
         if action is not None:
             return action_size(env)
@@ -101,14 +101,14 @@ def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
     folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
     if imported.phase == "pretrain":
         return f"finetune --init {folder} --config {config} --out runs/finetune"
-    if size == imported.told.action:
+    if size == imported.inferred.action:
         return f"evaluate {folder} --film film.mp4"
     reason = _contradiction(imported, size)
     return f"evaluate {folder} --film film.mp4 env.task=TASK, with the task it was tuned in: {reason}"
 
 
 def _contradiction(imported: Imported, size: int | None) -> str:
-    task, action = imported.config.env.task, imported.told.action
+    task, action = imported.config.env.task, imported.inferred.action
     return f"env.task={task} takes {size} numbers per action, the checkpoint has {action}"
 
 
@@ -118,13 +118,13 @@ def _print_summary(console: Console, imported: Imported) -> None:
     settings.add_row("phase", imported.phase)
     settings.add_row("method", imported.config.method + (" (named)" if imported.method_named else ""))
     sections: dict[str, list[str]] = {}
-    for path, setting in imported.told.settings.items():
+    for path, setting in imported.inferred.settings.items():
         section, _, name = path.rpartition(".")
         sections.setdefault(section, []).append(f"{name} {setting.value}")
     for section, values in sections.items():
         settings.add_row(section, ", ".join(values))
-    if imported.told.action is not None:
-        settings.add_row("action size", str(imported.told.action))
+    if imported.inferred.action is not None:
+        settings.add_row("action size", str(imported.inferred.action))
     console.print(settings)
 
     parts: dict[str, tuple[int, int]] = {}

@@ -97,6 +97,6 @@ def task_names() -> list[str]:
 
 
 def _suite() -> ModuleType:
-    if not hasattr(np, "in1d"):  # NumPy 2.4 removed what the quadruped tasks of dm_control 1.0.28 still call
+    if not hasattr(np, "in1d"):  # removed in NumPy 2.4, still called by the quadruped tasks of dm_control 1.0.28
         np.in1d = np.isin  # type: ignore[attr-defined]  # noqa: NPY201
     return import_simulator("dm_control.suite")

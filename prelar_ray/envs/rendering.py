@@ -291,7 +291,7 @@ def device_name() -> str:
 
 
 def _run_child(code: str, backend: str, timeout: float) -> str:
-    """Run Python code with a back end and return what it wrote; RenderingError where it fails or hangs."""
+    """Run Python code with a back end and return its output; RenderingError if it fails or hangs."""
     environment = os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(

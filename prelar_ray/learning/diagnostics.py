@@ -17,7 +17,7 @@ from prelar_ray.models.latent_action import DeterministicAction
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.world_model import PretrainWorldModel
 
-__all__ = ["ACTIVE_VARIANCE", "Measurement", "mean_kl", "measure", "rank_correlation", "summarise"]
+__all__ = ["ACTIVE_VARIANCE", "Measurement", "diagnostic_metrics", "mean_kl", "measure", "rank_correlation"]
 
 ACTIVE_VARIANCE = 0.01
 """Variance over pairs of frames above which a dimension of the latent action is active (Burda et al., 2016)."""
@@ -83,7 +83,7 @@ def measure(
     )
 
 
-def summarise(batches: Sequence[Measurement]) -> dict[str, float]:
+def diagnostic_metrics(batches: Sequence[Measurement]) -> dict[str, float]:
     """Return the diagnostics over all batches, by metric name."""
     states = np.concatenate([batch.state_distance for batch in batches])
     actions = np.concatenate([batch.action_distance for batch in batches])

@@ -14,7 +14,7 @@ from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.behaviour import BehaviourLearner, unroll
 from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
 from prelar_ray.learning.device import resolve_device
-from prelar_ray.learning.diagnostics import measure, summarise
+from prelar_ray.learning.diagnostics import diagnostic_metrics, measure
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import Precision
@@ -172,7 +172,7 @@ class PretrainLearner(_Learner):
             context = context_frames(clips.shape[1])
             measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
         metrics = {f"validation/{name}": float(loss[f"loss/{name}"]) for name in ("total", "image", "dynamics_kl")}
-        return metrics if measured is None else metrics | summarise([measured])
+        return metrics if measured is None else metrics | diagnostic_metrics([measured])
 
     def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])

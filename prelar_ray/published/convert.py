@@ -21,7 +21,7 @@ from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.published.files import Published, read_published
 from prelar_ray.published.names import LAYOUTS, official_key, own_key
-from prelar_ray.published.widths import Measured, Setting, measure
+from prelar_ray.published.widths import InferredSettings, Setting, infer_settings
 
 __all__ = ["Export", "Imported", "export_state", "import_published"]
 
@@ -49,7 +49,7 @@ class Imported:
 
     layout: str
     config: RunConfig
-    told: Measured  # settings that the tensors determine
+    inferred: InferredSettings  # settings that the tensors determine
     method_named: bool  # by the user, not inferred
     tensors: dict[str, Tensor]  # by name here, part first
     filled: tuple[str, ...]  # names here that the published layout does not have; they are zero
@@ -58,7 +58,7 @@ class Imported:
     @property
     def phase(self) -> str:
         """``pretrain`` or ``finetune``."""
-        return "pretrain" if self.told.action is None else "finetune"
+        return "pretrain" if self.inferred.action is None else "finetune"
 
     @property
     def state(self) -> dict[str, Any]:
@@ -113,15 +113,15 @@ def import_published(path: Path, preset: str | None, file: Path | None, override
     tensors = _rename(path, published.tensors, layout)
     name = partial(_published_name, layout=layout, keys=tensors.keys())
     base = load_config(preset, file, overrides)
-    told = measure(path, tensors, base, name, "wm.af_rssm." in published.aliases)
-    settings = told.settings
+    inferred = infer_settings(path, tensors, base, name, "wm.af_rssm." in published.aliases)
+    settings = inferred.settings
     named = named_value("method", file, overrides)
     method = _fitting_method(path, settings, named)
     measured = {key: setting.value for key, setting in settings.items()}
     config = load_config(preset, file, [*overrides, f"method={method}"], measured=measured)
     _refuse_contradictions(path, config, settings)
-    filled = _complete(path, tensors, _expected(config, told.action), name)
-    return Imported(layout, config, told, named is not None, tensors, filled, published)
+    filled = _complete(path, tensors, _expected(config, inferred.action), name)
+    return Imported(layout, config, inferred, named is not None, tensors, filled, published)
 
 
 def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:

@@ -16,7 +16,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["Measured", "Setting", "measure"]
+__all__ = ["InferredSettings", "Setting", "infer_settings"]
 
 MOST_STACKS = 4
 
@@ -30,7 +30,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Measured:
+class InferredSettings:
     """Settings that the shapes of a checkpoint determine."""
 
     settings: dict[str, Setting]  # by dotted path
@@ -46,9 +46,9 @@ class _Reading(NamedTuple):
     offset: int = 0
 
 
-def measure(
+def infer_settings(
     path: Path, tensors: Mapping[str, Tensor], base: RunConfig, published: Callable[[str], str], one_rssm: bool
-) -> Measured:
+) -> InferredSettings:
     """Infer the parts of a checkpoint and their widths from names and shapes.
 
     Every width is the most frequent answer of several shapes, so that a single wrong shape is later reported by name.
@@ -63,11 +63,11 @@ def measure(
     Raises:
         OfficialCheckpointError: a required tensor is missing or has an impossible shape; names it.
     """
-    measuring = _Measuring(path, tensors, base, published, one_rssm)
-    return Measured(measuring.settings, measuring.action)
+    inference = _Inference(path, tensors, base, published, one_rssm)
+    return InferredSettings(inference.settings, inference.action)
 
 
-class _Measuring:
+class _Inference:
     def __init__(
         self,
         path: Path,
@@ -198,7 +198,7 @@ class _Measuring:
         )
         if numbers == width - self.size:
             self._set(key, numbers, source)
-            if self.base.world_model.latent_action_distribution != "categorical":  # which has as many numbers
+            if self.base.world_model.latent_action_distribution != "categorical":  # a categorical one has the same size
                 self._set("world_model.latent_action_distribution", "deterministic", shown)
         else:
             self._set(key, numbers // 2, shown)

@@ -79,10 +79,10 @@ class Mirror:
             # Episodes without a checkpoint are useless, and would make the address refuse a run that is started again.
             if not name.startswith(CHECKPOINTS) and (checkpoints or not name.startswith(REPLAY)):
                 self._update(name, there)
-        brought = {path for path, names in sorted(checkpoints.items()) if self._update_checkpoint(path, names, there)}
-        stay = checkpoints.keys() - brought
+        copied = {path for path, names in sorted(checkpoints.items()) if self._update_checkpoint(path, names, there)}
+        stay = checkpoints.keys() - copied
         gone = [name for name in set(there) - set(here) if name.startswith(IMMUTABLE) and _checkpoint(name) not in stay]
-        if gone and (brought or any(self._is_whole(self.folder / path) for path in sorted(checkpoints, reverse=True))):
+        if gone and (copied or any(self._is_whole(self.folder / path) for path in sorted(checkpoints, reverse=True))):
             for name in gone:
                 with suppress(FileNotFoundError):  # a partial file that has been completed since
                     self._fs.delete_file(f"{self._base}/{name}")

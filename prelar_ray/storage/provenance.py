@@ -72,7 +72,7 @@ def _cpu_info(key: str) -> str:
 
 
 def _output(*command: str) -> str | None:
-    """Return what a command prints, or None if it is missing, fails or hangs."""
+    """Return the output of a command, or None if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

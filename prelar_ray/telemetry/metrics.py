@@ -76,7 +76,7 @@ METRICS: dict[str, Metric] = {
     "open_loop/zero": Metric(
         "nats", "The same, given zeros for latent actions.", "Above own: latent actions tell the model something."
     ),
-    "open_loop/repeated": Metric("nats", "Error of the last seen frame, repeated: what a still picture scores."),
+    "open_loop/repeated": Metric("nats", "Error of the last seen frame, repeated: the error of a still picture."),
     "open_loop/shuffled_over_own": Metric(
         "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
     ),

@@ -12,7 +12,7 @@ import torch
 from prelar_ray.checkpoint.transfer import Pretrained
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import UsageError
-from prelar_ray.learning.diagnostics import Measurement, mean_kl, measure, summarise
+from prelar_ray.learning.diagnostics import Measurement, diagnostic_metrics, mean_kl, measure
 from prelar_ray.learning.prediction import context_frames
 from prelar_ray.learning.probe import infer_points, probe
 from prelar_ray.models.noise import Noise
@@ -93,7 +93,7 @@ def diagnose(
         clips=BATCHES * pretrained.config.pretrain.batch_size,
         held_out=bool(eligible),
         other_videos=not seen.know(store),
-        metrics={name: _finite(value) for name, value in summarise(measured).items()},
+        metrics={name: _finite(value) for name, value in diagnostic_metrics(measured).items()},
         kl_by_dimension=[] if kl is None else sorted(kl.tolist(), reverse=True),
         probe=scores,
         without_probe=reason,

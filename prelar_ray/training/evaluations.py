@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.acting.policy import PolicyWeights
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
@@ -33,7 +33,7 @@ class Evaluated:
 
     update: int
     env_steps: int
-    result: Evaluation
+    result: EvaluationResult
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _Pending:
     env_steps: int
     round: int  # says which episodes it sees
     weights: PolicyWeights | Future[PolicyWeights]
-    future: Future[Evaluation] | None = None  # once the evaluator was asked
+    future: Future[EvaluationResult] | None = None  # once the evaluator was asked
     began: float = 0.0  # seconds, monotonic
 
 

@@ -42,7 +42,7 @@ def _write_mp4(path: Path, frames: Frames, frames_per_second: int) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=frames_per_second)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"  # what browsers play
+        stream.pix_fmt = "yuv420p"  # the format that browsers support
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from prelar_ray.acting.evaluator import Evaluation, Evaluator
+from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import EnvironmentFailure
 
@@ -18,7 +18,7 @@ def evaluator(config: RunConfig, envs: int, *overrides: str) -> Evaluator:
     return Evaluator(load_config(None, None, [f"evaluation.envs={envs}", *overrides], base=config))
 
 
-def assert_same(one: Evaluation, two: Evaluation, tolerance: float = 1e-5) -> None:
+def assert_same(one: EvaluationResult, two: EvaluationResult, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(one.returns, two.returns, atol=tolerance)
     assert (one.successes, one.lengths) == (two.successes, two.lengths)
     for left, right in zip(one.frames, two.frames, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from prelar_ray.learning.diagnostics import Measurement, mean_kl, measure, rank_correlation, summarise
+from prelar_ray.learning.diagnostics import Measurement, diagnostic_metrics, mean_kl, measure, rank_correlation
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.learning.prediction import roll_out
 from prelar_ray.models.noise import Deterministic, Noise
@@ -22,7 +22,7 @@ PIXELS = 3 * 64 * 64
 def diagnose(listens: bool = True, scale: float = 1.0) -> dict[str, float]:
     measured = measure(toy_model(listens), toy_clips(6, 12, scale), 2, Deterministic())
     assert measured is not None
-    return summarise([measured])
+    return diagnostic_metrics([measured])
 
 
 def test_a_model_that_listens_predicts_by_its_own_latent_actions_only() -> None:
@@ -71,7 +71,7 @@ def measurement(point: np.ndarray, kl: np.ndarray | None = None) -> Measurement:
 def test_dimensions_that_carry_information_are_counted() -> None:
     rng = np.random.default_rng(0)
     point = rng.normal(size=(4000, 8)) * [1, 1, 1, 0.2, 0.05, 0.01, 0, 0]  # variances 1, 1, 1, 0.04, 0.0025, ...
-    found = summarise([measurement(point)])
+    found = diagnostic_metrics([measurement(point)])
     assert found["latent/active_units"] == 4
     assert found["latent/participation_ratio"] == pytest.approx(3, abs=0.1)
 
@@ -80,7 +80,7 @@ def test_directions_are_counted_however_they_lie() -> None:
     rng = np.random.default_rng(0)
     axes, _ = np.linalg.qr(rng.normal(size=(16, 16)))
     point = rng.normal(size=(4000, 2)) @ axes[:2]  # two directions, spread over sixteen dimensions
-    found = summarise([measurement(point)])
+    found = diagnostic_metrics([measurement(point)])
     assert found["latent/active_units"] > 10
     assert found["latent/participation_ratio"] == pytest.approx(2, abs=0.05)
 
@@ -99,7 +99,7 @@ def test_the_kl_of_each_dimension_is_that_to_the_prior() -> None:
     assert kl is not None
     square = clips[:, :, 0, 0, 0].diff(dim=1).square().mean().item()
     np.testing.assert_allclose(kl, [0.5 * (0.25 + square - 1) - math.log(0.5), 0, 0], atol=1e-6)
-    found = summarise([measured])
+    found = diagnostic_metrics([measured])
     assert found["latent/kl"] == pytest.approx(kl.sum())
     assert found["latent/kl_largest"] == pytest.approx(kl[0])
 
@@ -107,10 +107,10 @@ def test_the_kl_of_each_dimension_is_that_to_the_prior() -> None:
 def test_batches_are_measured_together() -> None:
     rng = np.random.default_rng(0)
     point, kl = rng.normal(size=(60, 3)), rng.uniform(size=(60, 3))
-    whole = summarise([measurement(point, kl)])
+    whole = diagnostic_metrics([measurement(point, kl)])
     parts = [measurement(part, one) for part, one in zip(np.split(point, 2), np.split(kl, 2), strict=True)]
     for name in ("latent/participation_ratio", "latent/kl", "latent/kl_largest", "open_loop/own"):
-        assert summarise(parts)[name] == pytest.approx(whole[name])
+        assert diagnostic_metrics(parts)[name] == pytest.approx(whole[name])
 
 
 def test_a_roll_out_starts_after_the_last_seen_frame_and_takes_each_action_in_turn() -> None:

@@ -105,7 +105,7 @@ def test_the_widths_of_the_published_finetuning_are_found() -> None:
     )
     bonus = found.config.finetune.bonus
     assert (bonus.input, bonus.projection, bonus.queue) == ("embedding", 16, 64)
-    assert found.told.action == 4
+    assert found.inferred.action == 4
     assert found.published.aliases == {"_expl_behavior.": 33, "wm.af_rssm.": 14}
     assert found.filled == ("bonus.filled",)
 
@@ -306,7 +306,7 @@ def test_all_widths_of_a_finetuning_are_found(publish: Publish) -> None:
     assert found.config.behaviour.actor == expected.behaviour.actor
     assert found.config.behaviour.critic == expected.behaviour.critic
     assert (found.config.finetune.bonus.projection, found.config.finetune.bonus.queue) == (17, 18)
-    assert found.told.action == 3
+    assert found.inferred.action == 3
 
 
 @pytest.mark.parametrize(
