@@ -1,4 +1,4 @@
-"""Algorithms of Ray RLlib in the place of this package's own: same environments, evaluation and run folder."""
+"""Algorithms of Ray RLlib as baselines: same environments, evaluation and run folder."""
 
 from contextlib import suppress
 

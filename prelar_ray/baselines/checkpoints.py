@@ -1,7 +1,7 @@
 """Checkpoints of an RLlib algorithm: ``checkpoints/000001000/{rllib.json, algorithm/}``.
 
 ``algorithm/`` is what RLlib's ``save_to_path`` writes. It holds pickles, and reading them runs whatever they say. So
-only a run that goes on reads them, from its own folder, after their checksums have been compared with those in
+only a run that resumes reads them, from its own folder, after their checksums have been compared with those in
 ``rllib.json``: that finds damage, it is no protection from somebody who can write there. ``rllib.json`` holds
 counters and configuration besides. A replay buffer is in none of it.
 """
@@ -17,9 +17,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prelar_ray.checkpoint.compatibility import check_length, newest_resumable
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig
-from prelar_ray.errors import CheckpointError, DataError, UsageError
+from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import RLLIB_META
@@ -105,7 +106,7 @@ def load(path: Path) -> AlgorithmCheckpoint:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be gone on from, as far as its checksums tell."""
+    """Whether a checkpoint can be resumed from, as far as its checksums tell."""
     try:
         load(path)
     except (CheckpointError, DataError):
@@ -114,24 +115,14 @@ def is_whole(path: Path) -> bool:
 
 
 def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpoint:
-    """Return the last checkpoint of a run, once the run can go on from it under ``config``.
+    """Return the last checkpoint of a run, after checking that ``config`` can resume it.
 
     Raises:
         CheckpointError: there is none, or ``config`` describes another algorithm or other networks.
         UsageError: ``config`` asks for less than the run has done already.
     """
-    if not folders.paths():
-        raise CheckpointError(
-            f"{folders.folder}: holds no usable checkpoint, the run ended before its first; "
-            "leave --resume out to begin anew, or choose a new --out"
-        )
-    checkpoint = folders.newest_whole(load)
+    checkpoint = newest_resumable(folders, load, config)
     theirs = checkpoint.config
-    if theirs.method != config.method:
-        raise CheckpointError(
-            f"{checkpoint.path}: a run of method {theirs.method}, which cannot go on as {config.method}; "
-            f"add --method {theirs.method}, or start a new --out"
-        )
     for key, one, two in (
         ("rllib.model", theirs.rllib.model, config.rllib.model),
         ("rllib.training.model_size", _model_size(theirs), _model_size(config)),
@@ -140,11 +131,8 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
             raise CheckpointError(
                 f"{checkpoint.path}: made with {key}={one} (here {two}); leave it out, or start a new --out"
             )
-    asked, reached = config.finetune.env_steps, checkpoint.env_steps
-    if asked < reached and asked != theirs.finetune.env_steps:
-        raise UsageError(
-            f"finetune.env_steps={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out"
-        )
+    asked, before = config.finetune.env_steps, theirs.finetune.env_steps
+    check_length(checkpoint.path, "finetune.env_steps", checkpoint.env_steps, asked, before)
     return checkpoint
 
 

@@ -48,18 +48,18 @@ def iterate_rllib(
 ) -> Generator[Line]:
     """Train the algorithm that ``config.method`` names; yields every line of metrics when it is written.
 
-    The algorithm lives in this process, its env runners where Ray puts them. It collects, learns and evaluates in
+    The algorithm runs in this process, its env runners where Ray places them. It collects, learns and evaluates in
     turns, so that each evaluation is of the policy at that moment.
 
     Args:
         connect: connects to a Ray; what it returns is closed in any case.
-        resume: go on from the last checkpoint of ``run``. That reads pickles: resume only what you trained yourself.
+        resume: continue from the last checkpoint of ``run``. That reads pickles: resume only runs of your own.
 
-    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt goes on.
+    On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt takes effect.
 
     Raises:
         ConfigError, RenderingError: a setting that RLlib or the environment does not know or accept, no rendering.
-        EnvironmentFailure: an environment of this process failed; those of env runners are made anew by RLlib.
+        EnvironmentFailure: an environment of this process failed; RLlib makes those of env runners again.
         NonFiniteError: a number of the learner became NaN or infinite.
         CheckpointError: nothing to resume from, another algorithm or other networks than the run's, writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.

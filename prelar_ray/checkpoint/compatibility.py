@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointFolders, CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.config.compare import NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
 from prelar_ray.errors import CheckpointError, UsageError
 
 __all__ = [
     "check_evaluable",
+    "check_length",
     "naming",
+    "newest_resumable",
     "pretrained_checkpoint",
     "require_pretraining",
     "resumable_checkpoint",
@@ -67,24 +69,66 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
         CheckpointError: there is none, or ``config`` describes other networks or another number of replay shards.
         UsageError: ``config`` asks for less than the run has done already.
     """
-    if not checkpoints.paths():
-        raise CheckpointError(
-            f"{checkpoints.folder}: holds no usable checkpoint, the run ended before its first; "
-            "leave --resume out to start again, or choose a new --out"
-        )
-    checkpoint = checkpoints.latest()
-    theirs = checkpoint.config
-    if theirs.method != config.method:
-        raise CheckpointError(
-            f"{checkpoint.path}: a run of method {theirs.method}, which cannot be resumed as {config.method}; "
-            f"add --method {theirs.method}, or start a new --out"
-        )
+    checkpoint = newest_resumable(checkpoints, load_checkpoint, config)
     advice = "leave --preset, --config and changed keys out, or start a new --out"
     _check_networks(str(checkpoint.path), checkpoint, config, NETWORKS[checkpoint.phase], advice)
     if checkpoint.phase == "finetune":
         _check_shards(checkpoint, config)
     _check_length(checkpoint, config)
     return checkpoint
+
+
+class _Resumable(Protocol):
+    """What every kind of checkpoint says of itself."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run that wrote it."""
+
+
+C = TypeVar("C", bound=_Resumable)
+
+
+def newest_resumable(folders: CheckpointFolders, load: Callable[[Path], C], config: RunConfig) -> C:
+    """Load the newest checkpoint of a run that is whole, if the run is of the same method.
+
+    Raises:
+        CheckpointError: there is none, or it is of another method.
+    """
+    if not folders.paths():
+        raise CheckpointError(
+            f"{folders.folder}: holds no usable checkpoint, the run ended before its first; "
+            "leave --resume out to start again, or choose a new --out"
+        )
+    checkpoint = folders.newest_whole(load)
+    theirs = checkpoint.config.method
+    if theirs != config.method:
+        raise CheckpointError(
+            f"{checkpoint.path}: a run of method {theirs}, which cannot be resumed as {config.method}; "
+            f"add --method {theirs}, or start a new --out"
+        )
+    return checkpoint
+
+
+def check_length(path: Path, key: str, reached: int, asked: int, before: int) -> None:
+    """Refuse a length that the run has already passed, unless it is the length of a finished run.
+
+    Args:
+        path: of the checkpoint to resume from.
+        key: the setting.
+        reached: how far the run is.
+        asked: what the configuration asks for now.
+        before: what it asked for then.
+
+    Raises:
+        UsageError: ``asked`` is less than ``reached``.
+    """
+    if asked < reached and asked != before:
+        raise UsageError(f"{key}={asked}: {path} has done {reached} already; ask for more, or leave it out")
 
 
 def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
@@ -134,12 +178,9 @@ def _check_shards(checkpoint: Checkpoint, config: RunConfig) -> None:
 
 
 def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Refuse a length that the run has already passed, unless it is the length of a finished run."""
+    path, theirs = checkpoint.path, checkpoint.config
     if checkpoint.phase == "pretrain":
-        key, asked, before = "pretrain.updates", config.pretrain.updates, checkpoint.config.pretrain.updates
-        reached = checkpoint.update
+        check_length(path, "pretrain.updates", checkpoint.update, config.pretrain.updates, theirs.pretrain.updates)
     else:
-        key, asked, before = "finetune.env_steps", config.finetune.env_steps, checkpoint.config.finetune.env_steps
-        reached = checkpoint.env_steps
-    if asked < reached and asked != before:
-        raise UsageError(f"{key}={asked}: {checkpoint.path} has done {reached} already; ask for more, or leave it out")
+        ours, before = config.finetune.env_steps, theirs.finetune.env_steps
+        check_length(path, "finetune.env_steps", checkpoint.env_steps, ours, before)

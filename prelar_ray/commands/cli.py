@@ -53,7 +53,7 @@ BROKEN_PIPE = 141
 
 
 def print_next(did: str, *commands: Sequence[object]) -> None:
-    """Say what a command did, and with which ``prelar-ray`` commands to go on: quoted, so that they can be copied."""
+    """Say what a command did, and which ``prelar-ray`` commands follow: quoted, so that they can be copied."""
     lines = [f"prelar-ray {shlex.join(map(str, command))}" for command in commands]
     console.print(f"{did}\nnext: " + "\n      ".join(lines), soft_wrap=True, markup=False, highlight=False)
 
@@ -66,14 +66,14 @@ def run_to_end(lines: Iterable[object]) -> None:
 
 @contextmanager
 def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
-    """After Ctrl-C, name the checkpoint that the run kept and the command that goes on from it."""
+    """After Ctrl-C, name the checkpoint that the run kept and the command that resumes from it."""
     try:
         yield
     except KeyboardInterrupt:
         if kept := run.last_checkpoint():
             print_next(f"kept: {kept}", [run.info["phase"], "--resume", "--out", run.path])
         else:
-            console.print("no checkpoint yet; the same command begins anew", soft_wrap=True)
+            console.print("no checkpoint yet; the same command starts again", soft_wrap=True)
         raise
 
 

@@ -43,9 +43,9 @@ def check_replay_fits(config: RunConfig, limit: int, of: str) -> None:
     """
     needed, replay = replay_bytes(config), config.replay
     if needed > limit:
-        room = int(limit / 2 / STEP_BYTES) * replay.shards
+        half = int(limit / 2 / STEP_BYTES) * replay.shards
         raise ResourceError(
             f"replay.capacity_steps={replay.capacity_steps} in replay.shards={replay.shards}: a process would come to "
             f"hold {needed / GIB:.3g} GiB of frames, {of} has {limit / GIB:.3g} GiB; "
-            f"replay.capacity_steps={room} takes half of that, or spread the replay over nodes with replay.shards"
+            f"replay.capacity_steps={half} takes half of that, or spread the replay over nodes with replay.shards"
         )

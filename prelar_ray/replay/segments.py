@@ -85,7 +85,7 @@ class EpisodeStore:
         expected = metadata.pop("sha256", None)
         if _digest(arrays, metadata) != expected:
             raise DataError(
-                f"{path}: the checksum differs, the episode is damaged; delete the file to go on without it"
+                f"{path}: the checksum differs, the episode is damaged; delete the file to continue without it"
             )
         try:
             episode = Episode(**arrays, **{name: int(value) for name, value in metadata.items()})  # type: ignore[arg-type]

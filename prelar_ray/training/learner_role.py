@@ -108,7 +108,7 @@ class LearnerRole(Generic[Learner, Part]):
         return values
 
     def save(self, counters: dict[str, Any]) -> int:
-        """Begin to write a checkpoint, on the first rank, and return its update; learning may go on meanwhile.
+        """Begin to write a checkpoint, on the first rank, and return its update; learning may continue meanwhile.
 
         Raises:
             NonFiniteError: a metric was NaN or infinite; nothing is written.

@@ -124,7 +124,7 @@ def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[in
     held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
     if seen.shards:
         count = counted(len(held_out), "episode")
-        log.warning("%s: other videos than this run was trained on before; %s held out anew", config.video.path, count)
+        log.warning("%s: other videos than this run was trained on before; %s held out of these", config.video.path, count)
     return held_out
 
 

@@ -47,5 +47,5 @@ class RestartPolicy:
         if self._without_progress > DEATHS_IN_A_ROW:
             raise death
         log.warning("%s; all roles restart at the checkpoint of update %d", death, checkpoint.update)
-        time.sleep(PAUSE_SECONDS * 2**self._without_progress)  # a node that goes down is known to be gone only later
+        time.sleep(PAUSE_SECONDS * 2**self._without_progress)  # Ray notices only later that a node went down
         return checkpoint

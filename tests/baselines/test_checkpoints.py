@@ -110,7 +110,7 @@ def test_another_algorithm_or_size_and_an_empty_folder_are_refused(
     with pytest.raises(CheckpointError, match="ended before its first"):
         resumable(folders, ppo)
     write()
-    with pytest.raises(CheckpointError, match="of method rllib/PPO, which cannot go on as rllib/DreamerV3"):
+    with pytest.raises(CheckpointError, match="of method rllib/PPO, which cannot be resumed as rllib/DreamerV3"):
         resumable(folders, dreamer)
     write(5, dreamer)
     with pytest.raises(CheckpointError, match="made with rllib.training.model_size=nano .here XS."):

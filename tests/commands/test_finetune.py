@@ -140,7 +140,7 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_co
     with monkeypatch.context() as patch:
         patch.setattr(FinetuneLearner, "__init__", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         error = refused(finetune.main, *line, code=130)
-    assert error.endswith("no checkpoint yet; the same command begins anew\ninterrupted\n")
+    assert error.endswith("no checkpoint yet; the same command starts again\ninterrupted\n")
     assert (out / "replay").is_dir()
     assert finetune.main(line) == 0
 
