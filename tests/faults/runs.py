@@ -39,6 +39,9 @@ evaluation: {episodes: 2, every_env_steps: 1000, envs: 2}
 checkpoint: {every_updates: 20}
 telemetry: {every_updates: 10}
 """
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes of a Ray beside those of roles, by their titles."""
+
 ENV_STEPS = 2400
 UPDATES = 4 + (ENV_STEPS - 800) // 10
 
@@ -133,7 +136,7 @@ def _holds_a_role(process: psutil.Process) -> bool:
         name = process.cmdline()[0]
     except (psutil.Error, IndexError):
         return False
-    return name.startswith("ray::") and not name.startswith("ray::IDLE")
+    return name.startswith("ray::") and not name.startswith(RAYS_OWN)
 
 
 def assert_whole(out: Path, env_steps: int = ENV_STEPS) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
 
 
+# What the loop does about a death is in tests/training; here are the processes, and nightly those of every kind.
 @pytest.mark.parametrize(
     ("kind", "said", "lost"),
     [
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600)]
         pytest.param(
             "Evaluator", r"evaluator died.*this evaluation is left out", "one evaluation", marks=pytest.mark.nightly
         ),
-        ("FinetuneLearnerRole", r"learner died.*all roles begin again", ""),
+        pytest.param("FinetuneLearnerRole", r"learner died.*all roles begin again", "", marks=pytest.mark.nightly),
         pytest.param("Replay", r"replay died.*all roles begin again", "", marks=pytest.mark.nightly),
     ],
 )
@@ -73,10 +74,19 @@ def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(
     assert_whole(command.out)
     assert gone(family)
     note(f"SIGKILL of one of two: {kind}", 1, seconds, f"{command.lost_updates(at)} updates, made again", "whole")
-    again = ("--resume", "learner.ranks=1", "replay.shards=2", "finetune.env_steps=2600")
-    Command(tmp_path, *again, ray=shared_ray).finish()  # one rank resumes where two were
 
 
+@pytest.mark.nightly
+def test_one_rank_resumes_where_two_were(tmp_path: Path, shared_ray: Cluster) -> None:
+    two = ("learner.ranks=2", "pretrain.batch_size=4", "replay.shards=2", "finetune.env_steps=1200")
+    Command(tmp_path, *two, ray=shared_ray).finish()
+    again = ("--resume", "learner.ranks=1", "replay.shards=2", "finetune.env_steps=1600")
+    resumed = Command(tmp_path, *again, ray=shared_ray)
+    resumed.finish()
+    assert_whole(resumed.out, 1600)
+
+
+@pytest.mark.nightly
 def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path, shared_ray: Cluster) -> None:
     command = Command(tmp_path, "checkpoint.every_updates=1000", "evaluation.every_env_steps=100000", ray=shared_ray)
     command.wait_for((command.out / "checkpoints" / "000000000" / "meta.json").exists)
@@ -89,6 +99,7 @@ def test_a_role_that_dies_again_and_again_ends_the_run_by_name(tmp_path: Path, s
     assert "error: replay died" in command.log.read_text()
 
 
+@pytest.mark.nightly
 def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path, shared_ray: Cluster) -> None:
     command = Command(tmp_path, "collect.timeout=5", ray=shared_ray)
     command.reach(20)
@@ -120,17 +131,19 @@ def test_a_collector_that_stands_still_for_a_minute_holds_nobody_up(tmp_path: Pa
     note("SIGSTOP of a collector for 60 s", 1, seconds, "nothing", f"finished, whole; {made} updates meanwhile")
 
 
+@pytest.mark.parametrize("joined", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_killed_driver_leaves_no_process_and_resume_continues_from_its_checkpoint(
-    tmp_path: Path, shared_ray: Cluster
+    tmp_path: Path, shared_ray: Cluster, joined: bool
 ) -> None:
+    """No role on a Ray that it joined; and nothing of one that it started, whose agents take a minute to notice."""
     stores = shared_memory()
-    command = Command(tmp_path)
+    command = Command(tmp_path, ray=shared_ray if joined else None)
     command.reach(60)
     family = command.family()
     at = command.updates()
     command.process.send_signal(signal.SIGKILL)
     command.process.wait()
-    assert gone(family, seconds=150)  # Ray's own agents give their dead head a minute
+    assert gone(family, seconds=150)
     assert shared_memory() <= stores
     reached = CheckpointStore(command.out / "checkpoints", 3).latest()
     assert reached.update >= 20
