@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.types import Episode
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples, however slow the machine
 settings.load_profile("repeatable")
@@ -75,6 +79,16 @@ def pretrained(minute_config: RunConfig, videos: Path, tmp_path_factory: pytest.
     run = RunFolder.create(tmp_path_factory.mktemp("pretrained") / "run", to_yaml(config), "pretrain")
     pretrain(config, run, resume=False)
     return run.path
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[Cluster]:
+    """A Ray of four CPUs for tests that join one by its address; those about its start or end have their own."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ _WIDTHS = (
     *(
         f"world_model.{part}.{width}"
         for part in ("encoder", "decoder", "inverse_dynamics")
-        for width in ("depth=2", "layers=1", "stacks=1")
+        for width in ("depth=2", "layers=1", "stacks=2")
     ),
-    *("world_model.context.heads=2", "world_model.rssm.deter=8", "world_model.rssm.hidden=8"),
+    *("world_model.rssm.deter=8", "world_model.rssm.hidden=8"),
     *("world_model.rssm.stoch=2", "world_model.rssm.classes=2", "world_model.latent_action=3"),
     *("world_model.inverse_dynamics_head.hidden=6", "world_model.action_encoder.hidden=6"),
     *("world_model.reward_head.layers=1", "world_model.reward_head.units=6"),

@@ -123,8 +123,8 @@ def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[in
         return seen.held_out(store)
     held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
     if seen.shards:
-        count = counted(len(held_out), "episode")
-        log.warning("%s: other videos than this run was trained on before; %s held out of these", config.video.path, count)
+        count, path = counted(len(held_out), "episode"), config.video.path
+        log.warning("%s: other videos than this run was trained on before; %s held out of these", path, count)
     return held_out
 
 

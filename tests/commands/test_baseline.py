@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,9 @@ from prelar_ray.commands import diagnose, evaluate, finetune, pretrain
 from prelar_ray.storage.records import RLLIB_META
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 Refused = Callable[..., str]
 
@@ -68,9 +72,10 @@ def test_a_dry_run_prints_the_configuration_without_networks_that_are_not_built(
 
 
 @pytest.mark.cluster
-def test_the_command_trains_until_ctrl_c_and_goes_on_with_resume(tmp_path: Path) -> None:
+def test_the_command_trains_until_ctrl_c_and_continues_with_resume(tmp_path: Path, shared_ray: Cluster) -> None:
     out = tmp_path / "run"
-    line = [sys.executable, "-m", "prelar_ray", "finetune", *SETTINGS, "--out", str(out), "finetune.env_steps=1000000"]
+    command = [sys.executable, "-m", "prelar_ray", "finetune", "--out", str(out), f"cluster={shared_ray.address}"]
+    line = [*command, *SETTINGS, "finetune.env_steps=1000000"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (out / "metrics.jsonl").exists() or not read_metrics(out / "metrics.jsonl"):
@@ -88,7 +93,7 @@ def test_the_command_trains_until_ctrl_c_and_goes_on_with_resume(tmp_path: Path)
     reached = load(kept).counters
     assert reached.update >= 1
     more = reached.agent_steps + 800
-    line = [sys.executable, "-m", "prelar_ray", "finetune", "--resume", "--out", str(out), f"finetune.env_steps={more}"]
+    line = [*command, "--resume", f"finetune.env_steps={more}"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith(f"fine-tuned: {out}\nnext: prelar-ray report {out}\n")

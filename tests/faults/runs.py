@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -18,13 +19,16 @@ from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
 SETTINGS = """
 preset: tiny
 dashboard: false
 threads: 1
 world_model:
-  encoder: {depth: 2}
-  decoder: {depth: 2}
+  encoder: {depth: 2, layers: 1, stacks: 1}
+  decoder: {depth: 2, layers: 1, stacks: 1}
   rssm: {deter: 8, hidden: 8, stoch: 2, classes: 2}
 finetune: {env_steps: 2400, random_steps: 800, initial_updates: 4, env_steps_per_update: 10, batch_size: 2,
            segment_length: 8}
@@ -35,27 +39,44 @@ evaluation: {episodes: 2, every_env_steps: 1000, envs: 2}
 checkpoint: {every_updates: 20}
 telemetry: {every_updates: 10}
 """
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes of a Ray beside those of roles, by their titles."""
+
 ENV_STEPS = 2400
 UPDATES = 4 + (ENV_STEPS - 800) // 10
 
 
 class Command:
-    """`prelar-ray finetune` in a process of its own."""
+    """`prelar-ray finetune` in a process of its own; it starts a Ray, unless there is one for it to join."""
 
-    def __init__(self, folder: Path, *options: str, out: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        out: Path | None = None,
+        ray: Cluster | None = None,
+        **environment: str,
+    ) -> None:
         settings = folder / "settings.yaml"
         settings.write_text(SETTINGS)
         self.out = out or folder / "run"
         self.log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
+        self.ray = ray
         command = [sys.executable, "-m", "prelar_ray", "finetune", "--config", str(settings), "--out", str(self.out)]
+        if ray:
+            command.append(f"cluster={ray.address}")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *options], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
             )
 
     def family(self) -> list[psutil.Process]:
-        """Every process that the command started."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """Every process that the command started: all of its Ray, or its roles on the one that it joined."""
+        own = psutil.Process(self.process.pid).children(recursive=True)
+        if self.ray is None:
+            return own
+        raylet = dict(self.ray.head_node.live_processes())["raylet"].pid
+        return own + [process for process in psutil.Process(raylet).children() if _holds_a_role(process)]
 
     def roles(self, *kinds: str) -> list[psutil.Process]:
         """Those of the family that hold a role of these kinds, such as ``Collector``; or run such a program."""
@@ -108,6 +129,14 @@ class Command:
         """Updates to be made again, where all roles began again at a checkpoint after a fault at update ``at``."""
         begun = re.findall(r"restart at the checkpoint of update (\d+)", self.log.read_text())
         return max((at - int(update) for update in begun), default=0)
+
+
+def _holds_a_role(process: psutil.Process) -> bool:
+    try:
+        name = process.cmdline()[0]
+    except (psutil.Error, IndexError):
+        return False
+    return name.startswith("ray::") and not name.startswith(RAYS_OWN)
 
 
 def assert_whole(out: Path, env_steps: int = ENV_STEPS) -> None:

@@ -24,8 +24,8 @@ SYNCHRONISED = "learner.norm_statistics=synchronised"
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "without norms": (BOTH, WITHOUT_NORMS),
     # Floors between the KLs of the two halves of the first batch, in either phase.
-    "free nats, pretrain": (("pretrain",), (*WITHOUT_NORMS, "loss.free_nats=0.0564")),
-    "free nats, finetune": (("finetune",), (*WITHOUT_NORMS, "loss.free_nats=0.19")),
+    "free nats, pretrain": (("pretrain",), (*WITHOUT_NORMS, "loss.free_nats=0.152")),
+    "free nats, finetune": (("finetune",), (*WITHOUT_NORMS, "loss.free_nats=0.035")),
     "synchronised": (BOTH, (SYNCHRONISED,)),
     "soft consistency": (("pretrain",), ("loss.consistency_gradient=soft", SYNCHRONISED)),
     "normalised reward": (("finetune",), ("behaviour.reward_momentum=0.5", SYNCHRONISED)),

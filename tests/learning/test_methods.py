@@ -142,7 +142,14 @@ def test_initial_updates_freeze_what_was_pretrained_and_not_the_rssm_on_top():
     assert all(torch.equal(a, b) for a, b in zip(context, after, strict=True))
 
 
-@pytest.mark.parametrize("name", native_methods())
+# One of each kind of networks every time: one RSSM, two with a context, one that nothing was pre-trained for.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("prelar", "contextwm", "dreamerv2") else pytest.mark.nightly)
+        for name in native_methods()
+    ],
+)
 def test_memory_and_parameters_of_every_method_can_be_estimated_at_full_size(name: str):
     summary = summarise(load_config("paper", None, [f"method={name}"]))
     assert ("pretrain" in summary.parameters) == (name != "dreamerv2")

@@ -34,7 +34,14 @@ def changed(folder: ParityFolder, file: str, name: str) -> ParityFolder:
     return replace(folder, arrays={**folder.arrays, file: content})
 
 
-@pytest.mark.parametrize("name", INPUT_SHAPES["inputs"])
+DAILY = ("inputs/image", "module_inputs/heads/feat", "module_inputs/policy/is_first")
+"""One input of whole updates, one of single networks, one of acting."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in DAILY else pytest.mark.nightly) for name in INPUT_SHAPES["inputs"]],
+)
 def test_each_input_matters(folder: ParityFolder, name: str) -> None:
     mistaken = changed(folder, "inputs", name)
     # From cheap to dear; the first that differs ends the search.

@@ -31,6 +31,9 @@ FOLDER = ParityFolder.load(PUBLIC)
 
 TWO_CLASSES = "world_model.rssm.classes=2"  # what tests.tiny has
 
+# Several stacks of several layers, for their numbers in names.
+DEEP = [f"world_model.{part}.{n}" for part in ("encoder", "decoder") for n in ("stacks=3", "layers=2")]
+
 
 def imported(path: Path, *overrides: str) -> Imported:
     return import_published(path, None, None, overrides)
@@ -58,7 +61,7 @@ def assert_same_files(one: Path, two: Path) -> None:
 
 def trained(name: str, phase: str, *overrides: str) -> PretrainLearner | FinetuneLearner:
     """A learner after one update, so that no tensor is what it was made with."""
-    config = tiny_config(f"method={name}", *overrides)
+    config = tiny_config(f"method={name}", *DEEP, *overrides)
     if phase == "pretrain":
         learner = PretrainLearner(config)
         learner.update(tiny_clips(0))
