@@ -19,6 +19,7 @@ NAMES = {
     "scaling": "an update shared by several ranks (torch alone)",
     "control_plane": "only the loop and Ray, with many collectors and ranks that sleep",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
+    "structure": "modules and lines of every package, and who imports whom",
     "compare": "times of two result files",
     "table": "result files as Markdown",
     "methods": "every method, both phases: losses, time per update, peak memory",

@@ -7,10 +7,7 @@ tensor, what was expected and what to do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from prelar_ray.types import RoleId
+from prelar_ray.roles import RoleId
 
 __all__ = [
     "CheckpointError",

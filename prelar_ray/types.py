@@ -23,39 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.errors import DataError, NonFiniteError
 
-__all__ = ["IMAGE_SIZE", "Episode", "Frames", "RoleId", "RoleKind", "SequenceBatch", "check_frames"]
+__all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "check_frames"]
 
 IMAGE_SIZE = 64
 """Height and width of every frame, pixels."""
 
 Frames = npt.NDArray[np.uint8]
 """Frames, uint8 ``(T, Hpx, Wpx, C)``."""
-
-RoleKind = Literal["collector", "evaluator", "learner", "replay", "algorithm", "env-runner", "trial"]
-"""Kinds of processes of a run; the last three belong to RLlib algorithms and to trials of Ray Tune."""
-
-
-@dataclass(frozen=True)
-class RoleId:
-    """Identity of a role in a run: a collector, a learner rank, a replay shard, ..."""
-
-    kind: RoleKind
-    index: int | None = None  # None where a run has one of the kind
-
-    def __str__(self) -> str:
-        return self.kind if self.index is None else f"{self.kind}-{self.index}"
-
-    @classmethod
-    def several(cls, kind: RoleKind, count: int) -> list[RoleId]:
-        """Ids of ``count`` roles of a kind; one alone has no index."""
-        return [cls(kind)] if count == 1 else [cls(kind, index) for index in range(count)]
 
 
 def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:

@@ -13,7 +13,7 @@ from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.ray_backend import cluster_nodes, connect
 from prelar_ray.distributed.resources import ALGORITHM, Reservation, Resources
 from prelar_ray.errors import ResourceError
-from prelar_ray.types import RoleId
+from prelar_ray.roles import RoleId
 
 __all__ = ["RLlibCluster"]
 

@@ -27,8 +27,8 @@ from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.replay.memory import GIB
+from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Future, Role
-from prelar_ray.types import RoleId
 
 __all__ = ["RayBackend", "bundles", "check_address", "cluster_nodes", "connect", "connected"]
 

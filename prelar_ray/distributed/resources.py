@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.types import RoleId
+from prelar_ray.roles import RoleId
 
 __all__ = ["ALGORITHM", "Request", "Reservation", "Resources", "plan_resources"]
 

@@ -11,8 +11,8 @@ from prelar_ray.distributed.resources import Request, Reservation, Resources, pl
 from prelar_ray.envs import check_task
 from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes, share
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.types import RoleId
 
 __all__ = ["Finetune"]
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.errors import UsageError
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.types import RoleId
 
 __all__ = ["Cost", "Kind", "Phase"]
 

@@ -10,8 +10,8 @@ from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Request, Reservation, Resources, plan_resources
 from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes, share
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.types import RoleId
 
 __all__ = ["Pretrain"]
 

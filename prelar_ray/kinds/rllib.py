@@ -11,8 +11,8 @@ from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import ALGORITHM, Request, Reservation, Resources, plan_resources
 from prelar_ray.envs import check_task
 from prelar_ray.kinds.kind import Kind, share
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.types import RoleId
 
 __all__ = ["RLlib"]
 

@@ -9,8 +9,8 @@ from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ResourceError
 from prelar_ray.kinds import Phase, kind_of
+from prelar_ray.roles import RoleId
 from prelar_ray.study.plan import PlannedRun
-from prelar_ray.types import RoleId
 
 __all__ = ["at_once", "check_placeable", "placement", "role_plan", "trial_nodes"]
 

@@ -19,11 +19,11 @@ from prelar_ray.distributed.ray_backend import bundles
 from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.errors import UsageError
 from prelar_ray.kinds import Phase, kind_of
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Manifest
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.study.placement import role_plan
-from prelar_ray.types import RoleId
 
 __all__ = ["Trial", "trial_settings"]
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
-from prelar_ray.types import RoleId
+from prelar_ray.roles import RoleId
 
 __all__ = ["Backend", "Future", "Role", "by_reference"]
 

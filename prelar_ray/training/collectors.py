@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
+from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Backend, Future, Role, by_reference
 from prelar_ray.training.learners import Published
 from prelar_ray.training.replays import Insertion, ReplayGroup
-from prelar_ray.types import Episode, RoleId
+from prelar_ray.types import Episode
 
 __all__ = ["CollectorPool"]
 

@@ -14,10 +14,10 @@ from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.records import EvaluationRecord
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend, Future, by_reference
-from prelar_ray.types import RoleId
 
 __all__ = ["Evaluated", "Evaluations", "record_evaluation"]
 

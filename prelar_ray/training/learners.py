@@ -10,9 +10,10 @@ from prelar_ray.acting.policy import PolicyWeights
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import PrelarError, RoleDied
 from prelar_ray.learning.prediction import Prediction
+from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Backend, Future, Role, by_reference
 from prelar_ray.training.learner_role import FinetuneLearnerRole, LearnerRole, PretrainLearnerRole
-from prelar_ray.types import Frames, RoleId, SequenceBatch
+from prelar_ray.types import Frames, SequenceBatch
 
 __all__ = ["FinetuneLearners", "LearnerGroup", "PretrainLearners", "Published"]
 

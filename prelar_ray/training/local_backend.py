@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from prelar_ray.interrupts import interrupts_deferred
+from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Future, Role
-from prelar_ray.types import RoleId
 
 __all__ = ["LocalBackend"]
 

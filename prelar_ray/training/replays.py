@@ -14,9 +14,10 @@ from prelar_ray.config import RunConfig
 from prelar_ray.replay.buffer import check_can_sample
 from prelar_ray.replay.rate_limiter import RateLimiter
 from prelar_ray.replay.shard import ReplayShard, ShardStatus
+from prelar_ray.roles import RoleId
 from prelar_ray.seeding import generator
 from prelar_ray.training.backend import Backend, Future, Role, by_reference
-from prelar_ray.types import Episode, RoleId, SequenceBatch
+from prelar_ray.types import Episode, SequenceBatch
 
 __all__ = ["Insertion", "ReplayGroup"]
 

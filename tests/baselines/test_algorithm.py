@@ -15,7 +15,7 @@ from prelar_ray.distributed.ray_backend import bundles
 from prelar_ray.distributed.resources import ALGORITHM, Resources
 from prelar_ray.errors import ConfigError
 from prelar_ray.kinds import kind_of
-from prelar_ray.types import RoleId
+from prelar_ray.roles import RoleId
 
 BASELINES = sorted(set(method_names()) - set(native_methods()))
 

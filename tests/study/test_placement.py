@@ -6,9 +6,9 @@ import pytest
 
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
+from prelar_ray.roles import RoleId
 from prelar_ray.study.placement import at_once, placement, trial_nodes
 from prelar_ray.study.trial import Trial, trial_settings
-from prelar_ray.types import RoleId
 
 
 def test_runs_at_once_get_equal_parts_and_whole_gpus_where_there_are_enough() -> None:

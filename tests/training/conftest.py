@@ -11,11 +11,11 @@ import torch
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.errors import RoleDied
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.finetuning import finetune
 from prelar_ray.training.local_backend import LocalBackend
 from prelar_ray.training.replays import Insertion, ReplayGroup
-from prelar_ray.types import RoleId
 from tests.training.runs import Events, Run
 
 

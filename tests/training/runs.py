@@ -15,10 +15,10 @@ from prelar_ray.errors import (
     RoleDied,
 )
 from prelar_ray.replay.segments import EpisodeStore
+from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.training.local_backend import LocalBackend
-from prelar_ray.types import RoleId
 
 Run = Callable[..., RunFolder]
 Events = list[tuple[str, int, int]]

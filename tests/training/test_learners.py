@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prelar_ray.errors import NonFiniteError, RoleDied
+from prelar_ray.roles import RoleId
 from prelar_ray.training.learners import LearnerGroup
-from prelar_ray.types import RoleId
 
 Outcome = Callable[[], Any]
 

@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
+from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Role, by_reference
 from prelar_ray.training.local_backend import LocalBackend
-from prelar_ray.types import RoleId
 
 
 class Counter:
