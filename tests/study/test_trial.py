@@ -112,20 +112,22 @@ def test_a_trial_whose_process_is_killed_resumes_from_the_checkpoint_of_its_run(
         run = RunFolder.open(out)
         assert len(run.info["resumed"]) == 1
         assert_whole(out)
-        roles = [process for process in psutil.process_iter() if _is_role(process)]
-        assert gone(roles)
+        assert gone(_own("Trial", "Collector", "ReplayShard", "Evaluator", "FinetuneLearnerRole"))
     finally:
         ray.shutdown()
 
 
-def _is_role(process: psutil.Process) -> bool:
-    try:
-        line = " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-    return any(
-        f"ray::{kind}" in line for kind in ("Trial", "Collector", "ReplayShard", "Evaluator", "FinetuneLearnerRole")
-    )
+def _own(*kinds: str) -> list[psutil.Process]:
+    """Actors of these classes in the Ray of this process; others may run trials on the same machine."""
+
+    def title(process: psutil.Process) -> str:
+        try:
+            return " ".join(process.cmdline())
+        except psutil.Error:  # it has just ended
+            return ""
+
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if any(f"ray::{kind}" in title(process) for kind in kinds)]
 
 
 class _KillOnce(tune.Callback):
@@ -139,7 +141,7 @@ class _KillOnce(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[tune.Trainable], trial: object, result: dict, **_: object):
         if result.get("update", 0) > 30 and not _KillOnce.killed:
             _KillOnce.killed = int(result["update"])
-            (victim,) = (p for p in psutil.process_iter() if "ray::Trial" in " ".join(p.cmdline()))
+            (victim,) = _own("Trial")
             victim.send_signal(signal.SIGKILL)
             time.sleep(1)
             assert read_metrics(self.out / "metrics.jsonl")
