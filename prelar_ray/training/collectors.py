@@ -83,18 +83,19 @@ class CollectorPool:
     # In turns
 
     def collect(self, published: Published) -> list[Collected]:
-        """Let every collector take its steps, and insert what all of them bring at once; returns their summaries."""
+        """Let every collector take its steps, and insert the episodes of all together; returns their summaries."""
         for index in range(len(self._roles)):
             self._request(index, self._turn_steps(), published, ready=True)
-        answered = [index for index in range(len(self._roles)) if self._wait(index) and self._receive(index)]
-        requests = [self._requests[index] for index in answered]
-        if requests:
-            steps = sum(self.backend.get(request.summary).env_steps for request in requests)
+        waited = [index for index in range(len(self._roles)) if self._wait(index)]
+        answers = {index: answer for index in waited if (answer := self._receive(index))}
+        if answers:
+            requests = [self._requests[index] for index in answers]
+            steps = sum(answer.env_steps for answer in answers.values())
             insertion = self.replay.insert(steps, [request.episodes for request in requests])
             for request in requests:
                 request.insertion = insertion
-            self._finish(answered)
-        return [self.backend.get(request.summary) for request in requests]
+            self._finish(answers)
+        return list(answers.values())
 
     def _turn_steps(self) -> int:
         """Agent steps of each environment in a turn: those of one request, or that one update is paid with."""
@@ -131,9 +132,7 @@ class CollectorPool:
             if not any(future in done for future in _awaited(request)):
                 self._replace_if_overdue(index)
             elif request.insertion is not None:
-                answers = request.insertion.answers
-                if len(self.backend.wait(answers, 0.0)) == len(answers):
-                    self._finish([index])
+                self._finish([index])  # waits for the other shards, which have the same episodes to look at
             elif summary := self._receive(index):
                 request.insertion = self.replay.insert(summary.env_steps, [request.episodes])
                 new.append(summary)
