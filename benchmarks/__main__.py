@@ -21,6 +21,7 @@ NAMES = {
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "compare": "times of two result files",
     "table": "result files as Markdown",
+    "compare_reports": "two folders of reports: pages, pictures and tables must be equal",
     "methods": "every method, both phases: losses, time per update, peak memory",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
 }

@@ -23,7 +23,7 @@ __all__ = ["main"]
 DESCRIPTION = """\
 Single runs: write one HTML page with loss curves, returns, success with 95 % intervals, predicted frames, timings and
 the resolved configuration. RUN is a run folder (it holds run.json), or a folder that holds run folders, such as
-runs/demo. A run that goes on, was interrupted or failed can be reported too; what is missing is named on the page.
+runs/demo. A run that still runs, was interrupted or failed can be reported too; what is missing is named on the page.
 
 Studies and tables of scores: compare runs. STUDY is a study's folder (it holds study.yaml), SCORES.csv a table with the
 columns method, task, seed, env_step and success_rate or episode_return. Several, and run folders beside them, are

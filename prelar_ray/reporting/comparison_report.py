@@ -22,7 +22,7 @@ from prelar_ray.reporting.compare import Group, Options, compare, heat_maps, ser
 from prelar_ray.reporting.drawing import AXIS_LABELS
 from prelar_ray.reporting.formats import spaced, steps_text
 from prelar_ray.reporting.notes import comparison_notes
-from prelar_ray.reporting.pages import Panel, machines, write_page
+from prelar_ray.reporting.pages import Panel, alike, machines, write_page
 from prelar_ray.reporting.protocols import check_protocols, protocols_by_task
 from prelar_ray.reporting.read import Study, is_study, read_scores_of, read_study
 from prelar_ray.reporting.scores import (
@@ -105,7 +105,7 @@ def write_comparison(paths: Sequence[Path], out: Path, options: Options) -> Comp
         counts={name: _counts(members) for name, members in series.items()},
         tables=tables,
         notes=comparison_notes(series, groups, differences, options.at, bool(published)),
-        protocols=_protocols(everything),
+        protocols=alike(protocols_by_task(everything).items()),
         machines=_machines(everything),
         sections=sections,
         efficiencies=[
@@ -238,19 +238,6 @@ def _counts(runs: Sequence[RunScores]) -> str:
     finished = sum(run.is_complete for run in runs)
     tasks, seeds = len({run.task for run in runs}), len({run.seed for run in runs})
     return f"{counted(tasks, 'task')}, {counted(seeds, 'seed')}: {finished} of {counted(len(runs), 'run')} finished"
-
-
-def _protocols(runs: Sequence[RunScores]) -> list[tuple[list[str], dict[str, str]]]:
-    """Return tasks that were measured alike together, with their protocol."""
-    found: list[tuple[list[str], dict[str, str]]] = []
-    for task, protocol in protocols_by_task(runs).items():
-        for tasks, same in found:
-            if same == protocol:
-                tasks.append(task)
-                break
-        else:
-            found.append(([task], protocol))
-    return found
 
 
 def _machines(runs: Sequence[RunScores]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import matplotlib as mpl
@@ -63,6 +62,8 @@ class Chart:
     width: float
     """Inches."""
     height: float
+    _pngs: dict[str, bytes] = field(default_factory=dict)
+    """By theme, once drawn."""
 
     @property
     def css_size(self) -> tuple[int, int]:
@@ -71,11 +72,13 @@ class Chart:
 
     def picture(self, theme: str) -> str:
         """Return the chart for pages of a theme: PNG in base64."""
-        return base64.b64encode(self._drawn[theme][1]).decode()
+        if theme not in self._pngs:
+            self._draw(theme)
+        return base64.b64encode(self._pngs[theme]).decode()
 
     def files(self) -> dict[str, bytes]:
         """Return PNG and PDF by suffix, on white; they hold no dates: equal charts give equal files."""
-        figure, _ = self._drawn["light"]
+        figure = self._draw("light")
         figure.set_layout_engine("none")  # everything has its place by now
         white = {"transparent": False, "facecolor": "white"}
         with mpl.rc_context(THEMES["light"]):
@@ -84,16 +87,13 @@ class Chart:
                 ".pdf": _saved(figure, "pdf", ("Creator", "Producer", "CreationDate"), **white),
             }
 
-    @cached_property
-    def _drawn(self) -> dict[str, tuple[Figure, bytes]]:
-        """By theme: the chart as painted, and as PNG for a page."""
-        drawn = {}
-        for name, theme in THEMES.items():
-            with mpl.rc_context(theme):
-                figure = Figure(figsize=(self.width, self.height), layout="constrained")
-                self.paint(figure)
-                drawn[name] = figure, _saved(figure, "png", ("Software",), dpi=160)
-        return drawn
+    def _draw(self, theme: str) -> Figure:
+        """Keep the picture for pages and return the figure, which is too large to keep."""
+        with mpl.rc_context(THEMES[theme]):
+            figure = Figure(figsize=(self.width, self.height), layout="constrained")
+            self.paint(figure)
+            self._pngs[theme] = _saved(figure, "png", ("Software",), dpi=160)
+            return figure
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 
@@ -15,7 +15,9 @@ from prelar_ray.reporting.drawing import Chart
 from prelar_ray.reporting.formats import duration, moment, number
 from prelar_ray.storage.files import atomic_file
 
-__all__ = ["Panel", "machines", "write_page"]
+__all__ = ["Panel", "alike", "machines", "write_page"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,18 @@ def write_page(path: Path, template: str, **content: Any) -> None:
 
 def machines(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Group runs, given as name and content of ``run.json``, by the commit, versions and hardware they ran with."""
-    found: list[dict[str, Any]] = []
-    for name, info in runs:
-        made_with = {key: info.get(key) for key in ("commit", "versions", "hardware")}
-        for machine in found:
-            if machine["made_with"] == made_with:
-                machine["runs"].append(name)
+    made_with = ((name, {key: info.get(key) for key in ("commit", "versions", "hardware")}) for name, info in runs)
+    return [{"runs": names, "made_with": same} for names, same in alike(made_with)]
+
+
+def alike(items: Iterable[tuple[str, T]]) -> list[tuple[list[str], T]]:
+    """Return the names of equal values together, with the value."""
+    found: list[tuple[list[str], T]] = []
+    for name, value in items:
+        for names, same in found:
+            if same == value:
+                names.append(name)
                 break
         else:
-            found.append({"made_with": made_with, "runs": [name]})
+            found.append(([name], value))
     return found

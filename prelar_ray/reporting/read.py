@@ -230,11 +230,8 @@ def _begin(path: Path) -> Run:
     """Read a run's record and configuration; nothing where there is no record."""
     run = Run(path)
     if (path / "run.json").is_file():
-        config = path / "config.yaml"
         run.info = run.read("record", lambda: RunFolder.open(path).info, {})
-        run.config_text = run.read("config", lambda: _text(config), "")
-        if "config" not in run.missing:
-            run.config = run.read("config", lambda: _config(config, run.config_text), {})
+        run.config = run.read("config", lambda: _config(run), {})
     return run
 
 
@@ -338,18 +335,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _text(path: Path) -> str:
+def _config(run: Run) -> dict[str, Any]:
+    path = run.path / "config.yaml"
     try:
-        return path.read_text()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
-def _config(path: Path, text: str) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(text)
+        run.config_text = path.read_text()
+        config = yaml.safe_load(run.config_text)
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
     if not isinstance(config, dict):
         raise DataError(f"{path}: not a configuration, it holds no keys")
     return config

@@ -11,7 +11,7 @@ import pytest
 
 from prelar_ray.commands import report
 from prelar_ray.errors import DataError, UsageError
-from prelar_ray.reporting import drawing
+from prelar_ray.reporting.drawing import Chart
 from prelar_ray.storage.run_folder import RunFolder
 
 SCORES = "method,task,seed,env_step,success_rate\n" + "".join(
@@ -52,8 +52,9 @@ def test_reporting_imports_neither_torch_nor_ray() -> None:
 
 @pytest.fixture
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are painted but not rendered, which takes most of the time."""
-    monkeypatch.setattr(drawing, "_saved", lambda figure, kind, without, **options: b"")
+    """Charts are not drawn, which takes most of the time."""
+    monkeypatch.setattr(Chart, "picture", lambda chart, theme: "")
+    monkeypatch.setattr(Chart, "files", lambda chart: {".png": b"", ".pdf": b""})
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from prelar_ray.config import load_config, to_yaml
-from prelar_ray.reporting import drawing
+from prelar_ray.reporting.drawing import Chart
 from prelar_ray.reporting.scores import RETURN, SUCCESS, RunScores
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.run_folder import RunFolder
@@ -64,9 +64,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="module")
 def _no_pictures() -> Iterator[None]:
-    """Charts are painted but not rendered, which takes most of the time of a report."""
+    """Charts are not drawn, which takes most of the time of a report and has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "_saved", lambda figure, kind, without, **options: b"")
+        patch.setattr(Chart, "picture", lambda chart, theme: "")
+        patch.setattr(Chart, "files", lambda chart: {".png": b"", ".pdf": b""})
         yield
 
 
