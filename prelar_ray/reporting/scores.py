@@ -175,19 +175,16 @@ def _series_name(run: RunScores, keys: Sequence[str]) -> str:
 def score_table(runs: Sequence[RunScores]) -> pd.DataFrame:
     """Return the scores of runs, a row per evaluation; ``run`` is the position of its run."""
     settings = {key: key if "." in key else f"{LABEL}{key}" for run in runs for key in run.labels}
-    rows = [
-        run.scores.rename_axis("env_step")
-        .reset_index()
-        .assign(
+    rows: list[dict[str, Any]] = []
+    for position, run in enumerate(runs):
+        common = {
             **{"run": position, "method": run.method, "task": run.task, "seed": run.seed, "status": run.status},
             **{settings[key]: shown(value) for key, value in run.labels.items()},
-            protocol=json.dumps(dict(run.protocol)) if run.protocol else None,
-        )
-        for position, run in enumerate(runs)
-        if not run.scores.empty
-    ]
+            "protocol": json.dumps(dict(run.protocol)) if run.protocol else None,
+        }
+        rows += [{**common, "env_step": step, **scores} for step, scores in run.scores.to_dict("index").items()]
     columns = ["run", *REQUIRED, *METRIC_NAMES, "status", *settings.values(), "protocol"]
-    return pd.concat(rows or [pd.DataFrame()], ignore_index=True).reindex(columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_scores(path: Path, runs: Sequence[RunScores]) -> None:
@@ -265,7 +262,8 @@ def _check(row: Mapping[str, Any], where: str) -> None:
 def _run_scores(rows: list[dict[str, Any]], settings: Sequence[str], path: Path) -> RunScores:
     first = rows[0]
     name = f"{first['method']}/{first['task']}/seed-{first['seed']}"
-    scores = pd.DataFrame(rows).set_index("env_step").sort_index().reindex(columns=METRIC_NAMES).astype(np.float64)
+    columns = {metric: [row.get(metric) for row in rows] for metric in METRIC_NAMES}
+    scores = pd.DataFrame(columns, [row["env_step"] for row in rows], dtype=np.float64).sort_index()
     if scores.index.has_duplicates:
         step = scores.index[scores.index.duplicated()][0]
         raise DataError(
