@@ -22,6 +22,7 @@ NAMES = {
     "structure": "modules and lines of every package, and who imports whom",
     "compare": "times of two result files",
     "table": "result files as Markdown",
+    "compare_reports": "two folders of reports: pages, pictures and tables must be equal",
     "methods": "every method, both phases: losses, time per update, peak memory",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
 }

@@ -12,10 +12,9 @@ from rich.table import Table
 
 from prelar_ray.commands.options import positive
 from prelar_ray.errors import UsageError
-from prelar_ray.reporting import Options, StudyReport, is_comparison, is_study, write_report, write_study_report
-from prelar_ray.reporting.notes import spaced
-from prelar_ray.reporting.study_tables import score_text
-from prelar_ray.reporting.trials import METRICS, RETURN, SUCCESS
+from prelar_ray.reporting import ComparisonReport, Options, is_comparison, is_study, write_comparison, write_report
+from prelar_ray.reporting.formats import score_text, spaced
+from prelar_ray.reporting.scores import METRIC_NAMES, RETURN, SUCCESS
 from prelar_ray.storage.files import prepare_file
 from prelar_ray.wording import counted
 
@@ -24,7 +23,7 @@ __all__ = ["main"]
 DESCRIPTION = """\
 Single runs: write one HTML page with loss curves, returns, success with 95 % intervals, predicted frames, timings and
 the resolved configuration. RUN is a run folder (it holds run.json), or a folder that holds run folders, such as
-runs/demo. A run that goes on, was interrupted or failed can be reported too; what is missing is named on the page.
+runs/demo. A run that still runs, was interrupted or failed can be reported too; what is missing is named on the page.
 
 Studies and tables of scores: compare runs. STUDY is a study's folder (it holds study.yaml), SCORES.csv a table with the
 columns method, task, seed, env_step and success_rate or episode_return. Several, and run folders beside them, are
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_comparison(paths):
         thresholds = {SUCCESS: args.threshold, RETURN: args.return_threshold}
         options = Options(args.at, thresholds, args.mix_protocols, not args.no_published)
-        _print_comparison(write_study_report(paths, _folder(args.out, paths), options), console)
+        _print_comparison(write_comparison(paths, _folder(args.out, paths), options), console)
         return 0
     out: Path = args.out or paths[0] / "report.html"
     if args.out:  # where a run is to be, a folder is not to be made
@@ -134,12 +133,12 @@ def _folder(out: Path | None, paths: Sequence[Path]) -> Path:
     return folder
 
 
-def _print_comparison(report: StudyReport, console: Console) -> None:
-    for trial in report.trials:
-        if trial.reason:
-            console.print(f"{trial.name}: {trial.status}: {trial.reason}", markup=False)
+def _print_comparison(report: ComparisonReport, console: Console) -> None:
+    for run in report.runs:
+        if run.reason:
+            console.print(f"{run.name}: {run.status}: {run.reason}", markup=False)
     for group in report.groups:
-        label = METRICS[group.metric]
+        label = METRIC_NAMES[group.metric]
         if not group.scores:
             console.print(f"no {label} is compared: {group.why_no_scores}", markup=False)
             continue
@@ -150,5 +149,5 @@ def _print_comparison(report: StudyReport, console: Console) -> None:
             scores = [score_text(of[name], group.metric) if name in of else "–" for of in (group.mean, group.iqm)]
             table.add_row(name, str(len(by_task)), str(sum(map(len, by_task.values()))), *scores)
         console.print(table, markup=False)
-    runs = sum(trial.phase == "finetune" for trial in report.trials)
+    runs = sum(run.phase == "finetune" for run in report.runs)
     console.print(f"{report.page}: {counted(runs, 'run')}", markup=False)

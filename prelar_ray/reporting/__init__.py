@@ -1,8 +1,8 @@
 """Run folders to one self-contained HTML page; studies and tables of scores to a report that compares their runs."""
 
-from prelar_ray.reporting.comparison import Options
-from prelar_ray.reporting.html import write_report
-from prelar_ray.reporting.studies import is_study
-from prelar_ray.reporting.study_report import StudyReport, is_comparison, write_study_report
+from prelar_ray.reporting.compare import Options
+from prelar_ray.reporting.comparison_report import ComparisonReport, is_comparison, write_comparison
+from prelar_ray.reporting.read import is_study
+from prelar_ray.reporting.run_report import write_report
 
-__all__ = ["Options", "StudyReport", "is_comparison", "is_study", "write_report", "write_study_report"]
+__all__ = ["ComparisonReport", "Options", "is_comparison", "is_study", "write_comparison", "write_report"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+
+import pandas as pd
 
 from prelar_ray.errors import UsageError
-from prelar_ray.reporting.trials import Trial, varying_labels
+from prelar_ray.reporting.scores import RunScores, varying_labels
+from prelar_ray.storage.records import EvaluationRecord
 
 __all__ = ["UNSTATED", "check_protocols", "protocol_of", "protocols_by_task"]
 
@@ -19,70 +21,45 @@ SETTINGS = ("action_repeat", "camera", "render_quality")
 
 
 def protocol_of(
-    task: str,
-    rules: Iterable[str],
-    policies: Iterable[str],
-    episodes: Iterable[int],
-    info: Mapping[str, object],
-    config: Mapping[str, object],
+    task: str, evaluations: Sequence[EvaluationRecord], info: Mapping[str, object], config: Mapping[str, object]
 ) -> dict[str, str]:
-    """Return the protocol of a run, item by item.
-
-    Args:
-        task: environment id.
-        rules: when an episode counts as a success, of each evaluation.
-        policies: how the policy acted, of each evaluation.
-        episodes: how many there were, of each evaluation.
-        info: content of ``run.json``.
-        config: resolved configuration.
-    """
-    protocol = {
-        "success rule": _joined(rules),
-        "policy": _joined(policies),
-        "evaluation.episodes": _joined(episodes),
-    }
-    versions, env = info.get("versions"), config.get("env")
-    for package in SIMULATORS.get(task.partition("/")[0], ()):
-        protocol[package] = str(versions.get(package, UNSTATED)) if isinstance(versions, dict) else UNSTATED
-    for key in SETTINGS:
-        protocol[f"env.{key}"] = str(env.get(key, UNSTATED)) if isinstance(env, dict) else UNSTATED
-    return protocol
-
-
-def protocols_by_task(trials: Iterable[Trial]) -> dict[str, dict[str, str]]:
-    """Return per task what its trials with scores have for each item, several values joined."""
-    found: dict[str, list[Trial]] = {}
-    for trial in trials:
-        if trial.scores:
-            found.setdefault(trial.task, []).append(trial)
+    """Return the protocol of a run on a task, item by item, from its ``run.json`` and resolved configuration."""
+    versions, env = (part if isinstance(part, dict) else {} for part in (info.get("versions"), config.get("env")))
     return {
-        task: {item: _joined(trial.protocol.get(item, UNSTATED) for trial in members) for item in _items(members)}
-        for task, members in found.items()
+        "success rule": _joined(of.success_rule for of in evaluations),
+        "policy": _joined(of.policy for of in evaluations),
+        "evaluation.episodes": _joined(len(of.returns) for of in evaluations),
+        **{name: str(versions.get(name, UNSTATED)) for name in SIMULATORS.get(task.partition("/")[0], ())},
+        **{f"env.{key}": str(env.get(key, UNSTATED)) for key in SETTINGS},
     }
 
 
-def check_protocols(trials: Sequence[Trial], mix: bool) -> list[str]:
-    """Return what differs among the trials of one task, one sentence per task and item; settings swept over may.
+def protocols_by_task(runs: Iterable[RunScores]) -> dict[str, dict[str, str]]:
+    """Return per task what its runs with scores have for each item, several values joined."""
+    return {
+        task: {str(item): _joined(values) for item, values in protocols.items()}
+        for task, (_, protocols) in _by_task(runs).items()
+    }
+
+
+def check_protocols(runs: Iterable[RunScores], mix: bool) -> list[str]:
+    """Return what differs among the runs of one task, one sentence per task and item; settings swept over may.
 
     Raises:
         UsageError: something differs, and ``mix`` is false.
     """
-    swept = {key for keys in varying_labels(trials).values() for key in keys}
-    by_task: dict[str, list[Trial]] = {}
-    for trial in trials:
-        if trial.scores:
-            by_task.setdefault(trial.task, []).append(trial)
+    runs = list(runs)
+    swept = {key for keys in varying_labels(runs).values() for key in keys}
     differences = []
-    for task, members in by_task.items():
-        for item in [item for item in _items(members) if item not in swept]:
-            for one, other in pairwise(members):
-                values = [trial.protocol.get(item, UNSTATED) for trial in (one, other)]
-                if values[0] != values[1]:
-                    differences.append(
-                        f"{task}: {item} is {values[0]} in {one.name} of {one.source}, {values[1]} in {other.name} "
-                        f"of {other.source}"
-                    )
-                    break
+    for task, (members, protocols) in _by_task(runs).items():
+        for item in [item for item in protocols if item not in swept]:
+            values = protocols[item].tolist()
+            if at := next((i for i in range(1, len(values)) if values[i] != values[i - 1]), 0):
+                one, other = members[at - 1 : at + 1]
+                differences.append(
+                    f"{task}: {item} is {values[at - 1]} in {one.name} of {one.source}, {values[at]} in {other.name} "
+                    f"of {other.source}"
+                )
     if differences and not mix:
         more = f" (and {len(differences) - 1} more such differences)" if len(differences) > 1 else ""
         raise UsageError(
@@ -92,8 +69,13 @@ def check_protocols(trials: Sequence[Trial], mix: bool) -> list[str]:
     return differences
 
 
-def _items(trials: Iterable[Trial]) -> list[str]:
-    return list(dict.fromkeys(item for trial in trials for item in trial.protocol))
+def _by_task(runs: Iterable[RunScores]) -> dict[str, tuple[list[RunScores], pd.DataFrame]]:
+    """Return per task its runs with scores, and their protocols: a row per run, a column per item."""
+    members: dict[str, list[RunScores]] = {}
+    for run in runs:
+        if not run.scores.empty:
+            members.setdefault(run.task, []).append(run)
+    return {task: (of, pd.DataFrame([run.protocol for run in of]).fillna(UNSTATED)) for task, of in members.items()}
 
 
 def _joined(values: Iterable[object]) -> str:

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prelar_ray.reporting.figures import mosaic
+from prelar_ray.reporting.drawing import show_frames
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.types import Frames
 
@@ -52,7 +50,10 @@ def draw_panels(panels: Sequence[FramePanel], heading: str) -> Figure:
         figure.suptitle(heading, fontsize=9, color="0.35")
         grid = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
-            _draw(axes, panel)
+            names = ["start", *map(str, range(1, len(panel.rows[0])))]
+            show_frames(axes, panel.rows, panel.labels, names, GAP)
+            axes.set_title(panel.title, loc="left", fontsize=10)
+            axes.axvline(panel.rows[0].shape[1] + GAP / 2 - 0.5, color="0.2", linewidth=1.5)
     return figure
 
 
@@ -66,15 +67,3 @@ def write_panels(figure: Figure, path: Path) -> None:
     figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=160)
     with atomic_file(path) as file:
         file.write(buffer.getvalue())
-
-
-def _draw(axes: Axes, panel: FramePanel) -> None:
-    columns, size = len(panel.rows[0]), panel.rows[0].shape[1]
-    pitch = size + GAP
-    axes.imshow(mosaic(panel.rows, GAP), interpolation="nearest")
-    axes.set_title(panel.title, loc="left", fontsize=10)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks(np.arange(columns) * pitch + size / 2, ["start", *map(str, range(1, columns))])
-    axes.set_yticks(np.arange(len(panel.rows)) * pitch + size / 2, list(panel.labels))
-    axes.axvline(pitch - GAP / 2 - 0.5, color="0.2", linewidth=1.5)

@@ -1,20 +1,26 @@
-"""Small run folders as training leaves them."""
+"""Small run folders and studies as training leaves them, and pages compared with what they were.
+
+``pytest tests/reporting --renew-pages`` writes the pages of ``snapshots/`` again; look at what git shows of them then.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from prelar_ray.config import load_config, to_yaml
-from prelar_ray.reporting.trials import RETURN, SUCCESS, Trial
+from prelar_ray.reporting.drawing import Chart
+from prelar_ray.reporting.scores import RETURN, SUCCESS, RunScores
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import MetricWriter
+from tests.reporting.pages import snapshot_of
 
 
 def _make_run(path: Path, phase: str, seed: int = 0, method: str = "prelar") -> RunFolder:
@@ -52,6 +58,36 @@ def _save_prediction(folder: RunFolder, length: int = 6, context: int = 2) -> No
     folder.save_frames("prediction", true=true, reconstructed=reconstructed, open_loop=open_loop, context=context)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-pages", action="store_true", help="write the snapshots of report pages again")
+
+
+@pytest.fixture(scope="module")
+def _no_pictures() -> Iterator[None]:
+    """Charts are not drawn, which takes most of the time of a report and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chart, "picture", lambda chart, theme: "")
+        patch.setattr(Chart, "files", lambda chart: {".png": b"", ".pdf": b""})
+        yield
+
+
+@pytest.fixture(scope="session")
+def check_page(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """Compare the text of a page, line by line, with the snapshot of that name."""
+
+    def check(page: Path, name: str) -> None:
+        text, path = (
+            snapshot_of(page).replace(str(page.parent), "FOLDER"),
+            Path(__file__).parent / "snapshots" / f"{name}.html",
+        )
+        if request.config.getoption("--renew-pages", default=False):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text(), f"{path.name} differs; if it is meant to, run pytest with --renew-pages"
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., RunFolder]:
     return _make_run
@@ -68,26 +104,26 @@ def save_prediction() -> Callable[..., None]:
 
 
 EVERY = 1000
-"""Environment steps between the evaluations of trials and studies."""
+"""Environment steps between the evaluations of runs and studies."""
 POINT_REACH = "prelar/point-reach"
 
 
-def _make_trial(
+def _make_scores(
     method: str = "prelar",
     task: str = POINT_REACH,
     seed: int = 0,
     success: Sequence[float] = (0.5,),
     returns: Sequence[float] = (),
     **fields: Any,
-) -> Trial:
-    """A trial whose evaluations are a thousand environment steps apart."""
-    scores = {
-        metric: (EVERY * np.arange(1, len(values) + 1, dtype=np.int64), np.array(values, np.float64))
-        for metric, values in ((SUCCESS, success), (RETURN, returns))
-        if len(values)
-    }
+) -> RunScores:
+    """A run whose evaluations are a thousand environment steps apart."""
+    scores = pd.DataFrame(
+        {metric: pd.Series(values) for metric, values in ((SUCCESS, success), (RETURN, returns)) if len(values)},
+        dtype=np.float64,
+    )
+    scores.index = EVERY * (scores.index + 1)
     named = {"name": f"{method}/{task}/seed-{seed}", "source": "study", "phase": "finetune"}
-    return Trial(**{**named, "method": method, "task": task, "seed": seed, "scores": scores, **fields})
+    return RunScores(**{**named, "method": method, "task": task, "seed": seed, "scores": scores, **fields})
 
 
 def _planned(method: str, task: str | None, seed: int, phase: str = "finetune", **fields: Any) -> dict[str, Any]:
@@ -127,8 +163,8 @@ def _finish(study: Path, run: dict[str, Any], rates: Sequence[float] = (0.0, 0.2
 
 
 @pytest.fixture(scope="session")
-def make_trial() -> Callable[..., Trial]:
-    return _make_trial
+def make_scores() -> Callable[..., RunScores]:
+    return _make_scores
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,388 @@
+"""What runs and studies left behind, read so that a missing or damaged part costs that part only.
+
+::
+
+    STUDY/
+      study.yaml      what was asked for
+      plan.json       the planned runs
+      failures.json   by name, why a run failed for good; it may never have come to a folder of its own
+      stopped.json    names of runs that a scheduler stopped early
+      runs/NAME/      the run folder of each; missing where the run has not begun
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from prelar_ray.config import RLLIB
+from prelar_ray.errors import DataError
+from prelar_ray.reporting.protocols import protocol_of
+from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
+from prelar_ray.statistics import Interval, mean_interval, success_interval
+from prelar_ray.storage.files import read_json_lines
+from prelar_ray.storage.records import Diagnostics, EvaluationRecord, Plan, PlanEntry, read_diagnostics
+from prelar_ray.storage.run_folder import IMPORT, RunFolder
+from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.types import Frames, check_frames
+
+__all__ = ["PredictedFrames", "Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
+
+T = TypeVar("T")
+
+WITH_METRICS = ("pretrain", "finetune")
+"""Phases that write metrics and predicted frames; the others are not blamed for having none."""
+WITHOUT_SUCCESS = ("dmc",)
+"""Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
+
+
+@dataclass(frozen=True)
+class PredictedFrames:
+    """``frames/prediction.npz``."""
+
+    true: Frames
+    reconstructed: Frames
+    open_loop: Frames
+    context: int
+    """Frames that the model saw before it went on without looking."""
+
+
+@dataclass
+class Run:
+    """One run folder, as far as it could be read."""
+
+    path: Path
+    info: dict[str, Any] = field(default_factory=dict)
+    """Content of ``run.json``."""
+    config_text: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    metrics: list[dict[str, float | None]] = field(default_factory=list)
+    prediction: PredictedFrames | None = None
+    diagnosis: Diagnostics | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    """Per part that could not be read (``record``, ``config``, ``metrics``, ...): why."""
+
+    def read(self, part: str, read: Callable[[], T], default: T) -> T:
+        """Return what ``read`` returns or, where it finds damage, the default; the damage is noted."""
+        try:
+            return read()
+        except DataError as error:
+            self.missing[part] = str(error)
+            return default
+
+    @property
+    def phase(self) -> str:
+        """Phase, or the folder's name where ``run.json`` is damaged."""
+        return str(self.info.get("phase", self.path.name))
+
+    @property
+    def method(self) -> str:
+        """Name of the method, or nothing where the configuration is damaged."""
+        return str(self.config.get("method", ""))
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether an algorithm of RLlib was trained, with other networks than this package's."""
+        return self.method.startswith(RLLIB)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps taken."""
+        steps = [int(row.get("env_steps") or 0) for row in self.metrics]
+        return max([*steps, *(evaluation.env_steps for evaluation in self.evaluations)], default=0)
+
+    @property
+    def updates(self) -> int:
+        """Updates made."""
+        return max((int(row.get("update") or 0) for row in self.metrics), default=0)
+
+    @cached_property
+    def intervals(self) -> dict[str, list[Interval]]:
+        """Score of each evaluation with its interval over episodes, by metric."""
+        return {
+            RETURN: [mean_interval(evaluation.returns) for evaluation in self.evaluations],
+            SUCCESS: [success_interval(evaluation.successes) for evaluation in self.evaluations],
+        }
+
+    def series(self, name: str, over: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return where the finite values of a metric were taken (``over`` update or env_steps), and the values."""
+        pairs = [(x, y) for row in self.metrics if _is_number(x := row.get(over)) and _is_number(y := row.get(name))]
+        array = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+        return array[:, 0], array[:, 1]
+
+    def names(self, group: str) -> list[str]:
+        """Return the metrics of a group (``loss``) of which there is at least one value, in their documented order."""
+        return [name for name in METRICS if name.startswith(f"{group}/") and len(self.series(name, "update")[0])]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was planned and what became of it."""
+
+    path: Path
+    text: str
+    """Of ``study.yaml``; empty if it cannot be read."""
+    runs: list[RunScores]
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders among the given folders and directly inside them.
+
+    Raises:
+        DataError: a folder is no run folder and holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
+        runs = [folder for folder in folders if (folder / "run.json").is_file()]
+        if not runs:
+            raise DataError(
+                f"{path}: not a run folder, neither it nor a folder in it holds run.json; name one given as --out"
+            )
+        found += [run for run in runs if run not in found]
+    return found
+
+
+def read_run(path: Path) -> Run:
+    """Read all of a run folder; what cannot be read is named in ``missing``."""
+    run, folder = _begin(path), RunFolder(path, {})
+    if run.phase in WITH_METRICS or folder.metrics_path.exists():
+        run.metrics = run.read("metrics", lambda: _metrics(folder.metrics_path), [])
+    if run.phase not in ("record", "pretrain", IMPORT) or folder.evaluations_path.exists():
+        run.evaluations = run.read("evaluations", lambda: _evaluations(folder), [])
+        if not run.evaluations:
+            none = f"{folder.evaluations_path}: no evaluation yet; the run ended before its first one"
+            run.missing.setdefault("evaluations", none)
+    prediction = folder.frames / "prediction.npz"
+    if (run.phase in WITH_METRICS and not run.is_baseline) or prediction.exists():
+        run.prediction = run.read("prediction", lambda: _prediction(prediction), None)
+    if folder.diagnostics_path.exists():
+        run.diagnosis = run.read("diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)
+    return run
+
+
+def read_scores_of(paths: Sequence[Path]) -> list[RunScores]:
+    """Read pre-training and fine-tuning runs that are of no study; they have no labels.
+
+    Raises:
+        DataError: a folder is no run folder and holds none.
+    """
+    found = []
+    for run in map(_begin, find_runs(paths)):
+        if run.info.get("phase") in WITH_METRICS:
+            env, seed = run.config.get("env"), run.config.get("seed")
+            entry = PlanEntry(
+                name=run.path.name,
+                phase=run.info["phase"],
+                method=str(run.config.get("method", "unknown method")),
+                task=str(env.get("task")) if isinstance(env, Mapping) and run.phase == "finetune" else None,
+                seed=seed if isinstance(seed, int) else 0,
+            )
+            found.append(_run_scores(run, str(run.path.parent), entry))
+    return found
+
+
+def is_study(path: Path) -> bool:
+    """Whether ``path`` is the folder of a study."""
+    return (path / "study.yaml").is_file()
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's plan and what its runs left so far.
+
+    Raises:
+        DataError: the plan is missing, half-written, malformed or empty. What is wrong with single runs is said in
+            their ``reason``.
+    """
+    plan = _plan(path / "plan.json")
+    failures, stopped = _by_name(path / "failures.json"), _by_name(path / "stopped.json")
+    runs: dict[str, RunScores] = {}
+    for entry in plan.runs:
+        run = _run_scores(_begin(path / "runs" / entry.name), path.resolve().name, entry)
+        if run.status != FINISHED and entry.name in failures:
+            run = replace(run, status="failed", reason=run.reason or str(failures[entry.name]))
+        elif run.status != FINISHED and entry.name in stopped:
+            run = replace(run, status="stopped", reason="its scheduler stopped it early")
+        init = runs.get(entry.init or "")
+        if init and init.status != FINISHED and run.status == NOT_BEGUN and not run.reason:
+            run = replace(run, reason=f"it starts from {entry.init}, which is {init.status}")
+        runs[entry.name] = run
+    try:
+        text = (path / "study.yaml").read_text()
+    except (OSError, ValueError):
+        text = ""
+    return Study(path, text, list(runs.values()))
+
+
+def _begin(path: Path) -> Run:
+    """Read a run's record and configuration; nothing where there is no record."""
+    run = Run(path)
+    if (path / "run.json").is_file():
+        run.info = run.read("record", lambda: RunFolder.open(path).info, {})
+        run.config = run.read("config", lambda: _config(run), {})
+    return run
+
+
+def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
+    damage = run.missing.get("record") or run.missing.get("config", "")
+    status, reason = str(run.info.get("status", NOT_BEGUN)), str(run.info.get("error") or "") or damage
+    if damage and status in (FINISHED, NOT_BEGUN):
+        status = DAMAGED
+    elif not run.info and run.path.is_dir():
+        reason = "its folder holds no run.json"
+    scores = pd.DataFrame()
+    if run.info and run.config and entry.phase == "finetune":  # without them nobody knows when evaluations were due
+        run.evaluations = run.read("evaluations", lambda: _evaluations(RunFolder(run.path, {})), [])
+        scores = _scores(run, entry.task or "")
+        if "evaluations" in run.missing:
+            status, reason = DAMAGED, run.missing["evaluations"]
+        elif scores.empty and status == FINISHED:
+            reason = reason or "it has no evaluation"
+    return RunScores(
+        name=entry.name,
+        source=source,
+        phase=entry.phase,
+        method=entry.method,
+        task=entry.task or "",
+        seed=entry.seed,
+        labels=entry.labels,
+        status=status,
+        reason=reason,
+        scores=scores,
+        protocol={} if scores.empty else protocol_of(entry.task or "", run.evaluations, run.info, run.config),
+        info=run.info,
+        config=run.config,
+    )
+
+
+def _scores(run: Run, task: str) -> pd.DataFrame:
+    """Return the mean scores of evaluations, each at the step at which it was due."""
+    at: dict[int, EvaluationRecord] = {}
+    every, total = _whole(run.config, "evaluation", "every_env_steps"), _whole(run.config, "finetune", "env_steps")
+    for evaluation in run.evaluations:
+        due = _due(evaluation.env_steps, every, total)
+        if due not in at or due == total:  # at the end there may be two: the last is of the final weights
+            at[due] = evaluation
+    has_success = task.partition("/")[0] not in WITHOUT_SUCCESS
+    scores = {SUCCESS: [np.mean(of.successes) for of in at.values()]} if has_success else {}
+    scores[RETURN] = [np.mean(of.returns) for of in at.values()]
+    return pd.DataFrame(scores, index=pd.Index(at, dtype=np.int64), dtype=np.float64).sort_index()
+
+
+def _due(env_steps: int, every: int | None, total: int | None) -> int:
+    """Return the step at which an evaluation was due.
+
+    Collectors work in parallel, so evaluations begin some steps after they are due, and not the same number in every
+    run; at the steps where they are due runs can be compared.
+    """
+    if every is None or total is None:
+        return env_steps
+    due = env_steps - env_steps % every
+    return total if env_steps >= total else due or env_steps
+
+
+def _whole(config: Mapping[str, Any], section: str, key: str) -> int | None:
+    part = config.get(section)
+    value = part.get(key) if isinstance(part, Mapping) else None
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _plan(path: Path) -> Plan:
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}); without its plan there is nothing to report on a "
+            "study: begin it, or name its runs themselves"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        if first["type"] == "too_short" and place == "runs":
+            raise DataError(f"{path}: plans no run; there is nothing to report") from error
+        raise DataError(
+            f"{path}: half-written or damaged ({place}: {first['msg']}); let the study write it again, or restore it "
+            "from a copy"
+        ) from error
+
+
+def _by_name(path: Path) -> dict[str, Any]:
+    """Return what a file of the study says about runs; nothing if it is missing."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); restore it from a copy, or delete it") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object of runs by name; restore it from a copy, or delete it")
+    return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    path = run.path / "config.yaml"
+    try:
+        run.config_text = path.read_text()
+        config = yaml.safe_load(run.config_text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: not a configuration, it holds no keys")
+    return config
+
+
+def _metrics(path: Path) -> list[dict[str, float | None]]:
+    if not path.exists():
+        raise DataError(f"{path}: missing; the run ended before its first log line, or the file was moved")
+    rows = read_json_lines(path)
+    if not rows:
+        raise DataError(f"{path}: empty; the run ended before its first log line (telemetry.every_updates)")
+    return rows
+
+
+def _evaluations(folder: RunFolder) -> list[EvaluationRecord]:
+    evaluations = folder.evaluations()
+    for of in evaluations:
+        if not of.returns or len(of.returns) != len(of.successes) or not all(map(math.isfinite, of.returns)):
+            raise DataError(
+                f"{folder.evaluations_path}: the evaluation at {of.env_steps} environment steps has "
+                f"{len(of.returns)} returns and {len(of.successes)} successes, expected as many of each, all finite; "
+                "delete that line to use the rest"
+            )
+    return evaluations
+
+
+def _prediction(path: Path) -> PredictedFrames:
+    if not path.exists():
+        raise DataError(f"{path}: missing; the run ended before it wrote predicted frames")
+    names = ("true", "reconstructed", "open_loop")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            frames = [check_frames(arrays[name], f"{path}: {name}") for name in names]
+            context = int(arrays["context"])
+    except Exception as error:  # damaged archives raise whatever zip, zlib and NumPy come upon
+        raise DataError(f"{path}: damaged or of another format ({error})") from error
+    lengths = [len(of) for of in frames]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise DataError(f"{path}: has {lengths[0]} true, {lengths[1]} reconstructed, {lengths[2]} open-loop frames")
+    if not 0 < context <= lengths[0]:
+        raise DataError(f"{path}: context is {context}, expected 1 to {lengths[0]} frames")
+    return PredictedFrames(frames[0], frames[1], frames[2], context)
