@@ -41,7 +41,7 @@ def print_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration as YAML, then parameter counts and memory estimates, on standard output."""
     sys.stdout.write(to_yaml(config))
     console = Console(soft_wrap=True, highlight=False)
-    if not kind_of(config, "finetune").has_own_networks(config):
+    if not kind_of(config, "finetune").own_networks:
         console.print(f"networks: those of {config.algorithm} in RLlib, as rllib.* says; they are not counted here")
         return
     summary = summarise(config)

@@ -174,7 +174,7 @@ def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> 
 
 
 def _counts(run: PlannedRun) -> bool:
-    return kind_of(run.config, run.phase).has_own_networks(run.config)
+    return kind_of(run.config, run.phase).own_networks
 
 
 def _table(sweep: Sweep, runs: list[PlannedRun], estimates: list[Estimate]) -> Table:

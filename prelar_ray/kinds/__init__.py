@@ -10,7 +10,7 @@ from prelar_ray.kinds.kind import Cost, Kind, Phase
 from prelar_ray.kinds.pretrain import Pretrain
 from prelar_ray.kinds.rllib import RLlib
 
-__all__ = ["KINDS", "Cost", "Kind", "Phase", "kind_of"]
+__all__ = ["KINDS", "Cost", "Kind", "Phase", "find_kind", "kind_of"]
 
 KINDS: tuple[Kind, ...] = (Pretrain(), RLlib(), Finetune())
 """In the order in which they are asked whether a run is theirs."""
@@ -18,4 +18,11 @@ KINDS: tuple[Kind, ...] = (Pretrain(), RLlib(), Finetune())
 
 def kind_of(config: RunConfig, phase: Phase) -> Kind:
     """Return the kind of a run that goes through ``phase`` with ``config``."""
-    return next(kind for kind in KINDS if kind.phase == phase and kind.matches(config))
+    kind = find_kind(phase, config.method)
+    assert kind is not None
+    return kind
+
+
+def find_kind(phase: str, method: str) -> Kind | None:
+    """Return the kind of a run folder by what it records of itself; None where nothing was trained."""
+    return next((kind for kind in KINDS if kind.phase == phase and kind.matches(method)), None)

@@ -8,7 +8,6 @@ from typing import Any
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Request, Reservation, Resources, plan_resources
-from prelar_ray.envs import check_task
 from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes, share
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.roles import RoleId
@@ -26,6 +25,8 @@ class Finetune(Kind):
 
     def check(self, config: RunConfig) -> None:
         """Refuse an unknown task."""
+        from prelar_ray.envs import check_task  # imports gymnasium
+
         check_task(config.env.task, "env.task")
 
     def find_init(self, init: Path, config: RunConfig) -> Path:

@@ -47,12 +47,14 @@ class Kind(ABC):
     has_policy: ClassVar[bool] = False
     """Whether ``prelar-ray evaluate`` can load its checkpoints."""
 
-    def matches(self, config: RunConfig) -> bool:
-        """Whether a run of the phase with this configuration is of this kind."""
-        return True
+    own_networks: ClassVar[bool] = True
+    """Whether the networks are this package's, whose parameters can be counted and predictions drawn."""
 
-    def has_own_networks(self, config: RunConfig) -> bool:
-        """Whether the networks are this package's, whose parameters can be counted."""
+    is_evaluated: ClassVar[bool] = True
+    """Whether its runs leave evaluations."""
+
+    def matches(self, method: str) -> bool:
+        """Whether a run of the phase with this method is of this kind."""
         return True
 
     @abstractmethod

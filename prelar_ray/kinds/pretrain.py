@@ -20,6 +20,7 @@ class Pretrain(Kind):
     """Learner ranks alone; the driver reads the clips."""
 
     phase = "pretrain"
+    is_evaluated = False
 
     def check(self, config: RunConfig) -> None:
         """Refuse methods that learn from scratch, and a run without videos."""

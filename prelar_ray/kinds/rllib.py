@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prelar_ray.config import RunConfig
+from prelar_ray.config import RLLIB, RunConfig
 from prelar_ray.distributed.resources import ALGORITHM, Request, Reservation, Resources, plan_resources
-from prelar_ray.envs import check_task
 from prelar_ray.kinds.kind import Kind, share
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
@@ -22,18 +21,16 @@ class RLlib(Kind):
 
     phase = "finetune"
     driver = None
+    own_networks = False
 
-    def matches(self, config: RunConfig) -> bool:
+    def matches(self, method: str) -> bool:
         """Whether the method is an algorithm of RLlib."""
-        return bool(config.algorithm)
-
-    def has_own_networks(self, config: RunConfig) -> bool:
-        """The networks are RLlib's."""
-        return False
+        return method.startswith(RLLIB)
 
     def check(self, config: RunConfig) -> None:
         """Refuse settings that RLlib does not know, and an unknown task."""
         from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
+        from prelar_ray.envs import check_task
 
         algorithm_config(config)
         check_task(config.env.task, "env.task")

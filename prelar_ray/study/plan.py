@@ -230,7 +230,7 @@ def _check_space(run: PlannedRun, space: Space) -> None:
 def _needs_pretraining(method: str) -> bool:
     with _at("finetune.methods"):
         config = load_config(None, None, [f"method={method}"])
-    return config.world_model.latent_action_source != "none" and kind_of(config, "finetune").has_own_networks(config)
+    return config.world_model.latent_action_source != "none" and kind_of(config, "finetune").own_networks
 
 
 def _finetunings(

@@ -1,0 +1,133 @@
+"""What every kind of run shares, with a loop that only counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prelar_ray.config import RunConfig
+from prelar_ray.errors import RoleDied
+from prelar_ray.roles import RoleId
+from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.training.drive import Loop, drive
+from prelar_ray.training.metric_log import MetricLog
+
+
+class Counting(Loop):
+    """Counts to ten from where it starts; notes what it is asked for."""
+
+    def __init__(self, run: RunFolder, log: list[str], start: int, act: Callable[[int], None]) -> None:
+        self.run, self.log, self.count, self.act = run, log, start, act
+        self.metrics = MetricLog(run, lambda line: None, start if start or run.metrics_path.exists() else None)
+
+    @property
+    def finished(self) -> bool:
+        return self.count >= 10
+
+    @property
+    def reached(self) -> int:
+        return self.count
+
+    @property
+    def shown(self) -> Mapping[str, float]:
+        return {}
+
+    def advance(self) -> None:
+        self.act(self.count)
+        self.count += 1
+        self.metrics.write(self.count, 0, {"loss/total": float(self.count)})
+
+    def finish(self) -> None:
+        self.log.append("finish")
+
+    def save(self) -> None:
+        self.log.append(f"save {self.count}")
+
+    def conclude(self) -> None:
+        self.log.append("conclude")
+
+    def close(self) -> None:
+        self.log.append("close loop")
+        super().close()
+
+
+class Resource:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def close(self) -> None:
+        self.log.append("close backend")
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def start(minute_config: RunConfig, tmp_path: Path, log: list[str]) -> Callable[..., Generator[Any]]:
+    def start(act: Callable[[int], None] = lambda count: None, restart: Any = None) -> Generator[Any]:
+        run = RunFolder.create(tmp_path / "run", "", "pretrain")
+        return drive(
+            minute_config,
+            run,
+            phase="pretrain",
+            total=10,
+            unit="updates",
+            is_whole=lambda path: True,
+            load=lambda: 0,
+            done=lambda origin: origin,
+            start=lambda: Resource(log),
+            open_loop=lambda backend, origin: Counting(run, log, origin, act),
+            restart=restart,
+        )
+
+    return start
+
+
+def status(tmp_path: Path) -> str:
+    return str(RunFolder.open(tmp_path / "run").info["status"])
+
+
+def test_a_run_ends_with_a_checkpoint_and_its_conclusion(start: Any, log: list[str], tmp_path: Path) -> None:
+    assert [line["update"] for line in start()] == list(range(1, 11))
+    assert log == ["finish", "save 10", "conclude", "close loop", "close backend"]
+    assert status(tmp_path) == "finished"
+
+
+def test_an_interrupt_saves_and_takes_effect(start: Any, log: list[str], tmp_path: Path) -> None:
+    lines = start()
+    next(lines)
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt())
+    assert log == ["save 1", "close loop", "close backend"]
+    assert status(tmp_path) == "interrupted"
+
+
+def test_a_death_restarts_the_loop_where_the_policy_says(start: Any, log: list[str]) -> None:
+    deaths: list[tuple[str, int]] = []
+
+    def die_once(count: int) -> None:
+        if count == 6 and not deaths:
+            raise RoleDied(RoleId("learner"), "killed")
+
+    def restart(death: RoleDied, backend: Any, origin: int) -> int:
+        deaths.append((str(death), origin))
+        return 4
+
+    assert [line["update"] for line in start(die_once, restart)] == [*range(1, 7), *range(5, 11)]
+    assert deaths == [("learner died: killed", 0)]
+    assert log == ["close loop", "finish", "save 10", "conclude", "close loop", "close backend"]
+
+
+def test_without_a_policy_a_death_ends_the_run(start: Any, log: list[str], tmp_path: Path) -> None:
+    def die(count: int) -> None:
+        raise RoleDied(None, "killed")
+
+    with pytest.raises(RoleDied, match="a role died: killed"):
+        list(start(die))
+    assert log == ["close loop", "close backend"]
+    assert status(tmp_path) == "failed"
