@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "baselines": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed"},
     "kinds": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed", "baselines"},
     "study": ROOT | RECORDS | DATA | ALGORITHM | {"distributed", "kinds"},
-    "reporting": ROOT | RECORDS,
+    "reporting": ROOT | RECORDS | {"kinds"},
     **dict.fromkeys(("commands", "__main__", "tune"), EVERYTHING),
 }
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prelar_ray.config import RLLIB, RunConfig
+from prelar_ray.config import RunConfig
+from prelar_ray.kinds import find_kind
 from prelar_ray.reporting.compare import Group
 from prelar_ray.reporting.formats import spaced
 from prelar_ray.reporting.protocols import UNSTATED
@@ -118,8 +119,7 @@ def _shorter(done: int, published: int, unit: str, remark: str = "") -> str:
 
 
 def _networks(run: Run) -> str:
-    learns = run.phase in ("pretrain", "finetune") and not run.is_baseline
-    return _smaller(run.config) if learns else ""
+    return _smaller(run.config) if run.kind and run.kind.own_networks else ""
 
 
 def _smaller(config: Mapping[str, Any]) -> str:
@@ -220,7 +220,8 @@ def _training(series: Series) -> Iterator[tuple[str, str]]:
         recorded = [run for run in runs if run.info and not run.scores.empty]
         longest = max((run.last_step for run in recorded), default=0)
         texts = {_shorter(longest, PUBLISHED.finetune.env_steps, "environment steps") if longest else ""}
-        if not runs[0].method.startswith(RLLIB):  # whose networks are others
+        kind = find_kind("finetune", runs[0].method)
+        if kind and kind.own_networks:
             texts |= {_smaller(run.config) for run in recorded}
         yield from ((name, text) for text in sorted(filter(None, texts)))
 

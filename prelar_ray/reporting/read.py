@@ -26,8 +26,8 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from prelar_ray.config import RLLIB
 from prelar_ray.errors import DataError
+from prelar_ray.kinds import Kind, find_kind
 from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
 from prelar_ray.statistics import Interval, mean_interval, success_interval
@@ -41,8 +41,6 @@ __all__ = ["PredictedFrames", "Run", "Study", "find_runs", "is_study", "read_run
 
 T = TypeVar("T")
 
-WITH_METRICS = ("pretrain", "finetune")
-"""Phases that write metrics and predicted frames; the others are not blamed for having none."""
 WITHOUT_SUCCESS = ("dmc",)
 """Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
 
@@ -55,7 +53,7 @@ class PredictedFrames:
     reconstructed: Frames
     open_loop: Frames
     context: int
-    """Frames that the model saw before it went on without looking."""
+    """Frames that the model observed before it predicted open loop."""
 
 
 @dataclass
@@ -93,9 +91,9 @@ class Run:
         return str(self.config.get("method", ""))
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether an algorithm of RLlib was trained, with other networks than this package's."""
-        return self.method.startswith(RLLIB)
+    def kind(self) -> Kind | None:
+        """What was trained; None where nothing was, such as in a recording, or where the record is damaged."""
+        return find_kind(self.phase, self.method)
 
     @property
     def env_steps(self) -> int:
@@ -158,15 +156,17 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def read_run(path: Path) -> Run:
     """Read all of a run folder; what cannot be read is named in ``missing``."""
     run, folder = _begin(path), RunFolder(path, {})
-    if run.phase in WITH_METRICS or folder.metrics_path.exists():
+    kind = run.kind
+    if kind or folder.metrics_path.exists():
         run.metrics = run.read("metrics", lambda: _metrics(folder.metrics_path), [])
-    if run.phase not in ("record", "pretrain", IMPORT) or folder.evaluations_path.exists():
+    evaluated = kind.is_evaluated if kind else run.phase not in ("record", IMPORT)
+    if evaluated or folder.evaluations_path.exists():
         run.evaluations = run.read("evaluations", lambda: _evaluations(folder), [])
         if not run.evaluations:
             none = f"{folder.evaluations_path}: no evaluation yet; the run ended before its first one"
             run.missing.setdefault("evaluations", none)
     prediction = folder.frames / "prediction.npz"
-    if (run.phase in WITH_METRICS and not run.is_baseline) or prediction.exists():
+    if (kind and kind.own_networks) or prediction.exists():
         run.prediction = run.read("prediction", lambda: _prediction(prediction), None)
     if folder.diagnostics_path.exists():
         run.diagnosis = run.read("diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)
@@ -181,7 +181,7 @@ def read_scores_of(paths: Sequence[Path]) -> list[RunScores]:
     """
     found = []
     for run in map(_begin, find_runs(paths)):
-        if run.info.get("phase") in WITH_METRICS:
+        if run.info and run.kind:
             env, seed = run.config.get("env"), run.config.get("seed")
             entry = PlanEntry(
                 name=run.path.name,

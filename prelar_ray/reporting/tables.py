@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from prelar_ray.config import RLLIB
+from prelar_ray.kinds import find_kind
 from prelar_ray.reporting.compare import Group
 from prelar_ray.reporting.formats import score_text, spaced
 from prelar_ray.reporting.scores import METRIC_NAMES, RunScores
@@ -161,7 +161,8 @@ def _gpus(run: RunScores) -> float:
             return 0.0
         learner, collect = config["learner"], config["collect"]
         gpus = float(learner["ranks"]) * (float(learner["gpus"]) or 1.0)
-        if run.phase == "finetune" and not str(config["method"]).startswith(RLLIB):  # whose environments have no GPU
+        kind = find_kind(run.phase, str(config["method"]))
+        if kind and kind.has_policy:  # those of RLlib step environments without a GPU
             gpus += float(collect["collectors"]) * float(collect["gpus"])
         return gpus
     except (KeyError, TypeError, ValueError, AttributeError):

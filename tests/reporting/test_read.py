@@ -61,10 +61,10 @@ def test_a_recording_is_not_blamed_for_having_no_metrics(tmp_path: Path) -> None
 
 
 def test_a_baseline_is_not_blamed_for_predicting_no_frames(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, "method: rllib/PPO\n", "finetune").go_on()
+    RunFolder.create(tmp_path, "method: rllib/PPO\n", "finetune").start()
     run = read_run(tmp_path)
     assert run.missing.keys() == {"metrics", "evaluations"}
-    assert (run.method, run.is_baseline) == ("rllib/PPO", True)
+    assert (run.method, run.kind and run.kind.own_networks) == ("rllib/PPO", False)
 
 
 def test_a_run_that_ended_at_once_says_what_is_missing(tmp_path: Path) -> None:
