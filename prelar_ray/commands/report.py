@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from prelar_ray.commands.options import positive
+from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.errors import UsageError
 from prelar_ray.reporting import ComparisonReport, Options, is_comparison, is_study, write_comparison, write_report
 from prelar_ray.reporting.formats import score_text, spaced
@@ -66,14 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prelar-ray report",
-        usage="prelar-ray report [options] RUN|STUDY|SCORES.csv [...]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = plain_parser("report", DESCRIPTION, EPILOG)
+    parser.usage = "prelar-ray report [options] RUN|STUDY|SCORES.csv [...]"
     parser.add_argument("paths", nargs="+", type=Path, metavar="RUN|STUDY|SCORES.csv", help="what to report on")
     parser.add_argument(
         "--out",
