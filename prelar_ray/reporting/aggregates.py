@@ -34,6 +34,7 @@ __all__ = [
 
 Scores = npt.NDArray[np.float64]
 
+RESAMPLES = 9999
 BATCH = 1000
 """Resamples held at once, so that memory stays small."""
 
@@ -153,6 +154,7 @@ def _resampled(strata: Sequence[Scores], statistic: Callable[..., Any]) -> Any:
         statistic,
         vectorized=True,
         axis=-1,
+        n_resamples=RESAMPLES,
         batch=BATCH,
         confidence_level=CONFIDENCE,
         method="percentile",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pandas as pd
 import pytest
 
 from prelar_ray.config import load_config, to_yaml
+from prelar_ray.reporting import aggregates
 from prelar_ray.reporting.drawing import Chart
 from prelar_ray.reporting.scores import RETURN, SUCCESS, RunScores
+from prelar_ray.storage import run_folder
 from prelar_ray.storage.files import append_json_line
+from prelar_ray.storage.provenance import provenance
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.telemetry.writers import MetricWriter
 from tests.reporting.pages import snapshot_of
 
 
@@ -27,10 +30,11 @@ def _make_run(path: Path, phase: str, seed: int = 0, method: str = "prelar") -> 
     """Write a finished run: three metric lines, one with a NaN; when fine-tuning, two evaluations."""
     folder = RunFolder.create(path, to_yaml(load_config("tiny", None, [f"seed={seed}", f"method={method}"])), phase)
     steps = 100 if phase == "finetune" else 0
-    with folder.track(), folder.timed(phase), MetricWriter(folder.metrics_path, folder.tensorboard) as writer:
+    with folder.track(), folder.timed(phase):
         for update in (10, 20, 30):
-            loss = float("nan") if update == 20 else 1000.0 / update
-            writer.write(update, steps * update, {"loss/total": loss, "rate/updates_per_second": update})
+            row = {"time": 0.0, "update": update, "env_steps": steps * update, "rate/updates_per_second": update}
+            loss = None if update == 20 else 1000.0 / update  # as the writer of metrics puts down a NaN
+            append_json_line(folder.metrics_path, {**row, "loss/total": loss})
         folder.update(summary={"updates": 30})
         _save_prediction(folder)
         if phase == "finetune":
@@ -60,6 +64,20 @@ def _save_prediction(folder: RunFolder, length: int = 6, context: int = 2) -> No
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-pages", action="store_true", help="write the snapshots of report pages again")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ask_for_the_commit_once() -> Iterator[None]:
+    """Every run folder records commit, versions and hardware, which git and others are asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "provenance", cache(provenance))
+        yield
+
+
+@pytest.fixture
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are rough, for tests that are not about them."""
+    monkeypatch.setattr(aggregates, "RESAMPLES", 99)
 
 
 @pytest.fixture(scope="module")

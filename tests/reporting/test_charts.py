@@ -23,6 +23,8 @@ from prelar_ray.reporting.scores import RETURN, SUCCESS, RunScores, name_series,
 from prelar_ray.statistics import Interval
 from prelar_ray.storage.records import EvaluationRecord
 
+pytestmark = pytest.mark.usefixtures("_few_resamples")
+
 MakeScores = Callable[..., RunScores]
 TASK = "metaworld/reach-v3"
 

@@ -13,6 +13,8 @@ from prelar_ray.reporting.read import Run
 from prelar_ray.reporting.scores import RunScores, name_series
 from prelar_ray.storage.records import EvaluationRecord
 
+pytestmark = pytest.mark.usefixtures("_few_resamples")
+
 MakeScores = Callable[..., RunScores]
 PROTOCOL = {"evaluation.episodes": "100"}
 FULL = {"config": {"world_model": {"rssm": {"deter": 1024}}}, "info": {"status": "finished"}}
