@@ -156,7 +156,7 @@ def test_training_and_evaluation_never_share_a_seed(minute_config: RunConfig, en
     assert not training & set(evaluation)
 
 
-def test_an_environment_that_raises_is_made_anew_and_its_episode_left_out(
+def test_an_environment_that_raises_is_made_again_and_its_episode_left_out(
     minute_config: RunConfig, envs: list[Any]
 ) -> None:
     undisturbed = Collector(minute_config, 3, [0, 9]).collect(30, True, -1, None)[1]
@@ -169,7 +169,7 @@ def test_an_environment_that_raises_is_made_anew_and_its_episode_left_out(
     assert len(envs) == 3
     keys = {episode.key for episode in undisturbed}
     again = {episode.key: episode for episode in episodes}
-    assert keys <= again.keys(), "the others go on, and the next episode of the broken one is what it would have been"
+    assert keys <= again.keys(), "the others continue, and the next episode of the broken one is what it would have been"
     for episode in undisturbed:
         np.testing.assert_array_equal(episode.image, again[episode.key].image)
         np.testing.assert_array_equal(episode.action, again[episode.key].action)
@@ -188,7 +188,7 @@ def test_an_environment_that_raises_is_made_anew_and_its_episode_left_out(
         (lambda seen, *rest: ({}, *rest), "KeyError: 'image'"),
     ],
 )
-def test_an_environment_that_hangs_or_answers_nonsense_is_made_anew_by_itself(
+def test_an_environment_that_hangs_or_answers_nonsense_is_made_again_by_itself(
     minute_config: RunConfig, envs: list[Any], answer: Callable[..., Any], reason: str
 ) -> None:
     config = load_config(None, None, ["env.timeout=0.2"], base=minute_config)

@@ -233,7 +233,7 @@ def one_that_cannot_be_made(random_length: Any, times: int, hang: float = 0.0) -
     return make_env
 
 
-def test_an_environment_that_cannot_be_made_anew_at_once_is_tried_again(random_length: Any, policy: Policy) -> None:
+def test_an_environment_that_cannot_be_made_again_at_once_is_tried_again(random_length: Any, policy: Policy) -> None:
     lockstep = Rollout(one_that_cannot_be_made(random_length, 2), EnvConfig(), [5], [3], seeds, 3, timeout=60)
     episodes = run(lockstep, policy, 15)
     assert lockstep.failures == [
@@ -244,7 +244,7 @@ def test_an_environment_that_cannot_be_made_anew_at_once_is_tried_again(random_l
     assert min(episode.number for episode in episodes.values()) == 6
 
 
-def test_an_environment_that_can_never_be_made_anew_ends_as_one_that_always_fails(
+def test_an_environment_that_can_never_be_made_again_ends_as_one_that_always_fails(
     random_length: Any, policy: Policy
 ) -> None:
     lockstep = Rollout(one_that_cannot_be_made(random_length, 99), EnvConfig(), [5], [3], seeds, 3, timeout=60)
@@ -255,7 +255,7 @@ def test_an_environment_that_can_never_be_made_anew_ends_as_one_that_always_fail
     lockstep.close()
 
 
-def test_making_an_environment_anew_may_not_take_longer_than_a_step(random_length: Any, policy: Policy) -> None:
+def test_making_an_environment_again_may_not_take_longer_than_a_step(random_length: Any, policy: Policy) -> None:
     make_env = one_that_cannot_be_made(random_length, 1, hang=30)
     lockstep = Rollout(make_env, EnvConfig(), [5], [3], seeds, 3, timeout=0.1)
     run(lockstep, policy, 15)

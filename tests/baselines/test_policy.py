@@ -45,7 +45,7 @@ def test_ppo_acts_with_the_clipped_mean_of_its_gaussian(ppo: RunConfig) -> None:
     assert state.memory == {}
 
 
-def test_dreamer_s_memory_goes_on_and_begins_anew_where_an_episode_does(dreamer: RunConfig) -> None:
+def test_dreamer_s_memory_continues_and_starts_again_where_an_episode_does(dreamer: RunConfig) -> None:
     network = module(dreamer)
     image = frames(2)
     before = torch.get_rng_state()

@@ -142,7 +142,7 @@ def test_env_runners_in_processes_of_their_own_draw_the_simulators(ppo: RunConfi
 
 
 @pytest.mark.parametrize("name", ["ppo", "dreamer"])
-def test_a_resumed_run_goes_on_with_weights_and_counters(
+def test_a_resumed_run_continues_with_weights_and_counters(
     name: str, open_run: OpenRun, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config: RunConfig = request.getfixturevalue(name)
@@ -210,7 +210,7 @@ def test_an_interrupt_thrown_in_between_two_lines_leaves_a_checkpoint(ppo: RunCo
     assert run.info["status"] == "interrupted"
 
 
-def test_an_evaluation_that_was_interrupted_is_made_when_the_run_goes_on(
+def test_an_evaluation_that_was_interrupted_is_made_when_the_run_resumes(
     ppo: RunConfig, open_run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:

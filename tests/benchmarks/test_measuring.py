@@ -52,7 +52,7 @@ def test_timings_are_given_as_median_and_spread() -> None:
     assert row == {"seconds": 2.0, "seconds_min": 1.0, "seconds_max": 3.0, "repeats": 3}
 
 
-def test_peak_memory_starts_anew() -> None:
+def test_peak_memory_starts_again() -> None:
     block = torch.ones(64 * 2**20, dtype=torch.uint8)
     with_block = peak_memory(CPU)
     del block

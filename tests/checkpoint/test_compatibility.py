@@ -126,7 +126,7 @@ def test_a_method_from_scratch_takes_no_pretraining(tmp_path: Path) -> None:
 # Going on with a run
 
 
-def test_a_run_goes_on_as_the_method_it_began_as(saved: Any) -> None:
+def test_a_run_resumes_as_the_method_it_started_as(saved: Any) -> None:
     store = saved("finetune", PRELAR)
     with pytest.raises(
         CheckpointError, match=r"000000031: a run of method prelar, which cannot be resumed as apv; add --met"
@@ -134,7 +134,7 @@ def test_a_run_goes_on_as_the_method_it_began_as(saved: Any) -> None:
         resumable_checkpoint(store, APV)
 
 
-def test_a_run_without_a_checkpoint_can_only_begin_anew(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_can_only_start_again(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no usable checkpoint, the run ended before its first; leave --resume o"
     ):
@@ -181,7 +181,7 @@ def test_a_task_with_other_actions_is_refused_by_their_sizes() -> None:
         check_action_size({"actor.mean.bias": [0.0] * 2}, 4, "metaworld/reach-v3")
 
 
-def test_a_run_goes_on_with_the_shards_its_episodes_lie_in(saved: Any) -> None:
+def test_a_run_resumes_with_the_shards_its_episodes_lie_in(saved: Any) -> None:
     two = change(PRELAR, "replay.shards=2")
     store = saved("finetune", two)
     assert resumable_checkpoint(store, two).update == 31

@@ -132,7 +132,7 @@ def test_the_best_is_kept_however_old(store: CheckpointStore, save: Save) -> Non
 def test_behind_a_damaged_checkpoint_the_newest_whole_one_is_kept(
     store: CheckpointStore, save: Save, score: float
 ) -> None:
-    """A run went back to its best one, and goes on from there."""
+    """A run resumed from its best one."""
     store.keep_last = 1
     save(10)
     store.set_score(10, 5.0)

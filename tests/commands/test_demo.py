@@ -15,7 +15,7 @@ Refused = Callable[..., str]
 
 
 @pytest.mark.usefixtures("short_episodes")
-def test_the_whole_road(
+def test_the_whole_pipeline(
     settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "demo"

@@ -55,7 +55,7 @@ def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) 
     assert load_checkpoint(out).update == 3
 
 
-def test_resume_goes_on_with_the_configuration_of_the_run(
+def test_resume_continues_with_the_configuration_of_the_run(
     settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
@@ -132,7 +132,7 @@ def test_the_command_that_pretraining_suggests_works(pretrained: Path, tmp_path:
     assert finetune.main([*line, "finetune.env_steps=60"]) == 0
 
 
-def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_command_begins_anew(
+def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_command_starts_again(
     settings: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"

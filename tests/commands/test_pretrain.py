@@ -61,7 +61,7 @@ def test_a_run_finds_its_videos_from_another_folder(
     assert load_checkpoint(out).update == 3
 
 
-def test_resume_goes_on_with_the_configuration_of_the_run(
+def test_resume_continues_with_the_configuration_of_the_run(
     settings: str, videos: Path, tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "run")
@@ -165,7 +165,7 @@ def test_a_resume_as_another_method_is_refused_by_name(pretrained: Path, refused
     )
 
 
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+def test_ctrl_c_says_what_is_kept_and_how_to_resume(
     settings: str, videos: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "my run"

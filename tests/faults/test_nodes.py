@@ -24,7 +24,7 @@ from tests.faults.runs import Command, assert_whole, note
 pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
-def test_a_run_survives_the_loss_of_a_node_and_goes_on_when_another_comes(tmp_path: Path) -> None:
+def test_a_run_survives_the_loss_of_a_node_and_continues_when_another_comes(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})

@@ -128,7 +128,7 @@ DISTRIBUTIONS = {
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_every_latent_action_can_be_diagnosed_while_training_goes_on(distribution: str) -> None:
+def test_every_latent_action_can_be_diagnosed_while_training_continues(distribution: str) -> None:
     overrides = f"world_model.latent_action_distribution={distribution}", *DISTRIBUTIONS[distribution]
     learner, undisturbed = PretrainLearner(tiny_config(*overrides)), PretrainLearner(tiny_config(*overrides))
     held_out = tiny_clips(9)

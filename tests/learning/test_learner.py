@@ -182,7 +182,7 @@ def test_every_metric_of_both_phases_is_documented_and_finite() -> None:
     for metrics in (pretrain.metrics(), finetune.metrics()):
         assert metrics.keys() <= METRICS.keys()
         assert np.isfinite(list(metrics.values())).all()
-    assert pretrain.metrics() == {}, "they start anew once read"
+    assert pretrain.metrics() == {}, "reading starts them again"
 
 
 def test_arrays_from_shared_memory_are_read_and_left_alone() -> None:

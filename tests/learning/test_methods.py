@@ -98,7 +98,7 @@ def test_the_policy_of_every_method_acts_and_agrees_with_the_learner(name: str):
 
 
 @pytest.mark.parametrize("name", native_methods())
-def test_a_restored_learner_of_every_method_goes_on_bit_for_bit(name: str):
+def test_a_restored_learner_of_every_method_continues_bit_for_bit(name: str):
     config = method_config(name)
     original = FinetuneLearner(config, ACTION)
     original.update(tiny_batch(0))

@@ -19,7 +19,7 @@ def added(*updates: tuple[float, float]) -> RunningMean:
     return mean
 
 
-def test_read_returns_means_and_starts_anew() -> None:
+def test_read_returns_means_and_starts_again() -> None:
     mean = added((1.0, 10.0), (2.0, 30.0))
     assert mean.read() == {"loss/image": 1.5, "loss/total": 20.0}
     assert mean.read() == {}

@@ -166,7 +166,7 @@ def test_arrays_that_do_not_fit_are_refused(make_episode: Make, change: dict[str
     assert len(buffer) == 0
 
 
-def test_the_sequence_of_samples_goes_on_from_its_state(make_episode: Make) -> None:
+def test_the_sequence_of_samples_continues_from_its_state(make_episode: Make) -> None:
     episodes = [make_episode(number, 9) for number in range(5)]
     buffer = filled(episodes, segment_length=3)
     buffer.sample(4)

@@ -84,7 +84,7 @@ def test_the_same_key_is_stored_once(tmp_path: Path) -> None:
     assert_same(store.load(first.key), first)
 
 
-def test_discarded_episodes_are_gone_and_the_order_goes_on(tmp_path: Path) -> None:
+def test_discarded_episodes_are_gone_and_the_order_continues(tmp_path: Path) -> None:
     store = EpisodeStore(tmp_path)
     episodes = [make(number) for number in range(4)]
     for episode in episodes[:3]:

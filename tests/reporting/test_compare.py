@@ -131,7 +131,7 @@ def test_curves_are_of_finished_runs_and_the_others_are_fragments(make_scores: M
     assert [scores.index.tolist() for scores in curve.fragments] == [[1000]]
 
 
-def test_where_no_run_has_finished_the_curve_is_of_those_that_go_on(make_scores: MakeScores) -> None:
+def test_where_no_run_has_finished_the_curve_is_of_those_that_run(make_scores: MakeScores) -> None:
     runs = [make_scores(seed=seed, success=[0.2, 0.4], status="running") for seed in range(2)]
     (curve,) = curves(runs)
     assert not curve.of_finished

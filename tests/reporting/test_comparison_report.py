@@ -221,7 +221,7 @@ def test_a_study_of_which_nothing_has_begun_says_so(tmp_path: Path, planned: Pla
     assert list((study / "report").glob("*.png")) == []
 
 
-def test_a_study_that_goes_on_shows_its_curves(
+def test_a_study_that_runs_shows_its_curves(
     tmp_path: Path, planned: Planned, make_study: MakeStudy, finish: Run
 ) -> None:
     run = planned("prelar", TASK, 0)

@@ -115,7 +115,7 @@ def test_a_file_cut_off_on_its_way_does_not_appear(
     assert {name: text for name, text in there.items() if not name.endswith(".part")} == whole(folder)
 
 
-def test_every_new_checkpoint_is_copied_while_the_run_goes_on(
+def test_every_new_checkpoint_is_copied_while_the_run_continues(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
@@ -235,7 +235,7 @@ def test_nothing_is_removed_there_while_no_checkpoint_is_whole_here(folder: Path
     assert files(tmp_path / "there") == before
 
 
-def test_a_checkpoint_saved_anew_with_files_of_the_same_sizes_is_copied_whole(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_saved_again_with_files_of_the_same_sizes_is_copied_whole(folder: Path, tmp_path: Path) -> None:
     copy = mirror_of(folder, tmp_path / "there")
     write(folder / "checkpoints/000000010/score.json", "{}")
     copy.sync()
@@ -246,7 +246,7 @@ def test_a_checkpoint_saved_anew_with_files_of_the_same_sizes_is_copied_whole(fo
 
 
 @pytest.mark.usefixtures("short_episodes")
-def test_a_run_goes_on_from_its_copy_where_its_folder_is_lost(
+def test_a_run_resumes_from_its_copy_where_its_folder_is_lost(
     minute_config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings, out = tmp_path / "minute.yaml", tmp_path / "first" / "run"

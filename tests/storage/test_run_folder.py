@@ -83,7 +83,7 @@ def test_resuming_keeps_the_record_and_sets_the_status(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "seed: 2\n"
 
 
-def test_a_resume_that_fails_before_training_goes_on_changes_nothing(tmp_path: Path) -> None:
+def test_a_resume_that_fails_before_training_starts_changes_nothing(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "seed: 1\n", "finetune").update(status="finished", finished="then")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for error in (DataError("does not fit"), KeyboardInterrupt()):
@@ -93,7 +93,7 @@ def test_a_resume_that_fails_before_training_goes_on_changes_nothing(tmp_path: P
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_run_goes_on_once(tmp_path: Path) -> None:
+def test_a_run_starts_once(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "seed: 1\n", "finetune")
     folder.start()
     assert "resumed" not in folder.info
@@ -225,7 +225,9 @@ REPLACED = {"host": socket.gethostname(), "pid": os.getpid(), "started": 0.0}
         {"status": "running", "process": REPLACED},
     ],
 )
-def test_a_run_that_ended_before_its_first_checkpoint_is_begun_anew(tmp_path: Path, record: dict[str, object]) -> None:
+def test_a_run_that_ended_before_its_first_checkpoint_is_started_again(
+    tmp_path: Path, record: dict[str, object]
+) -> None:
     path = begun(tmp_path / "run", **record)
     RunFolder.create(path, "seed: 1\n", "finetune")
     assert sorted(entry.name for entry in path.iterdir()) == ["config.yaml", "run.json"]
@@ -249,7 +251,7 @@ def test_a_run_that_may_still_be_under_way_or_has_finished_is_kept(tmp_path: Pat
     assert (path / "replay" / ".000000000.tmp").exists()
 
 
-def test_a_trial_of_a_study_begins_anew_what_no_process_is_at_work_in(tmp_path: Path) -> None:
+def test_a_trial_of_a_study_starts_again_what_no_process_is_using(tmp_path: Path) -> None:
     path = begun(tmp_path / "run", status="running", process={**GONE, "host": "elsewhere"})
     (path / "manifest.json").write_text("{}")
     RunFolder.create(path, "seed: 1\n", "finetune", abandoned=True)

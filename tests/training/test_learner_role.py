@@ -93,7 +93,7 @@ def test_a_finetuning_checkpoint_is_nothing_to_begin_with(minute_config: RunConf
         role.initialise(tmp_path / "000000000")
 
 
-def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: RunConfig, tmp_path: Path) -> None:
+def test_a_restored_learner_continues_as_if_nothing_had_happened(minute_config: RunConfig, tmp_path: Path) -> None:
     whole = FinetuneLearnerRole(minute_config, 2, tmp_path / "whole")
     role = FinetuneLearnerRole(minute_config, 2, tmp_path / "cut")
     for seed in range(3):
@@ -117,7 +117,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(minute_config: Ru
             torch.testing.assert_close(two.state[part][key], value, rtol=0, atol=0)
 
 
-def test_a_checkpoint_holds_its_moment_though_learning_goes_on_while_it_is_written(
+def test_a_checkpoint_holds_its_moment_though_learning_continues_while_it_is_written(
     minute_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = FinetuneLearnerRole(minute_config, 2, tmp_path)

@@ -55,7 +55,7 @@ def test_rates_and_means_over_the_window(clock: list[float]) -> None:
     assert window.last_return == 6
 
 
-def test_failures_of_environments_are_counted_anew_in_every_window() -> None:
+def test_failures_of_environments_are_counted_again_in_every_window() -> None:
     window = MetricWindow()
     for _ in range(2):
         window.collected(collected(failures=(0, 1)), age=0)

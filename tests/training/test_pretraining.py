@@ -131,14 +131,14 @@ def test_measuring_changes_nothing_that_is_learnt(run: Run, pretrained: Path, as
     assert_same_state(pretrained, run("often", "pretrain.validation_every_updates=1").path)
 
 
-def test_held_out_episodes_stay_held_out_when_a_run_goes_on(run: Run) -> None:
+def test_held_out_episodes_stay_held_out_when_a_run_resumes(run: Run) -> None:
     held_out = load_checkpoint(run("run", "pretrain.updates=2").path).counters["held_out"]
     assert len(held_out) == 1
     folder = run("run", "pretrain.validation_share=0.7", resume=True)
     assert load_checkpoint(folder.path).counters["held_out"] == held_out
 
 
-def test_of_other_videos_a_resumed_run_holds_out_anew(
+def test_of_other_videos_a_resumed_run_holds_out_others(
     run: Run, minute_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = load_checkpoint(run("run", "pretrain.updates=2").path).counters
@@ -152,7 +152,7 @@ def test_of_other_videos_a_resumed_run_holds_out_anew(
     assert counters["shards"].items() > first["shards"].items()  # the first videos were seen all the same
 
 
-def test_checkpoints_that_do_not_say_which_videos_they_saw_can_be_gone_on_from(run: Run) -> None:
+def test_checkpoints_that_do_not_say_which_videos_they_saw_can_be_resumed_from(run: Run) -> None:
     folder = run("run", "pretrain.updates=2")
     meta = folder.checkpoints / "000000002" / "meta.json"
     content = json.loads(meta.read_text())
@@ -214,7 +214,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert len(cut.info["resumed"]) == 1
 
 
-def test_ctrl_c_within_an_update_leaves_a_checkpoint_from_which_the_run_goes_on_bit_for_bit(
+def test_ctrl_c_within_an_update_leaves_a_checkpoint_from_which_the_run_resumes_bit_for_bit(
     run: Run, pretrained: Path, tmp_path: Path, during_update: Any, assert_same_state: Same
 ) -> None:
     during_update(3, ctrl_c)
