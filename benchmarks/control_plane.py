@@ -166,9 +166,9 @@ def measure(collectors: int, ranks: int, asleep: Asleep, seconds: float) -> Row:
 
     remote = _RayRole._remote
 
-    def counting(self: Any, *args: Any) -> Any:
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
         counts[0] += 1
-        return remote(self, *args)
+        return remote(self, *args, **kwargs)
 
     names = {
         "prelar_ray.distributed.ray_backend._RayRole._remote": counting,

@@ -1,7 +1,7 @@
 """Algorithm 1 of PreLAR with plain classes: no Ray, no back end, no files; comments name its lines.
 
 ``python examples/algorithm1.py VIDEOS`` runs it with the preset ``tiny`` on a store that ``prelar-ray record`` made. A
-run with ``collect.synchronous=true`` computes the same bits.
+run with ``collect.synchronous=true`` and one collector computes the same bits.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def pretrain(config: RunConfig) -> PretrainLearner:
 def finetune(config: RunConfig, pretrained: PretrainLearner) -> FinetuneLearner:
     """World model fine-tuning with real actions, and behaviour learning (lines 9-25)."""
     settings, collect = config.finetune, config.collect
+    assert collect.collectors == 1, "one collector acts here"
     collector = Collector(config, index=0, first_numbers=[0] * collect.envs_per_collector)
     learner = FinetuneLearner(config, collector.action_size())  # 11-12: parameters theta, psi, xi
     learner.load_pretrained(pretrained.model.state_dict())  # 10: parameters phi

@@ -91,4 +91,7 @@ class RoleDied(PrelarError):
 
     def __init__(self, role: RoleId | None, reason: str) -> None:
         super().__init__(f"{role or 'a role'} died: {reason}")
-        self.role = role
+        self.role, self.reason = role, reason
+
+    def __reduce__(self) -> tuple[type[RoleDied], tuple[RoleId | None, str]]:
+        return type(self), (self.role, self.reason)

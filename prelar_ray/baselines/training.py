@@ -34,13 +34,7 @@ from prelar_ray.training.every import Every
 from prelar_ray.training.metric_log import Line, MetricLog, process_memory
 from prelar_ray.training.metric_window import MetricWindow
 
-__all__ = ["iterate_rllib", "train_rllib"]
-
-
-def train_rllib(config: RunConfig, run: RunFolder, connect: Callable[[], RLlibCluster], resume: bool) -> None:
-    """Train to the end; see :func:`iterate_rllib`."""
-    for _ in iterate_rllib(config, run, connect, resume):
-        pass
+__all__ = ["iterate_rllib"]
 
 
 def iterate_rllib(

@@ -85,7 +85,7 @@ class CheckpointConfig(Component):
     """Checkpoints."""
 
     every_updates: PositiveInt = 1_000
-    """Updates between checkpoints."""
+    """Updates between checkpoints, which are due at its multiples."""
     keep_last: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints kept; the best by evaluation return stays beside them."""
     mirror: str = ""
@@ -96,7 +96,7 @@ class TelemetryConfig(Component):
     """Logging."""
 
     every_updates: PositiveInt = 50
-    """Updates between log lines; metrics leave the device then."""
+    """Updates between log lines, which are due at its multiples; metrics leave the device then."""
 
 
 class RunConfig(Component):

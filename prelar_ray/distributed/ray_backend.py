@@ -123,7 +123,7 @@ class RayBackend:
                 placement_group_capture_child_tasks=True,
             ),
         }
-        actor = ray.remote(labelled(make, f"{self._run}/{role}".lstrip("/"))).options(**options).remote(*args)
+        actor = ray.remote(labelled(make, f"{self._run}/{role}".lstrip("/"))).options(**options).remote(*args, **kwargs)
         started: _RayRole[R] = _RayRole(role, actor)
         self._roles[actor._actor_id.hex()] = started
         return started
@@ -196,10 +196,10 @@ class RayBackend:
 
     def close(self) -> None:
         """Kill all actors, give their places back, and end Ray or the connection to it."""
-        self._rendezvous = None
         if not ray.is_initialized():
             return
         self.stop_all()
+        self._rendezvous = None  # not before its ranks
         if self._in_trial:
             return
         if self._group is not None:
@@ -280,28 +280,33 @@ class _RayRole(Role[R]):
         return self._memory
 
     def call(self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return _RayFuture(self._remote(method, args, 1))
+        return _RayFuture(self._remote(1, method, *args, **kwargs))
 
     def call_pair(
         self, method: Callable[Concatenate[R, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[Future[A], Future[B]]:
-        first, second = self._remote(method, args, 2)
+        first, second = self._remote(2, method, *args, **kwargs)
         return _RayFuture(first), _RayFuture(second)
 
     def call_each(
         self, count: int, method: Callable[Concatenate[R, P], tuple[T, ...]], *args: P.args, **kwargs: P.kwargs
     ) -> list[Future[T]]:
-        return [_RayFuture(ref) for ref in self._remote(method, args, count)]
+        return [_RayFuture(ref) for ref in self._remote(count, method, *args, **kwargs)]
 
-    def _remote(self, method: Callable[..., Any], args: tuple[Any, ...], returns: int) -> Any:
-        refs = [arg.ref if isinstance(arg, _RayFuture) else arg for arg in args]
-        return getattr(self.actor, method.__name__).options(num_returns=returns).remote(*refs)
+    def _remote(self, returns: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        refs = [_value_or_ref(arg) for arg in args]
+        named = {name: _value_or_ref(arg) for name, arg in kwargs.items()}
+        return getattr(self.actor, method.__name__).options(num_returns=returns).remote(*refs, **named)
 
 
 def labelled(factory: Callable[..., Any], label: str) -> type[Any]:
     """The class of a role whose lines in the log, and whose row on the dashboard, begin with ``label``."""
     assert isinstance(factory, type)
     return type(factory.__name__, (factory,), {"__repr__": lambda role: label, "__module__": factory.__module__})
+
+
+def _value_or_ref(argument: Any) -> Any:
+    return argument.ref if isinstance(argument, _RayFuture) else argument
 
 
 def _ref(future: Future[Any]) -> Any:

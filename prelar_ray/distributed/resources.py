@@ -98,7 +98,7 @@ def plan_resources(
             "add a GPU node or use device=cpu"
         )
     per_rank = (config.learner.gpus or 1.0) if config.device != "cpu" and gpus > 0 else 0.0
-    needed = sum(need.gpus for need in roles(Request(config, 1.0, per_rank)).values())
+    needed = round(sum(need.gpus for need in roles(Request(config, 1.0, per_rank)).values()), 4)  # as Ray counts
     if needed > gpus:
         raise _too_few_gpus(config, per_rank, needed, gpus, workers_key)
     share = 1.0

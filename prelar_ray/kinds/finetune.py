@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Request, Reservation, Resources, plan_resources
-from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes, share
+from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
@@ -75,10 +74,6 @@ class Finetune(Kind):
             return RayBackend(config, lambda nodes: self.plan(config, nodes), run.path, reservation)
 
         return iterate_finetuning(config, run, start, init, resume)
-
-    def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
-        """Share of the environment steps."""
-        return share(line.get("env_steps"), config.finetune.env_steps)
 
     def cost(self, config: RunConfig, parameters: int) -> Cost:
         """Updates that the environment steps pay for, checkpoints, and the episodes of the replay."""

@@ -72,7 +72,7 @@ class Kind(ABC):
             CheckpointError: it is damaged, of another phase, or does not fit ``config``.
             UsageError: such a run starts from nothing.
         """
-        raise UsageError(f"--init {init}: method {config.method} learns from scratch; leave --init out")
+        raise UsageError(f"--init {init}: {self.phase} of method {config.method} learns from scratch; leave --init out")
 
     @abstractmethod
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
@@ -104,9 +104,9 @@ class Kind(ABC):
             PrelarError: see the loop of the kind.
         """
 
-    @abstractmethod
     def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
-        """Return the share of the run that is done at a line of its metrics, 0 to 1."""
+        """Return the share of the run that is done at a line of its metrics, 0 to 1: of its environment steps."""
+        return share(line.get("env_steps"), config.finetune.env_steps)
 
     @abstractmethod
     def cost(self, config: RunConfig, parameters: int) -> Cost | None:

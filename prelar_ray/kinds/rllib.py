@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prelar_ray.config import RLLIB, RunConfig
 from prelar_ray.distributed.resources import ALGORITHM, Request, Reservation, Resources, plan_resources
-from prelar_ray.kinds.kind import Kind, share
+from prelar_ray.kinds.kind import Kind
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -58,10 +57,6 @@ class RLlib(Kind):
 
         connect = partial(RLlibCluster, config, lambda nodes: self.plan(config, nodes), run.path.name, reservation)
         return iterate_rllib(config, run, connect, resume)
-
-    def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
-        """Share of the environment steps."""
-        return share(line.get("env_steps"), config.finetune.env_steps)
 
     def cost(self, config: RunConfig, parameters: int) -> None:
         """Unknown: an algorithm of RLlib paces itself and keeps its own replay."""

@@ -9,16 +9,13 @@ class RateLimiter:
     """Counts environment steps and updates; an update never comes before the steps that pay for it.
 
     After ``random_steps`` environment steps, ``initial_updates`` are due at once and one more with every
-    ``env_steps_per_update`` further steps. Collecting pauses while more than ``tolerance_updates`` are due.
+    ``env_steps_per_update`` further steps.
     """
 
-    def __init__(
-        self, random_steps: int, env_steps_per_update: int, initial_updates: int, tolerance_updates: int = 0
-    ) -> None:
+    def __init__(self, random_steps: int, env_steps_per_update: int, initial_updates: int) -> None:
         self.random_steps = random_steps
         self.env_steps_per_update = env_steps_per_update
         self.initial_updates = initial_updates
-        self.tolerance_updates = tolerance_updates
         self.env_steps = 0
         self.updates = 0
 

@@ -50,7 +50,7 @@ def trial_settings(
     kind = kind_of(config, phase)
     kind.check(config)
     if init and not kind.takes_init:
-        raise UsageError(f"method {config.method} learns from scratch, without init")
+        raise UsageError(f"{phase} of method {config.method} learns from scratch, without init")
     plan = role_plan(config, phase, nodes)
     if not config.threads:
         config = config.model_copy(update={"threads": _threads(config, plan, nodes)})

@@ -89,11 +89,7 @@ class CollectorPool:
         waited = [index for index in range(len(self._roles)) if self._wait(index)]
         answers = {index: answer for index in waited if (answer := self._receive(index))}
         if answers:
-            requests = [self._requests[index] for index in answers]
-            steps = sum(answer.env_steps for answer in answers.values())
-            insertion = self.replay.insert(steps, [request.episodes for request in requests])
-            for request in requests:
-                request.insertion = insertion
+            self._insert(answers)
             self._finish(answers)
         return list(answers.values())
 
@@ -126,7 +122,10 @@ class CollectorPool:
                 self._request(index, steps, published, ready)
 
     def take(self, done: Collection[Future[Any]]) -> list[Collected]:
-        """Insert the answers among the futures that are ``done``, and count those inserted; returns new summaries."""
+        """Insert the answers among the futures that are ``done``, and count those inserted.
+
+        Replaces the collectors that are overdue. Returns the summaries of the answers.
+        """
         new = []
         for index, request in list(self._requests.items()):
             if not any(future in done for future in _awaited(request)):
@@ -134,7 +133,7 @@ class CollectorPool:
             elif request.insertion is not None:
                 self._finish([index])  # waits for the other shards, which have the same episodes to look at
             elif summary := self._receive(index):
-                request.insertion = self.replay.insert(summary.env_steps, [request.episodes])
+                self._insert({index: summary})
                 new.append(summary)
         return new
 
@@ -204,15 +203,24 @@ class CollectorPool:
         self._deaths[index] = 0
         for failure in summary.failures:
             log.warning("%s; its episode is left out and the environment made again", failure)
-        self.numbers |= summary.numbers
         return summary
+
+    def _insert(self, answers: Mapping[int, Collected]) -> None:
+        """Send the episodes of one or several answers to the replay together."""
+        requests = [self._requests[index] for index in answers]
+        steps = sum(answer.env_steps for answer in answers.values())
+        insertion = self.replay.insert(steps, [request.episodes for request in requests])
+        for request, answer in zip(requests, answers.values(), strict=True):
+            self.numbers |= answer.numbers
+            request.insertion = insertion
 
     def _finish(self, indices: Collection[int]) -> None:
         """Wait for insertions, each of one or several requests, and be done with the requests."""
-        requests = [self._requests.pop(index) for index in indices]
-        for insertion in {id(request.insertion): request.insertion for request in requests}.values():
-            assert insertion is not None
+        insertions = {id(insertion): insertion for i in indices if (insertion := self._requests[i].insertion)}
+        for insertion in insertions.values():
             self.replay.inserted(insertion)
+            # Not before: an interrupt while the shards are waited for leaves the requests to be finished.
+            self._requests = {i: request for i, request in self._requests.items() if request.insertion is not insertion}
 
     # Replacements
 

@@ -60,7 +60,7 @@ class LearnerRole(Generic[Learner, Part]):
             reason = str(error).strip().partition("\n")[0]
             raise ResourceError(
                 f"learner.ranks={size}: rank {self.rank} did not meet the others at {address} ({reason}); "
-                "see that the nodes can reach each other on any port"
+                "see that the nodes can reach each other and the driver's on any port"
             ) from error
         self.learner = self._make(ranks)
 

@@ -23,6 +23,8 @@ AFTERMATH_SECONDS = 10.0
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=LearnerRole[Any, Any])
+Part = TypeVar("Part")
+"""What a rank's share of a batch is made of."""
 T = TypeVar("T")
 
 Update = list[Future[int]]
@@ -36,7 +38,7 @@ class Published(NamedTuple):
     weights: Future[PolicyWeights]
 
 
-class LearnerGroup(Generic[R]):
+class LearnerGroup(Generic[R, Part]):
     """Ranks behind one set of calls, and the updates in flight to them; the first rank writes checkpoints."""
 
     def __init__(self, backend: Backend, start: Callable[[RoleId, int], Role[R]], ranks: int) -> None:
@@ -56,14 +58,14 @@ class LearnerGroup(Generic[R]):
 
     # Updates
 
-    def submit(self, shares: Sequence[Sequence[Future[Any] | Frames]]) -> None:
+    def submit(self, shares: Sequence[Sequence[Future[Part] | Part]]) -> None:
         """Ask for an update; each rank gets the parts of its share of the batch."""
         parts = [[by_reference(x) if isinstance(x, Future) else x for x in share] for share in shares]
         self._in_flight.append(
             [role.call(LearnerRole.update, *share) for role, share in zip(self.roles, parts, strict=True)]
         )
 
-    def update(self, shares: Sequence[Sequence[Future[Any] | Frames]]) -> None:
+    def update(self, shares: Sequence[Sequence[Future[Part] | Part]]) -> None:
         """Make one update and wait for it."""
         self.submit(shares)
         self.finish()
@@ -166,7 +168,7 @@ class LearnerGroup(Generic[R]):
         return None
 
 
-class PretrainLearners(LearnerGroup[PretrainLearnerRole]):
+class PretrainLearners(LearnerGroup[PretrainLearnerRole, Frames]):
     """Ranks that learn from clips."""
 
     def __init__(self, backend: Backend, config: RunConfig, checkpoints: Path) -> None:
@@ -185,7 +187,7 @@ class PretrainLearners(LearnerGroup[PretrainLearnerRole]):
         return self.first(PretrainLearnerRole.predict, clip)
 
 
-class FinetuneLearners(LearnerGroup[FinetuneLearnerRole]):
+class FinetuneLearners(LearnerGroup[FinetuneLearnerRole, SequenceBatch | None]):
     """Ranks that learn from experience, and the weights that they publish."""
 
     published: Published

@@ -81,23 +81,23 @@ class LocalBackend:
 class _Call:
     """One call; its futures share its result."""
 
-    def __init__(self, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.method, self.args = method, args
+    def __init__(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.method, self.args, self.kwargs = method, args, kwargs
         self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            args = [arg.value() if isinstance(arg, _LocalFuture) else arg for arg in self.args]
-            self.result = self.method(*args)
+            kwargs = {name: _value(arg) for name, arg in self.kwargs.items()}
+            self.result = self.method(*map(_value, self.args), **kwargs)
         except BaseException as error:
             self.error = error
             if not isinstance(error, Exception):  # a second Ctrl-C
                 raise
         finally:
             self.done = True
-            self.args = ()  # results of earlier calls may be large
+            self.args, self.kwargs = (), {}  # results of earlier calls may be large
 
 
 class _LocalFuture(Future[T]):
@@ -117,6 +117,10 @@ class _LocalFuture(Future[T]):
         return value
 
 
+def _value(argument: Any) -> Any:
+    return argument.value() if isinstance(argument, _LocalFuture) else argument
+
+
 def _local(future: Future[T]) -> _LocalFuture[T]:
     assert isinstance(future, _LocalFuture), "a future of another backend"
     return future
@@ -127,22 +131,22 @@ class _LocalRole(Role[R], Generic[R]):
         self.id, self.target, self._queue = role, target, queue
 
     def call(self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return _LocalFuture(self._enqueue(method, args))
+        return _LocalFuture(self._enqueue(method, args, kwargs))
 
     def call_pair(
         self, method: Callable[Concatenate[R, P], tuple[A, B]], *args: P.args, **kwargs: P.kwargs
     ) -> tuple[Future[A], Future[B]]:
-        call = self._enqueue(method, args)
+        call = self._enqueue(method, args, kwargs)
         return _LocalFuture(call, 0), _LocalFuture(call, 1)
 
     def call_each(
         self, count: int, method: Callable[Concatenate[R, P], tuple[T, ...]], *args: P.args, **kwargs: P.kwargs
     ) -> list[Future[T]]:
-        call = self._enqueue(method, args)
+        call = self._enqueue(method, args, kwargs)
         return [_LocalFuture(call, index) for index in range(count)]
 
-    def _enqueue(self, method: Callable[..., Any], args: tuple[Any, ...]) -> _Call:
-        call = _Call(getattr(self.target, method.__name__), args)  # by name: a subclass may have its own
+    def _enqueue(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        call = _Call(getattr(self.target, method.__name__), args, kwargs)  # by name: a subclass may have its own
         self._queue.append(call)
         return call
 

@@ -48,9 +48,10 @@ class ReplayGroup:
         """Start the shards; several have a folder each within ``folder``."""
         self.backend, self.ranks, self.folder = backend, config.learner.ranks, folder
         self.batch_size, self.segment_length = config.finetune.batch_size, config.finetune.segment_length
-        tune, synchronous = config.finetune, config.collect.synchronous
-        tolerance = 0 if synchronous else config.replay.tolerance_updates
-        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates, tolerance)
+        tune = config.finetune
+        self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
+        self.tolerance_updates = 0 if config.collect.synchronous else config.replay.tolerance_updates
+        """Updates that may be due before collecting pauses."""
         self._shares = generator(config.seed, "replay-shares")
         ids = RoleId.several("replay", config.replay.shards)
         folders = [folder] if len(ids) == 1 else [folder / f"shard-{shard}" for shard in range(len(ids))]
@@ -75,7 +76,7 @@ class ReplayGroup:
     @property
     def may_collect(self) -> bool:
         """Whether learning is close enough behind for collecting to continue."""
-        return self.updates_due <= self.limiter.tolerance_updates
+        return self.updates_due <= self.tolerance_updates
 
     @property
     def status(self) -> ShardStatus:
@@ -116,7 +117,7 @@ class ReplayGroup:
     def sample(self) -> list[list[Part]]:
         """Sample a batch for one update; returns, for every rank, the futures of its parts.
 
-        Every episode of all shards is as likely as any other, as if one shard held them all.
+        Every episode that the shards last said they hold is as likely as any other, as if one shard held them all.
 
         Raises:
             RuntimeError: no update is due.

@@ -169,7 +169,7 @@ def test_an_environment_that_raises_is_made_again_and_its_episode_left_out(
     assert len(envs) == 3
     keys = {episode.key for episode in undisturbed}
     again = {episode.key: episode for episode in episodes}
-    assert keys <= again.keys(), "the others continue, and the next episode of the broken one is what it would have been"
+    assert keys <= again.keys(), "the others continue, and the next episode of the broken one is unchanged"
     for episode in undisturbed:
         np.testing.assert_array_equal(episode.image, again[episode.key].image)
         np.testing.assert_array_equal(episode.action, again[episode.key].action)

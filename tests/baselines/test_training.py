@@ -17,7 +17,7 @@ from ray.rllib.algorithms.ppo import PPO
 from prelar_ray.acting.evaluator import Evaluator
 from prelar_ray.baselines import training
 from prelar_ray.baselines.checkpoints import resumable
-from prelar_ray.baselines.training import iterate_rllib, train_rllib
+from prelar_ray.baselines.training import iterate_rllib
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs.point_reach import PointReach
@@ -37,7 +37,8 @@ def changed(config: RunConfig, *overrides: str) -> RunConfig:
 
 
 def train(config: RunConfig, run: RunFolder, resume: bool = False) -> RunFolder:
-    train_rllib(config, run, RunningCluster, resume)
+    for _ in iterate_rllib(config, run, RunningCluster, resume):
+        pass
     return run
 
 

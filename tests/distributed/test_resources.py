@@ -142,3 +142,10 @@ def test_a_baseline_that_no_cluster_can_hold_is_refused_with_the_arithmetic() ->
         plan_of(baseline("device=auto", "collect.gpus=0.4"), [node(16, 1)])
     with pytest.raises(ResourceError, match="algorithm needs 3 CPU 0 GPU, .* other 2 roles .* rllib.env_runners"):
         plan_of(baseline("learner.cpus=3"), [node(2, 0), node(2, 0)])
+
+
+def test_shares_of_a_gpu_that_add_up_to_it_fit() -> None:
+    plan = plan_of(
+        config("device=auto", "learner.gpus=0.1", "collect.gpus=0.05", "collect.collectors=18"), [node(64, 1)]
+    )
+    assert sum(need.gpus for need in plan.values()) == pytest.approx(1.0)

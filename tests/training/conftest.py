@@ -10,8 +10,6 @@ import torch
 
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.config import RunConfig, load_config, to_yaml
-from prelar_ray.errors import RoleDied
-from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.finetuning import finetune
 from prelar_ray.training.local_backend import LocalBackend
@@ -41,16 +39,6 @@ def assert_same_state() -> Callable[[Path, Path], None]:
         assert _differences(*states, "state") == []
 
     return check
-
-
-@pytest.fixture
-def learner_dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
-    """Lets a learner's role, of the given class, be dead when a checkpoint is asked of it."""
-
-    def dying(*_: Any) -> None:
-        raise RoleDied(RoleId("learner"), "killed")
-
-    return lambda role: monkeypatch.setattr(role, "save", dying)
 
 
 @pytest.fixture

@@ -104,10 +104,10 @@ class Mortal(LocalBackend):
     def _mark(self, role: Any) -> None:
         enqueue, calls = role._enqueue, itertools.count(1)
 
-        def enqueueing(method: Any, args: Any) -> Any:
+        def enqueueing(method: Any, args: Any, kwargs: Any) -> Any:
             if method.__name__ == self.method and next(calls) == self.number:
                 return DeadCall()
-            return enqueue(method, args)
+            return enqueue(method, args, kwargs)
 
         role._enqueue = enqueueing
 

@@ -107,6 +107,22 @@ def test_an_interrupt_saves_and_takes_effect(start: Any, log: list[str], tmp_pat
     assert status(tmp_path) == "interrupted"
 
 
+def test_an_interrupt_takes_effect_also_when_saving_fails_because_a_role_is_dead(
+    start: Any, log: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dead(self: Counting) -> None:
+        raise RoleDied(RoleId("learner"), "killed")
+
+    monkeypatch.setattr(Counting, "save", dead)
+    lines = start(restart=lambda *_: pytest.fail("nothing restarts"))
+    next(lines)
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt())
+    assert "learner died: killed; the last checkpoint stands" in caplog.text
+    assert log == ["close loop", "close backend"]
+    assert status(tmp_path) == "interrupted"
+
+
 def test_a_death_restarts_the_loop_where_the_policy_says(start: Any, log: list[str]) -> None:
     deaths: list[tuple[str, int]] = []
 

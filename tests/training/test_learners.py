@@ -50,7 +50,7 @@ def raising(error: Exception) -> Outcome:
     return outcome
 
 
-def group(backend: Any, ranks: int = 2) -> LearnerGroup[Any]:
+def group(backend: Any, ranks: int = 2) -> LearnerGroup[Any, Any]:
     return LearnerGroup(backend, lambda role, rank: backend.start(role), ranks)
 
 

@@ -77,6 +77,12 @@ def test_a_future_as_an_argument_stands_for_its_value(backend: LocalBackend, log
     assert backend.get(two.call(Counter.add, by_reference(first), by_reference(second))) == 16
 
 
+def test_arguments_may_be_named(backend: LocalBackend, log: list[str]) -> None:
+    role = start(backend, log)
+    first = role.call(Counter.add, a=1, b=2)
+    assert backend.get(role.call(Counter.add, 1, b=by_reference(first))) == 4
+
+
 def test_a_method_that_returns_a_tuple_can_give_a_future_for_each_part(backend: LocalBackend, log: list[str]) -> None:
     role = start(backend, log)
     number, text = role.call_pair(Counter.pair, 5)

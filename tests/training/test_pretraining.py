@@ -21,7 +21,6 @@ from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.training.learner_role import PretrainLearnerRole
 from prelar_ray.training.pretraining import pretrain
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.clips import held_out_episodes
@@ -226,25 +225,6 @@ def test_ctrl_c_within_an_update_leaves_a_checkpoint_from_which_the_run_resumes_
     during_update(0, crash)
     run("cut", resume=True)
     assert_same_state(pretrained, cut.path)
-
-
-def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
-    run: Run,
-    tmp_path: Path,
-    during_update: Any,
-    learner_dies: Callable[[type], None],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def interrupt() -> None:
-        learner_dies(PretrainLearnerRole)
-        ctrl_c()
-
-    during_update(3, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run("cut")
-    assert "learner died: killed; the last checkpoint stands" in caplog.text
-    assert folder_at(tmp_path / "cut").info["status"] == "interrupted"
-    assert checkpoints(folder_at(tmp_path / "cut")) == [2]
 
 
 def test_a_finished_run_can_be_made_longer(run: Run, pretrained: Path, assert_same_state: Same) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,8 @@ def test_without_a_checkpoint_or_processes_a_death_is_final(
     with pytest.raises(RoleDied):
         policy.restart(DEATH, backend, None)
     assert (backend.stopped, pauses) == (2, [])
+
+
+def test_a_death_can_cross_processes() -> None:
+    death = pickle.loads(pickle.dumps(DEATH))
+    assert (str(death), death.role) == (str(DEATH), DEATH.role)

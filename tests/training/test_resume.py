@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 import itertools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from prelar_ray.errors import (
     PrelarError,
     UsageError,
 )
+from prelar_ray.replay.shard import ReplayShard
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.training.learner_role import FinetuneLearnerRole
 from prelar_ray.training.replays import ReplayGroup
 from tests.training.runs import Run, assert_every_episode_once, checkpoints, crash, ctrl_c, logged, never
 
@@ -88,25 +87,6 @@ def test_ctrl_c_within_an_update_leaves_a_checkpoint_of_whole_updates(
     assert_every_episode_once(folder)
 
 
-def test_ctrl_c_ends_the_run_also_when_the_learner_is_dead(
-    run: Run,
-    tmp_path: Path,
-    during_update: Any,
-    learner_dies: Callable[[type], None],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def interrupt() -> None:
-        learner_dies(FinetuneLearnerRole)
-        ctrl_c()
-
-    during_update(3, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run("run", "checkpoint.every_updates=100")
-    assert "learner died: killed; the last checkpoint stands" in caplog.text
-    assert RunFolder.open(tmp_path / "run").info["status"] == "interrupted"
-    assert load_checkpoint(tmp_path / "run").update == 0
-
-
 def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +108,31 @@ def test_ctrl_c_before_the_first_update_keeps_the_random_experience(
     assert reached.env_steps == 40
     folder = run("run", resume=True)
     assert RunFolder.open(folder.path).info["summary"]["updates"] == 6
+    assert_every_episode_once(folder)
+
+
+@pytest.mark.parametrize("synchronous", ["true", "false"])
+def test_ctrl_c_while_episodes_are_inserted_loses_neither_them_nor_their_steps(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: str
+) -> None:
+    insert = ReplayShard.insert
+    calls = itertools.count(1)
+
+    @functools.wraps(insert)
+    def interrupted(self: ReplayShard, *parts: Any) -> Any:
+        if next(calls) == 3:
+            ctrl_c()
+        return insert(self, *parts)
+
+    settings = [f"collect.synchronous={synchronous}", "checkpoint.every_updates=100"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayShard, "insert", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("run", *settings)
+    reached = load_checkpoint(tmp_path / "run")
+    assert reached.env_steps == 3 * 2 * 5  # requests of 5 steps in 2 environments
+    folder = run("run", *settings, resume=True)
+    assert folder.info["summary"]["env_steps"] == 80
     assert_every_episode_once(folder)
 
 
