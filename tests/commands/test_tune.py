@@ -65,6 +65,7 @@ def test_a_study_runs_to_its_end_and_later_only_what_is_new(
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_a_run_that_always_fails_lets_the_others_finish_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

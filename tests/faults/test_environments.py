@@ -36,9 +36,8 @@ FAULTS = {
 
 
 # One by one in a process of their own; tests/acting/test_rollout.py has them all in a moment.
-@pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=() if fault == "hangs" else pytest.mark.nightly) for fault in FAULTS]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_continues_without_the_episode_of_an_environment_that_fails(tmp_path: Path, fault: str) -> None:
     code, reason = FAULTS[fault]
     sabotage = tmp_path / "site"

@@ -67,6 +67,7 @@ def test_a_baseline_s_trial_is_refused_what_it_cannot_do(tmp_path: Path) -> None
         trial_settings(unknown, "finetune", tmp_path, [Resources(64, 0)])
 
 
+@pytest.mark.nightly
 def test_a_baseline_is_a_trial_as_any_other_method_is(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -85,6 +86,7 @@ def test_a_baseline_is_a_trial_as_any_other_method_is(tmp_path: Path) -> None:
         ray.shutdown()
 
 
+@pytest.mark.nightly
 def test_a_trial_whose_process_is_killed_resumes_from_the_checkpoint_of_its_run(settings: Path, tmp_path: Path) -> None:
     config, out = load_config(None, settings), tmp_path / "run"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
