@@ -25,10 +25,10 @@ from prelar_ray.storage.arrow import checksum
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import RLLIB_META
 
-__all__ = ["ALGORITHM", "AlgorithmCheckpoint", "Counters", "is_whole", "load", "resumable", "save"]
+__all__ = ["ALGORITHM_FOLDER", "AlgorithmCheckpoint", "Counters", "is_whole", "load", "resumable", "save"]
 
 FORMAT = 1
-ALGORITHM = "algorithm"
+ALGORITHM_FOLDER = "algorithm"
 """Folder of RLlib's part."""
 
 
@@ -66,7 +66,7 @@ def save(
         CheckpointError: see :meth:`CheckpointFolders.writing`.
     """
     with folders.writing(counters.update) as folder:
-        write_algorithm(str((folder / ALGORITHM).absolute()))
+        write_algorithm(str((folder / ALGORITHM_FOLDER).absolute()))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
             _flush(path)

@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from prelar_ray.acting.collector import Collected
 from prelar_ray.acting.evaluator import evaluate_policy
 from prelar_ray.baselines.algorithm import algorithm_config
-from prelar_ray.baselines.checkpoints import ALGORITHM, AlgorithmCheckpoint, Counters, is_whole, resumable, save
+from prelar_ray.baselines.checkpoints import ALGORITHM_FOLDER, AlgorithmCheckpoint, Counters, is_whole, resumable, save
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.environment import register
 from prelar_ray.baselines.episodes import FinishedEpisodes
@@ -110,7 +110,7 @@ class _Baseline(Loop):
         with suppress(OSError):
             os.rmdir(algorithm.logdir)  # RLlib makes one in the home folder, for results that are in the run's
         if checkpoint:
-            algorithm.restore_from_path(str((checkpoint.path / ALGORITHM).absolute()))
+            algorithm.restore_from_path(str((checkpoint.path / ALGORITHM_FOLDER).absolute()))
         return algorithm
 
     @property

@@ -23,7 +23,7 @@ from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, S
 
 __all__ = ["PlannedRun", "changed", "plan_runs", "recording", "video_stores"]
 
-APART = ("seed", "cluster", "dashboard", "telemetry", "checkpoint", "learner", "threads", "device")
+NOT_IN_NAME = ("seed", "cluster", "dashboard", "telemetry", "checkpoint", "learner", "threads", "device")
 """Sections that leave a run the same run: they are in no name, unless a space varies them."""
 
 PRETRAINING = ("world_model", "loss", "pretrain", "video", "precision")
@@ -163,7 +163,7 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
             parts = {name: getattr(config, name) for name in PRETRAINING}
             if not isinstance(given, str):
                 given = _recorded(sweep, given)
-            digest = _digest(parts | _apart(point, "pretrain", PRETRAINING), method, given)
+            digest = _digest(parts | _not_in_name(point, "pretrain", PRETRAINING), method, given)
             config = config.model_copy(update={"video": config.video.model_copy(update={"path": str(store)})})
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
@@ -172,17 +172,17 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
     return list(found.values())
 
 
-def _apart(point: Mapping[str, Any], stage: str, read: Sequence[str]) -> dict[str, Any]:
+def _not_in_name(point: Mapping[str, Any], stage: str, read: Sequence[str]) -> dict[str, Any]:
     """Those values of a space that no section in a run's name holds.
 
     Raises:
         ConfigError: what a space varies makes no difference to the run.
     """
     for key in point:
-        if key.partition(".")[0] not in (*read, *APART):
+        if key.partition(".")[0] not in (*read, *NOT_IN_NAME):
             other = "finetune" if stage == "pretrain" else "pretrain"
             raise ConfigError(f"{stage}.space.{key}: this stage does not read it; vary it in {other}.space")
-    return {key: value for key, value in point.items() if key.partition(".")[0] in APART}
+    return {key: value for key, value in point.items() if key.partition(".")[0] in NOT_IN_NAME}
 
 
 def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
@@ -247,8 +247,10 @@ def _finetunings(
         with _at("finetune"):
             config = _config(sweep, {**settings, **point}, seed)
         start = init.name if isinstance(init, PlannedRun) else str(init or "")
-        whole = {name: value for name, value in config if name not in (*APART, "method", "video", "record", "pretrain")}
-        whole |= _apart(point, "finetune", list(whole))
+        whole = {
+            name: value for name, value in config if name not in (*NOT_IN_NAME, "method", "video", "record", "pretrain")
+        }
+        whole |= _not_in_name(point, "finetune", list(whole))
         digest = _digest(whole, start + (f"#{slot}" if slot is not None else ""))
         run = PlannedRun(
             f"finetune/{method.replace('/', '-')}/{task.replace('/', '-')}/{digest}/seed-{seed}",
