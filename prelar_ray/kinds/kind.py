@@ -72,7 +72,7 @@ class Kind(ABC):
             CheckpointError: it is damaged, of another phase, or does not fit ``config``.
             UsageError: such a run starts from nothing.
         """
-        raise UsageError(f"--init {init}: {self.phase} of method {config.method} learns from scratch; leave --init out")
+        raise UsageError(f"--init {init}: method {config.method} learns from scratch; leave --init out")
 
     @abstractmethod
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
