@@ -59,6 +59,8 @@ def finetune(config: RunConfig, pretrained: PretrainLearner) -> FinetuneLearner:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     tiny = load_config("tiny", None, [f"video.path={sys.argv[1]}", *sys.argv[2:]])
     model = pretrain(tiny)
     print(model.metrics())

@@ -104,7 +104,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     counts["finetune"] = _parameters(finetune) | {
         name: parameter_count(getattr(parts, name)) for name in ("actor", "critic")
     }
-    fixed = {"target critic": sum(p.numel() for p in parts.slow_critic.parameters())}
+    fixed = {"slow critic": sum(p.numel() for p in parts.slow_critic.parameters())}
     if config.finetune.bonus.weight:
         fixed["bonus projection"] = bonus.projection.numel()
     memory = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
-from prelar_ray.errors import ConfigError, UsageError
+from prelar_ray.errors import ConfigError, RunFolderError, UsageError
 
 __all__ = [
     "chosen_videos",
@@ -125,10 +125,15 @@ def resolve(args: argparse.Namespace) -> RunConfig:
 
     Raises:
         ConfigError: see :func:`prelar_ray.config.load_config`, or the run to resume is of another method.
+        RunFolderError: there is no run to resume.
     """
     file = args.config
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
         file = args.out / "config.yaml"  # the settings that the run was started with
+        if not file.exists():
+            raise RunFolderError(
+                f"{args.out}: holds no run to --resume; leave --resume out to start one, or correct --out"
+            )
         own, asked = named_value("method", file, []), named_value("method", None, overrides(args))
         if asked and asked != own:
             raise ConfigError(

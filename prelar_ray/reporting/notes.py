@@ -210,7 +210,7 @@ def _horizon(series: Series, group: Group) -> Iterator[str]:
     if group.at is not None and last > group.at:
         yield (
             f"The {METRIC_NAMES[group.metric]} is compared at {spaced(group.at)} environment steps, the last at which "
-            f"every finished run was evaluated; some went on to {spaced(last)}."
+            f"every finished run was evaluated; some continued to {spaced(last)}."
         )
 
 

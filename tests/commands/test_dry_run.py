@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_parts_that_learners_train() -> None:
     expected |= {"actor": parameter_count(parts.actor), "critic": parameter_count(parts.critic)}
     assert summary.parameters["finetune"] == expected
     assert summary.parameters["finetune, not trained"] == {
-        "target critic": parameter_count(parts.critic),
+        "slow critic": parameter_count(parts.critic),
         "bonus projection": finetune.bonus.projection.numel(),
     }
     total = sum(summary.parameters["pretrain"].values())

@@ -6,7 +6,7 @@ import pytest
 
 from prelar_ray.commands import options
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, RunFolderError
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_a_config_file_is_resolved(parser, tmp_path: Path):
     file = tmp_path / "run.yaml"
     file.write_text("seed: 5")
     assert options.resolve(parser.parse_args(["--config", str(file)])).seed == 5
+
+
+def test_resume_where_no_run_is_says_so(parser, tmp_path: Path):
+    parser.add_argument("--resume", action="store_true")
+    with pytest.raises(RunFolderError, match="nowhere: holds no run to --resume"):
+        options.resolve(parser.parse_args(["--out", str(tmp_path / "nowhere"), "--resume"]))
 
 
 def test_resume_starts_from_the_configuration_of_the_run_unless_told_otherwise(parser, tmp_path: Path):

@@ -154,7 +154,7 @@ def test_runs_that_are_longer_than_others_are_compared_before_their_end(make_sco
     (text,) = compared([*runs, short])
     assert text == (
         ": The success rate is compared at 200 000 environment steps, the last at which every finished run was "
-        "evaluated; some went on to 250 000."
+        "evaluated; some continued to 250 000."
     )
     assert compared([*runs, short], at=200_000) == []
 
