@@ -170,6 +170,9 @@ class LearnerConfig(Component):
     """GPUs of a rank on Ray, a fraction where runs share one; 0 takes a whole one where there are any."""
     ranks: PositiveInt = 1
     """Learner processes, each with an equal share of every batch and, where there are GPUs, a GPU of its own."""
+    graph: Literal["auto", "always", "never"] = "auto"
+    """On a GPU, launch every update as one CUDA graph: with one rank and no loss scale (float16); with ranks too, and
+    ending the run where capturing fails; or never."""
     norm_statistics: Literal["local", "synchronised"] = "local"
     """Batch norm over a rank's own rows, or over those of all ranks, as one learner would (an exchange per layer)."""
 

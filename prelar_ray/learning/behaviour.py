@@ -103,7 +103,7 @@ class BehaviourLearner:
     def update(
         self, model: FinetuneWorldModel, start: State, noise: Noise, precision: Precision = FULL
     ) -> dict[str, Tensor]:
-        """One step of Algorithm 1, lines 23-24.
+        """One step of Algorithm 1, lines 23-24; :meth:`advance` belongs after it.
 
         Args:
             model: world model in evaluation mode.
@@ -144,10 +144,15 @@ class BehaviourLearner:
             "grad_norm/actor": self.actor_optimizer.step(precision),
             "grad_norm/critic": self.critic_optimizer.step(precision),
         }
-        if self.updates % config.slow_critic_every == 0:
-            parts.copy_slow_critic()
-        self.updates += 1
         return metrics
+
+    def advance(self) -> None:
+        """Count the update, and copy the slow critic every so many; not in :meth:`update`, which may be captured."""
+        self.actor_optimizer.advance()
+        self.critic_optimizer.advance()
+        if self.updates % self.config.slow_critic_every == 0:
+            self.parts.copy_slow_critic()
+        self.updates += 1
 
     def _weights(self, target: Tensor) -> Tensor:
         """Cumulative discounts shifted by one: 1, gamma, gamma^2, ... as ``(H, 1)``."""

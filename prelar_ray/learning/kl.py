@@ -37,7 +37,7 @@ def balanced_kl(
     lhs, rhs = (prior, posterior) if forward else (posterior, prior)
     share = balance if forward else 1 - balance
     value = categorical_kl(lhs, rhs)
-    floor = value.new_tensor(free_nats)
+    floor = value.new_full((), free_nats)
     if balance == 0.5:
         return torch.maximum(value, floor).mean(), value
     trains_lhs = categorical_kl(lhs, rhs.detach())

@@ -24,7 +24,8 @@ def lambda_return(
         ``(H, N)``.
     """
     following = torch.cat([value[1:], bootstrap.unsqueeze(0)])
-    discount = torch.as_tensor(discount, dtype=reward.dtype, device=reward.device).expand_as(reward)
+    if not isinstance(discount, Tensor):
+        discount = torch.full_like(reward, discount)
     one_step = reward + discount * following * (1 - return_lambda)
     target, returns = bootstrap, []
     for step, gamma in zip(reversed(one_step.unbind(0)), reversed(discount.unbind(0)), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.behaviour import BehaviourLearner, unroll
+from prelar_ray.learning.captured import CapturedUpdate, Compute, CudaGraphs
+from prelar_ray.learning.clock import UpdateClock
 from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.diagnostics import diagnostic_metrics, measure
@@ -22,6 +25,7 @@ from prelar_ray.learning.prediction import Prediction, context_frames, predict
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_mean import RunningMean
 from prelar_ray.learning.synchronised_norm import synchronise_norms
+from prelar_ray.learning.transfer import Transfer
 from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.models.actor_critic import ActorCritic
@@ -37,8 +41,8 @@ __all__ = ["FinetuneLearner", "PretrainLearner"]
 Model = TypeVar("Model", bound=WorldModel)
 
 
-class _Learner:
-    """Base class of both phases: device, noise, update counter, metrics."""
+class _Learner(ABC):
+    """Base class of both phases: an update from arrays to metrics, device, noise, update counter."""
 
     role: str
 
@@ -53,7 +57,49 @@ class _Learner:
         self.noise = noise or Noise(derive_seed(config.seed, self.role, 1, *self._index), self.device)
         self.precision = Precision(config.precision, self.device, self.noise.dtype)
         self.updates = 0
+        self.clock = UpdateClock(self.device)
+        self._transfer = Transfer(self.device)
         self._metrics = RunningMean()
+        self._run: Compute = self._compute
+        if self._can_capture:
+            torch.backends.cudnn.benchmark = True  # the fastest algorithms for the shapes of a batch
+            must = config.learner.graph == "always"
+            self._run = CapturedUpdate(self._compute, CudaGraphs(self.noise.generator), self._forget_gradients, must)
+
+    @property
+    def _can_capture(self) -> bool:
+        """Whether updates become a CUDA graph: a loss scale needs the host, and several ranks have to ask for it."""
+        graph = self.config.learner.graph
+        if self.device.type != "cuda" or graph == "never" or self.precision.scaler.is_enabled():
+            return False
+        return self.ranks.size == 1 or graph == "always"
+
+    def _update(self, *arrays: npt.NDArray[Any]) -> None:
+        """Update on arrays; the work is done, or on a GPU launched, when it returns."""
+        inputs = self._transfer(arrays)
+        self.clock.start()
+        values = self._run(*inputs)
+        self._transfer.release()
+        self._advance()
+        self.updates += 1
+        self._metrics.add(self.updates, values | self.precision.finish_update())
+        self.clock.stop()
+
+    @abstractmethod
+    def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """One update from a batch to metrics, scalars: on the device alone, so that it can be captured."""
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Do what differs from update to update: learning rates, copies of the slow critic."""
+
+    def _forget_gradients(self) -> None:
+        self._shared.zero_grad(set_to_none=True)
+
+    def _state_replaced(self) -> None:
+        """Drop a captured update, which would use the tensors that a checkpoint has replaced."""
+        if isinstance(self._run, CapturedUpdate):
+            self._run.forget()
 
     @property
     def _index(self) -> tuple[int, ...]:
@@ -126,7 +172,7 @@ class _Learner:
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         # Arrays from shared memory are read-only, which torch does not support; copy those.
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device, non_blocking=True)
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
     def _floats(self, array: npt.NDArray[Any]) -> Tensor:
         return self._tensor(array).to(self.noise.dtype)
@@ -147,16 +193,21 @@ class PretrainLearner(_Learner):
 
     def update(self, clips: Frames) -> None:
         """One update on this rank's rows ``(B, T, Hpx, Wpx, C)`` of the clips, uint8 (lines 6-7)."""
+        self._update(clips)
+
+    def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
+        (clips,) = inputs
         self.model.train()
         with self.precision.autocast():
-            loss = self._loss(preprocess_image(self._tensor(clips), self.noise.dtype), self.noise, self.ranks)
+            loss = self._loss(preprocess_image(clips, self.noise.dtype), self.noise, self.ranks)
         self.precision.backward(loss.total)
         self.model.eval()
         norm = self.optimizer.step(self.precision)
         self._average_statistics()
-        self.updates += 1
-        scale = self.precision.finish_update()
-        self._metrics.add(self.updates, loss.metrics | {"grad_norm/world_model": norm} | scale)
+        return loss.metrics | {"grad_norm/world_model": norm}
+
+    def _advance(self) -> None:
+        self.optimizer.advance()
 
     @torch.no_grad()
     def validate(self, clips: Frames) -> dict[str, float]:
@@ -176,7 +227,7 @@ class PretrainLearner(_Learner):
 
     def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])
-        is_first[:, 0] = 1
+        is_first[:, 0].fill_(1)
         return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
@@ -208,6 +259,7 @@ class PretrainLearner(_Learner):
         self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
         self._load_noise(state["noise"])
+        self._state_replaced()
 
 
 class FinetuneLearner(_Learner):
@@ -251,16 +303,21 @@ class FinetuneLearner(_Learner):
 
     def update(self, batch: SequenceBatch) -> None:
         """One update of world model, then behaviour (lines 20-24), on this rank's rows of the batch."""
+        self._update(batch.image, batch.action, batch.reward, batch.is_first)
+
+    def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
+        image, *others = inputs
+        action, reward, is_first = (x.to(self.noise.dtype) for x in others)
         self.model.train()
         with self.precision.autocast():
             loss = finetune_loss(
                 self.model,
                 self.config.loss,
                 self.bonus,
-                preprocess_image(self._tensor(batch.image), self.noise.dtype),
-                self._floats(batch.action),
-                self._floats(batch.reward),
-                self._floats(batch.is_first),
+                preprocess_image(image, self.noise.dtype),
+                action,
+                reward,
+                is_first,
                 self.noise,
                 self.ranks,
             )
@@ -274,8 +331,12 @@ class FinetuneLearner(_Learner):
         # Imagination starts from the states inferred before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
         behaviour = self.behaviour.update(self.model, start, self.noise, self.precision)
-        self.updates += 1
-        self._metrics.add(self.updates, loss.metrics | norms | behaviour | self.precision.finish_update())
+        return loss.metrics | norms | behaviour
+
+    def _advance(self) -> None:
+        self.dynamics_optimizer.advance()
+        self.optimizer.advance()
+        self.behaviour.advance()
 
     def policy_weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return the policy's parameters, as arrays by name (see :class:`prelar_ray.acting.policy.Policy`)."""
@@ -318,3 +379,4 @@ class FinetuneLearner(_Learner):
         self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
         self._load_noise(state["noise"])
+        self._state_replaced()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,9 +35,6 @@ class LearnerRole(Generic[Learner, Part]):
     def __init__(self, config: RunConfig, checkpoints: Path, rank: int = 0) -> None:
         self.config, self.rank = config, rank
         self.checkpoints = CheckpointStore(checkpoints, config.checkpoint.keep_last)
-        self._updating = self._waiting = 0.0
-        self._count = 0
-        self._idle_since: float | None = None
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[Path] | None = None
         if config.learner.ranks == 1:
@@ -80,13 +76,7 @@ class LearnerRole(Generic[Learner, Part]):
 
     def update(self, *parts: Part) -> int:
         """One update on this rank's rows of the batch, a part from every shard; returns how many there were."""
-        began = time.monotonic()
-        if self._idle_since is not None:
-            self._waiting += began - self._idle_since
         self._update(*parts)
-        self._idle_since = time.monotonic()
-        self._updating += self._idle_since - began
-        self._count += 1
         return self.learner.updates
 
     def _update(self, *parts: Part) -> None:
@@ -101,11 +91,7 @@ class LearnerRole(Generic[Learner, Part]):
         """
         if self._writing is not None and self._writing.done():
             self.saved()
-        values = self.learner.metrics()
-        if self._count:
-            values |= {"time/update": self._updating / self._count, "time/wait_for_data": self._waiting / self._count}
-        self._updating, self._waiting, self._count, self._idle_since = 0.0, 0.0, 0, None
-        return values
+        return self.learner.metrics() | self.learner.clock.read()
 
     def save(self, counters: dict[str, Any]) -> int:
         """Begin to write a checkpoint, on the first rank, and return its update; learning may continue meanwhile.

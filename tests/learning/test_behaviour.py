@@ -31,6 +31,12 @@ def starts(model: FinetuneWorldModel) -> State:
     return State(one_hot, torch.rand(N, rssm.deter, generator=generator), logits)
 
 
+def step(subject: BehaviourLearner, model: FinetuneWorldModel, noise: Noise) -> dict[str, torch.Tensor]:
+    metrics = subject.update(model, starts(model), noise)
+    subject.advance()
+    return metrics
+
+
 def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
@@ -41,10 +47,10 @@ def same(module: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 def test_update_changes_actor_and_critic_and_neither_world_model_nor_slow_critic() -> None:
     subject, model = learner()
-    subject.update(model, starts(model), Noise(0))  # the first one copies the slow critic
+    step(subject, model, Noise(0))  # the first one copies the slow critic
     parts = subject.parts
     before = {name: snapshot(part) for name, part in [("model", model), *parts.named_children()]}
-    subject.update(model, starts(model), Noise(1))
+    step(subject, model, Noise(1))
     assert same(model, before["model"])
     assert same(parts.slow_critic, before["slow_critic"])
     assert not same(parts.actor, before["actor"])
@@ -59,7 +65,7 @@ def test_slow_critic_is_copied_at_update_0_and_every_so_many_after_it() -> None:
     copied = []
     for update in range(8):
         before = snapshot(parts.slow_critic)
-        subject.update(model, starts(model), Noise(update))
+        step(subject, model, Noise(update))
         assert same(parts.slow_critic, before) or same(parts.slow_critic, parts.critic.state_dict())
         if not same(parts.slow_critic, before):
             copied.append(update)
@@ -68,11 +74,11 @@ def test_slow_critic_is_copied_at_update_0_and_every_so_many_after_it() -> None:
 
 def test_slow_critic_is_copied_every_100_updates_by_default() -> None:
     subject, model = learner()
-    subject.update(model, starts(model), Noise(0))
+    step(subject, model, Noise(0))
     kept = snapshot(subject.parts.slow_critic)
     for update, is_copied in ((99, False), (100, True)):
         subject.updates = update
-        subject.update(model, starts(model), Noise(1))
+        step(subject, model, Noise(1))
         assert same(subject.parts.slow_critic, kept) != is_copied
 
 
@@ -145,14 +151,14 @@ def test_actor_learns_to_reach_the_states_that_are_rewarded() -> None:
 
     before = reward()
     for _ in range(60):
-        subject.update(model, starts(model), Deterministic())
+        step(subject, model, Deterministic())
     assert reward() > before + 0.01 * abs(before)
 
 
 def run(*overrides: str, **settings: Any) -> tuple[dict[str, torch.Tensor], BehaviourLearner]:
     subject, model = learner(*overrides)
     for _ in range(settings.get("updates", 1)):
-        metrics = subject.update(model, starts(model), Deterministic())
+        metrics = step(subject, model, Deterministic())
     return metrics, subject
 
 
@@ -178,7 +184,7 @@ def test_critic_loss_falls_towards_a_target_that_stands_still() -> None:
         "behaviour.critic_optimizer.learning_rate=0.01", "behaviour.actor_optimizer.learning_rate=1e-9"
     )
     subject.updates = 1
-    losses = [subject.update(model, starts(model), Deterministic())["behaviour/critic_loss"] for _ in range(99)]
+    losses = [step(subject, model, Deterministic())["behaviour/critic_loss"] for _ in range(99)]
     assert losses[-1] < 0.1 * losses[0]
 
 
@@ -191,13 +197,13 @@ def test_restored_learner_continues_with_moments_normaliser_and_slow_critic_coun
     overrides = ("behaviour.slow_critic_every=3", "behaviour.reward_momentum=0.5")
     subject, model = learner(*overrides)
     for update in range(2):
-        subject.update(model, starts(model), Noise(update))
+        step(subject, model, Noise(update))
     other, _ = learner(*overrides)
     other.parts.load_state_dict(subject.parts.state_dict())
     state = torch.utils._pytree.tree_map(lambda x: x.clone() if torch.is_tensor(x) else x, subject.state_dict())
     other.load_state_dict(state)
     for update in range(2, 6):
-        metrics = [each.update(model, starts(model), Noise(update)) for each in (subject, other)]
+        metrics = [step(each, model, Noise(update)) for each in (subject, other)]
         assert all(torch.equal(metrics[0][name], metrics[1][name]) for name in metrics[0])
     assert same(other.parts, subject.parts.state_dict())
 

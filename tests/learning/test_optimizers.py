@@ -62,6 +62,7 @@ def test_frozen_updates_change_nothing_while_moments_accumulate() -> None:
     for frozen in (True, True, False):
         backward(module, 1.0)
         optimizer.step()
+        optimizer.advance()
         assert np.array_equal(flat(list(module.parameters())), start) == frozen
     assert optimizer.adam.state[module.weight]["step"] == 3
 
@@ -72,11 +73,13 @@ def test_restored_optimizer_continues_with_its_moments_and_its_frozen_count() ->
     for _ in range(2):  # parameters stay, moments move
         backward(modules[0], 1.0)
         optimizers[0].step()
+        optimizers[0].advance()
     optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
     for _ in range(3):
         for module, optimizer in zip(modules, optimizers, strict=True):
             backward(module, 0.5)
             optimizer.step()
+            optimizer.advance()
     first, second = (flat(list(module.parameters())) for module in modules)
     assert np.array_equal(first, second)
     assert not np.array_equal(first, flat(list(layer().parameters())))
@@ -94,6 +97,7 @@ def test_moments_saved_in_another_memory_format_continue_as_they_were() -> None:
             image = torch.arange(75.0).view(1, 3, 5, 5).double()
             module(image).square().sum().backward()
             optimizer.step()
+            optimizer.advance()
         if step == 0:
             modules[1].load_state_dict(modules[0].state_dict())
             optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))

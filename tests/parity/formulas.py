@@ -158,5 +158,6 @@ def _learning_rates(folder: ParityFolder) -> dict[str, Tensor]:
             layer(torch.ones(1)).sum().backward()
             optimizer.step()
             rates.append(optimizer.adam.param_groups[0]["lr"])
+            optimizer.advance()
         result[key] = torch.tensor(rates, dtype=torch.float64)
     return result

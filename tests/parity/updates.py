@@ -144,6 +144,7 @@ def behaviour_alone(folder: ParityFolder, prefix: str, state: Entries) -> Arrays
     subject = finetune_learner(folder, state=state)
     with recording(*BEHAVIOUR_FUNCTIONS) as seen:
         metrics = subject.behaviour.update(subject.model, recorded_start(folder), subject.noise)
+        subject.behaviour.advance()
     after = {key: value for key, value in finetune_state(subject).items() if not key.startswith("wm.")}
     return {
         **behaviour_part(seen, metrics, subject, prefix),
