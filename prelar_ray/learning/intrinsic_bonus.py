@@ -9,7 +9,10 @@ from prelar_ray.config import BonusConfig
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 
-__all__ = ["IntrinsicBonus"]
+__all__ = ["IntrinsicBonus", "nearest_distances"]
+
+CANDIDATES = 2
+"""Candidates per neighbour whose exact distance is computed."""
 
 
 class IntrinsicBonus(nn.Module):
@@ -43,14 +46,36 @@ class IntrinsicBonus(nn.Module):
         windows = embed.to(self.projection.dtype).unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
         with torch.autocast(embed.device.type, enabled=False):  # distances of near neighbours need all digits
             rows = (windows @ self.projection).flatten(0, 1)
-        recent = self.ranks.gather(rows)
-        self.queue.copy_(torch.cat([recent, self.queue])[: len(self.queue)])
-        self.filled.add_(len(recent)).clamp_(max=len(self.queue))
-        # The matrix-product form of the distance loses the digits that matter between near neighbours.
-        distance = torch.cdist(rows, self.queue, compute_mode="donot_use_mm_for_euclid_dist")
-        empty = torch.arange(len(self.queue), device=rows.device) >= self.filled
-        nearest = distance.masked_fill(empty, torch.inf).topk(self.config.neighbours, dim=-1, largest=False).values
+            recent = self.ranks.gather(rows)
+            self.queue.copy_(torch.cat([recent, self.queue])[: len(self.queue)])
+            self.filled.add_(len(recent)).clamp_(max=len(self.queue))
+            empty = torch.arange(len(self.queue), device=rows.device) >= self.filled
+            nearest = nearest_distances(rows, self.queue, empty, self.config.neighbours)
         valid = nearest.isfinite()
         raw = nearest.masked_fill(~valid, 0).sum(-1) / valid.sum(-1)
         raw = raw.unflatten(0, windows.shape[:2])
         return self.config.weight * self.normaliser(raw), raw
+
+
+def nearest_distances(rows: Tensor, others: Tensor, ignored: Tensor, count: int) -> Tensor:
+    """Return the Euclidean distances of each row to the ``count`` nearest others.
+
+    Matrix products find candidates fast, but lose the digits that matter between near neighbours; exact differences of
+    the candidates alone have them.
+
+    Args:
+        rows: ``(N, P)``.
+        others: ``(Q, P)``.
+        ignored: ``(Q,)``, true for others that do not count: their distances are infinite.
+        count: neighbours k, at most Q.
+
+    Returns:
+        ``(N, k)``, ascending.
+    """
+    centre = rows.mean(0)  # distances stay, norms shrink, and with them the rounding of products
+    near, far = rows - centre, others - centre
+    squares = far.square().sum(1).masked_fill(ignored, torch.inf)
+    ranked = torch.addmm(squares, near, far.T, alpha=-2)  # squared distances less each row's own norm
+    candidates = ranked.topk(min(CANDIDATES * count, len(others)), largest=False, sorted=False).indices
+    exact = torch.linalg.vector_norm(rows.unsqueeze(1) - others[candidates], dim=-1)
+    return exact.masked_fill(ignored[candidates], torch.inf).topk(count, largest=False).values

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prelar_ray.config import BonusConfig
-from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, nearest_distances
 
 E = 6
 
@@ -85,3 +85,19 @@ def test_more_windows_than_the_queue_holds_give_finite_bonuses() -> None:
     normalised, _ = bonus(queue=3)(torch.randn(2, 9, E))
     assert normalised.shape == (2, 7)
     assert normalised.isfinite().all()
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_nearest_distances_are_those_of_all_differences_also_among_crowded_rows(spread: float, offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = offset + spread * torch.randn(40, 16, generator=generator)
+    far = torch.randn(200, 16, generator=generator)
+    others = torch.cat([rows, rows + 0.1 * spread * torch.randn(40, 16, generator=generator), far])
+    ignored = torch.arange(len(others)) >= 260
+    every = torch.linalg.vector_norm(rows[:, None].double() - others[None, :260].double(), dim=-1)
+    expected = every.sort(dim=-1).values[:, :8].float()
+    found = nearest_distances(rows, others, ignored, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    few = nearest_distances(rows, others[:10], torch.arange(10) >= 5, 8)
+    assert few.isfinite().sum(-1).tolist() == [5] * 40
