@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import RSSMConfig
 from prelar_ray.models.distributions import sample_one_hot
+from prelar_ray.models.gathered import Gathered
 from prelar_ray.models.layers import full_precision
 
 __all__ = ["RSSM", "State"]
@@ -63,7 +64,11 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, deter: Tensor) -> Tensor:
         """``(N, inputs), (N, D) -> (N, D)``."""
-        gates = self.norm(full_precision(self.linear(torch.cat([x, deter], dim=-1))))
+        return self.gate(self.linear(torch.cat([x, deter], dim=-1)), deter)
+
+    def gate(self, raw: Tensor, deter: Tensor) -> Tensor:
+        """Combine the product of the layer, ``(N, 3*D)``, with the previous state."""
+        gates = self.norm(full_precision(raw))
         reset, candidate, update = gates.chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
@@ -131,8 +136,13 @@ class RSSM(nn.Module):
         keep = (1 - is_first.to(embed.dtype)).unsqueeze(-1)  # (B, T, 1)
         weight_stoch, weight_action = self.input.weight.split([self.size, latent_action.shape[-1]], dim=1)
         weight_deter, weight_embed = self.posterior.weight.split([self.deter, embed.shape[-1]], dim=1)
-        from_action = F.linear(latent_action * keep, weight_action, self.input.bias).unbind(1)
-        from_embed = F.linear(embed, weight_embed, self.posterior.bias).unbind(1)
+        maps = (
+            Gathered(weight_stoch, F.linear(latent_action * keep, weight_action, self.input.bias)),
+            Gathered.of(self.cell.linear, batch, length),
+            Gathered(weight_deter, F.linear(embed, weight_embed, self.posterior.bias)),
+            Gathered.of(self.posterior_logits, batch, length),
+        )
+        weights = [each.weight for each in maps]
         keeps = keep.unbind(1)
         noise = [None] * length if gumbel is None else gumbel.unbind(1)
 
@@ -140,13 +150,46 @@ class RSSM(nn.Module):
         stoch, deter = start.stoch, start.deter
         steps = []
         for t in range(length):
-            x = F.elu(from_action[t] + F.linear(stoch.flatten(-2) * keeps[t], weight_stoch))
-            deter = self.cell(x, deter * keeps[t])
-            hidden = F.elu(from_embed[t] + F.linear(deter, weight_deter))
-            logits = full_precision(self.posterior_logits(hidden)).unflatten(-1, (self.stoch, self.classes))
-            stoch = sample_one_hot(logits, noise[t])
+            terms = [each.terms[t] for each in maps]
+            stoch, deter, logits, inputs = self.filter_step(weights, terms, keeps[t], stoch, deter, noise[t])
             steps.append((stoch, deter, logits))
+            if torch.is_grad_enabled():
+                for each, x in zip(maps, inputs, strict=True):
+                    each.inputs.append(x.detach())
         return _stack(steps)
+
+    def filter_step(
+        self,
+        weights: Sequence[Tensor],
+        terms: Sequence[Tensor],
+        keep: Tensor,
+        stoch: Tensor,
+        deter: Tensor,
+        gumbel: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """One step of :meth:`filter`; the four layers are given as :class:`~prelar_ray.models.gathered.Gathered`.
+
+        Args:
+            weights: of input, cell, posterior and posterior logits.
+            terms: what each adds in this step, ``(B, out)``.
+            keep: ``(B, 1)``, 0 where the step is the first of an episode.
+            stoch, deter: previous state, ``(B, S, K)`` and ``(B, D)``.
+            gumbel: ``(B, S, K)``.
+
+        Returns:
+            The new state as ``stoch, deter, logits``, and the inputs of the four layers.
+        """
+        form = weights[0].dtype
+        deter = deter * keep
+        previous = (stoch.flatten(-2) * keep).to(form)
+        x = F.elu(torch.addmm(terms[0], previous, weights[0].t()))
+        joined = torch.cat([x, deter.to(form)], dim=-1)
+        deter = self.cell.gate(torch.addmm(terms[1], joined, weights[1].t()), deter)
+        state = deter.to(form)
+        hidden = F.elu(torch.addmm(terms[2], state, weights[2].t()))
+        raw = torch.addmm(terms[3], hidden, weights[3].t())
+        logits = full_precision(raw).unflatten(-1, (self.stoch, self.classes))
+        return sample_one_hot(logits, gumbel), deter, logits, (previous, joined, state, hidden)
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""
