@@ -14,7 +14,6 @@ from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.image_decoder import image_log_prob
-from prelar_ray.models.layers import frozen
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.types import IMAGE_SIZE, SequenceBatch
 
@@ -122,11 +121,12 @@ def parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[], None
         found["bonus"] = lambda: bonus(novelty.detach())
 
     def imagination() -> None:
-        with frozen([learner.model.rssm, learner.model.action_encoder, learner.model.reward]):
-            with learner.precision.autocast():
-                imagined = imagine(learner.model, actor_critic.actor, start, config.behaviour.horizon, noise)
-                value = learner.model.reward(imagined.feature) + actor_critic.slow_critic(imagined.feature)
-            value.sum().backward()
+        model = learner.behaviour.model
+        model.refresh()
+        with learner.precision.autocast():
+            imagined = imagine(model, actor_critic.actor, start, config.behaviour.horizon, noise)
+            value = model.reward(imagined.feature) + actor_critic.slow_critic(imagined.feature)
+        value.sum().backward()
         actor_critic.zero_grad()
 
     found["imagination"] = imagination

@@ -15,10 +15,11 @@ from torch import Tensor
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.learning.behaviour import imagine
+from prelar_ray.learning.frozen_model import FrozenModel
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
-from prelar_ray.models.layers import frozen, parameter_count
+from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.replay.memory import GIB, STEP_BYTES
@@ -91,10 +92,10 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
 
         def behaviour() -> Tensor:
             start = finetune.rssm.initial(config.finetune.batch_size * config.finetune.segment_length)
-            with frozen([finetune.rssm, finetune.action_encoder, finetune.reward]):
-                features = imagine(finetune, parts.actor, start, config.behaviour.horizon, noise).feature
-                total: Tensor = finetune.reward(features).sum() + parts.slow_critic(features).sum()
-                return total
+            imagined = FrozenModel(finetune, torch.float32)
+            features = imagine(imagined, parts.actor, start, config.behaviour.horizon, noise).feature
+            total: Tensor = imagined.reward(features).sum() + parts.slow_critic(features).sum()
+            return total
 
         activations = {} if pretrain is None else {"pretrain": _saved_bytes(pretraining)}
         # World model and behaviour are updated one after the other, so the larger one counts.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prelar_ray.config import BehaviourConfig
+from prelar_ray.learning.frozen_model import FrozenModel
 from prelar_ray.learning.lambda_return import lambda_return
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import FULL, Precision
@@ -16,12 +17,14 @@ from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import Actor, ActorCritic
 from prelar_ray.models.distributions import TruncatedNormal
-from prelar_ray.models.layers import frozen, load_module
+from prelar_ray.models.gathered import Gathered
+from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
-from prelar_ray.models.rssm import State
+from prelar_ray.models.rssm import RSSM, State
+from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.world_model import FinetuneWorldModel
 
-__all__ = ["BehaviourLearner", "Imagination", "imagine", "unroll"]
+__all__ = ["BehaviourLearner", "Dynamics", "Imagination", "imagine", "imagine_step"]
 
 
 class Imagination(NamedTuple):
@@ -32,52 +35,77 @@ class Imagination(NamedTuple):
     entropy: Tensor  # (H, N) of the policy that acts at state i
 
 
-def unroll(
-    model: FinetuneWorldModel,
+class Dynamics(Protocol):
+    """What imagination runs through: a world model, or a frozen one."""
+
+    @property
+    def rssm(self) -> RSSM | StackedRSSM:
+        """Latent dynamics."""
+
+    @property
+    def action_encoder(self) -> nn.Module:
+        """From actions to latent actions."""
+
+
+Step = Callable[..., tuple[State, TruncatedNormal, Tensor, list[Tensor]]]
+
+
+def imagine_step(
+    model: Dynamics,
     actor: Actor,
-    start: State,
-    horizon: int,
+    weights: Sequence[Tensor],
+    terms: Sequence[Tensor],
+    state: State,
     gumbel: Tensor | None,
     uniform: Tensor | None,
-) -> Imagination:
-    """Roll out the actor in the model, with given noise.
+) -> tuple[State, TruncatedNormal, Tensor, list[Tensor]]:
+    """One imagined step from ``state`` ``(N, ...)``.
 
-    The policy gets detached features, so that the value gradient reaches it only through the dynamics.
+    The policy gets a detached feature, so that the value gradient reaches it only through the dynamics.
 
     Args:
-        gumbel: ``(H, N, S, K)`` of the states; None takes the most likely classes.
-        uniform: ``(H, N, A)`` of the actions; None takes the modes.
+        weights, terms: of the actor's layers, as :class:`~prelar_ray.models.gathered.Gathered` has them.
+        gumbel: ``(N, S, K)`` of the state; None takes the most likely classes.
+        uniform: ``(N, A)`` of the action; None takes the mode.
+
+    Returns:
+        The next state, the policy, its action ``(N, A)``, and the inputs of the actor's layers.
     """
-    state, features, actions, policies = start, [start.feature], [], []
-    for i in range(horizon):
-        policy = actor(features[-1].detach())
-        action = policy.sample(None if uniform is None else uniform[i])
-        latent = model.action_encoder(action)
-        state = model.rssm.prior_step(state, latent, None if gumbel is None else gumbel[i])
-        features.append(state.feature)
-        actions.append(action)
-        policies.append(policy)
-    actions.insert(0, torch.zeros_like(actions[0]))
-    locs, scales = (torch.stack(part) for part in zip(*policies, strict=True))
-    entropy = TruncatedNormal(locs, scales).entropy()  # of all steps at once: H times fewer kernels
-    return Imagination(torch.stack(features), torch.stack(actions), entropy)
+    policy, inputs = actor.apply_gathered(weights, terms, state.feature.detach())
+    action = policy.sample(uniform)
+    return model.rssm.prior_step(state, model.action_encoder(action), gumbel), policy, action, inputs
 
 
 def imagine(
-    model: FinetuneWorldModel,
+    model: Dynamics,
     actor: Actor,
     start: State,
     horizon: int,
     noise: Noise,
-    unroll: Callable[..., Imagination] = unroll,
+    step: Step = imagine_step,
 ) -> Imagination:
     """Roll out the actor in the model for ``horizon`` steps from ``start`` ``(N, ...)``, which has no gradient.
 
-    ``unroll`` is the function of that name or its compiled version.
+    ``step`` is :func:`imagine_step` or its compiled version.
     """
     rssm, n = model.rssm, len(start.deter)
     gumbel = noise.gumbel(horizon, n, rssm.stoch, rssm.classes)
-    return unroll(model, actor, start, horizon, gumbel, noise.uniform(horizon, n, actor.mean.out_features))
+    uniform = noise.uniform(horizon, n, actor.mean.out_features)
+    layers = [Gathered.of(layer, n, horizon) for layer in actor.layers]
+    weights = [layer.weight for layer in layers]
+    state, features, actions, policies = start, [start.feature], [], []
+    for i in range(horizon):
+        drawn = None if gumbel is None else gumbel[i], None if uniform is None else uniform[i]
+        state, policy, action, inputs = step(model, actor, weights, [x.terms[i] for x in layers], state, *drawn)
+        features.append(state.feature)
+        actions.append(action)
+        policies.append(policy)
+        for layer, x in zip(layers, inputs, strict=True):
+            layer.inputs.append(x)
+    actions.insert(0, torch.zeros_like(actions[0]))
+    locs, scales = (torch.stack(part) for part in zip(*policies, strict=True))
+    entropy = TruncatedNormal(locs, scales).entropy()  # of all steps at once: H times fewer kernels
+    return Imagination(torch.stack(features), torch.stack(actions), entropy)
 
 
 class BehaviourLearner:
@@ -87,44 +115,48 @@ class BehaviourLearner:
         self,
         config: BehaviourConfig,
         actor_critic: ActorCritic,
-        unroll: Callable[..., Imagination] = unroll,
+        model: FinetuneWorldModel,
+        precision: Precision = FULL,
+        step: Step = imagine_step,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Create the optimisers; ``unroll`` is the function of that name or its compiled version."""
+        """Create the optimisers.
+
+        Args:
+            model: world model, on its device; imagination follows its parameters.
+            step: :func:`imagine_step` or its compiled version.
+        """
         self.config = config
         self.parts = actor_critic
-        self.unroll = unroll
+        self.model = FrozenModel(model, precision.dtype)
+        self.precision, self.step = precision, step
         self.actor_optimizer = Optimizer([actor_critic.actor], config.actor_optimizer, ranks=ranks)
         self.critic_optimizer = Optimizer([actor_critic.critic], config.critic_optimizer, ranks=ranks)
         device = next(actor_critic.parameters()).device
         self.reward_normaliser = RunningMagnitude(config.reward_momentum, ranks=ranks).to(device)
         self.updates = 0
 
-    def update(
-        self, model: FinetuneWorldModel, start: State, noise: Noise, precision: Precision = FULL
-    ) -> dict[str, Tensor]:
+    def update(self, start: State, noise: Noise) -> dict[str, Tensor]:
         """One step of Algorithm 1, lines 23-24; :meth:`advance` belongs after it.
 
         Args:
-            model: world model in evaluation mode.
             start: states ``(N, ...)`` without gradient.
 
         Returns:
             Metrics: scalars on the device.
         """
-        config, parts = self.config, self.parts
-        # Gradients flow through these parts to the actor; imagination does not train their parameters.
-        with frozen([model.rssm, model.action_encoder, model.reward]):
-            with precision.autocast():
-                imagination = imagine(model, parts.actor, start, config.horizon, noise, self.unroll)
-                predicted = model.reward(imagination.feature)
-                value = parts.slow_critic(imagination.feature)  # (H+1, N)
-            reward = self.reward_normaliser(predicted)  # (H+1, N)
-            target = lambda_return(reward[:-1], value[:-1], config.discount, value[-1], config.return_lambda)
-            weight = self._weights(target)  # (H, 1)
-            bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
-            actor_loss = -(weight[:-1] * (target[1:] + bonus)).mean()
-            precision.backward(actor_loss)
+        config, parts, model, precision = self.config, self.parts, self.model, self.precision
+        model.refresh()
+        with precision.autocast():
+            imagination = imagine(model, parts.actor, start, config.horizon, noise, self.step)
+            predicted = model.reward(imagination.feature)
+            value = parts.slow_critic(imagination.feature)  # (H+1, N)
+        reward = self.reward_normaliser(predicted)  # (H+1, N)
+        target = lambda_return(reward[:-1], value[:-1], config.discount, value[-1], config.return_lambda)
+        weight = self._weights(target)  # (H, 1)
+        bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
+        actor_loss = -(weight[:-1] * (target[1:] + bonus)).mean()
+        precision.backward(actor_loss)
 
         target = returns = target.detach()
         if config.critic_target == "published":

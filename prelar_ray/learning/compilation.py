@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from prelar_ray.errors import ResourceError
+from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
 
 __all__ = ["check_compiler", "compile_networks", "compiled", "eagerly"]
@@ -31,7 +32,7 @@ def check_compiler() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile ``function`` at its first call; loops over time are unrolled, which takes minutes.
+    """Compile ``function`` at its first call; of a loop over time it is one step, for unrolled ones take minutes.
 
     Later processes reuse the result from torch's cache on disk.
     """
@@ -40,12 +41,14 @@ def compiled(function: Function) -> Function:
 
 
 def compile_networks(model: WorldModel) -> None:
-    """Compile convolutions and the scan over time of ``model``, in place."""
+    """Compile convolutions and the steps of the scan over time of ``model``, in place."""
     model.encoder.compile()
     model.decoder.compile()
     if isinstance(model, PretrainWorldModel) and model.inverse_dynamics is not None:
         model.inverse_dynamics.trunk.compile()
-    model.rssm.observe = compiled(model.rssm.observe)  # type: ignore[method-assign]
+    for part in model.modules():
+        if isinstance(part, RSSM):
+            part.filter_step = compiled(part.filter_step)  # type: ignore[method-assign]
 
 
 def eagerly(enabled: bool) -> AbstractContextManager[Any]:

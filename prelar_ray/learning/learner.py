@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
-from prelar_ray.learning.behaviour import BehaviourLearner, unroll
+from prelar_ray.learning.behaviour import BehaviourLearner, imagine_step
 from prelar_ray.learning.captured import CapturedUpdate, Compute, CudaGraphs
 from prelar_ray.learning.clock import UpdateClock
 from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
@@ -284,8 +284,8 @@ class FinetuneLearner(_Learner):
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
         self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates, ranks)
         self.optimizer = Optimizer(others, tune.optimizer, ranks=ranks)
-        imagination = compiled(unroll) if config.compile else unroll
-        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, imagination, ranks)
+        step = compiled(imagine_step) if config.compile else imagine_step
+        self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, self.model, self.precision, step, ranks)
         self._share(model=self.model, actor_critic=self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
@@ -330,7 +330,7 @@ class FinetuneLearner(_Learner):
         self._average_statistics()
         # Imagination starts from the states inferred before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
-        behaviour = self.behaviour.update(self.model, start, self.noise, self.precision)
+        behaviour = self.behaviour.update(start, self.noise)
         return loss.metrics | norms | behaviour
 
     def _advance(self) -> None:

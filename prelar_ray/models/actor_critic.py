@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prelar_ray.config import BehaviourConfig, MLPConfig
@@ -22,10 +25,34 @@ class Actor(nn.Module):
         self.mean = nn.Linear(config.units, action)
         self.std = nn.Linear(config.units, action)
 
+    @property
+    def layers(self) -> list[nn.Linear]:
+        """All of them: hidden ones, mean, standard deviation."""
+        return [*(part for part in self.hidden if isinstance(part, nn.Linear)), self.mean, self.std]
+
     def forward(self, feature: Tensor) -> TruncatedNormal:
         """Return the action distribution."""
         hidden = self.hidden(feature)
-        mean, raw = full_precision(self.mean(hidden)), full_precision(self.std(hidden))
+        return self._policy(self.mean(hidden), self.std(hidden))
+
+    def apply_gathered(
+        self, weights: Sequence[Tensor], terms: Sequence[Tensor], feature: Tensor
+    ) -> tuple[TruncatedNormal, list[Tensor]]:
+        """Return the action distribution and the inputs of all :attr:`layers`.
+
+        Args:
+            weights, terms: of the layers, as :class:`~prelar_ray.models.gathered.Gathered` has them.
+            feature: ``(N, F)``.
+        """
+        inputs = [feature.to(weights[0].dtype)]
+        for weight, term in zip(weights[:-2], terms[:-2], strict=True):
+            inputs.append(F.elu(torch.addmm(term, inputs[-1], weight.t())))
+        hidden = inputs[-1]
+        mean, raw = (torch.addmm(terms[i], hidden, weights[i].t()) for i in (-2, -1))
+        return self._policy(mean, raw), [x.detach() for x in (*inputs, hidden)]
+
+    def _policy(self, mean: Tensor, raw: Tensor) -> TruncatedNormal:
+        mean, raw = full_precision(mean), full_precision(raw)
         return TruncatedNormal(torch.tanh(mean), 2 * torch.sigmoid(raw / 2) + self.min_std)
 
 

@@ -30,7 +30,8 @@ class Gathered:
         form = _format(weight)
         self.weight = weight.detach().to(form)
         self.inputs: list[Tensor] = []
-        self.terms: tuple[Tensor, ...] = _Gather.apply(terms.to(form), weight, self.inputs).unbind(1)
+        kept: Tensor = _Gather.apply(terms.to(form), weight, self.inputs)  # type: ignore[no-untyped-call]
+        self.terms = kept.unbind(1)
 
     @classmethod
     def of(cls, linear: nn.Linear, rows: int, steps: int) -> Gathered:
@@ -53,7 +54,7 @@ class _Gather(torch.autograd.Function):
         return terms.view_as(terms)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         of_weight = None
         if ctx.needs_input_grad[1]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from prelar_ray.config import MLPConfig
 from prelar_ray.errors import CheckpointError
 
-__all__ = ["MLP", "frozen", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]
+__all__ = ["MLP", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]
 
 
 def initialise(module: nn.Module) -> None:
@@ -48,19 +47,6 @@ class MLP(nn.Module):
 def full_precision(x: Tensor) -> Tensor:
     """Convert from autocast's half-width formats: inputs of distributions, losses and states are float32 or float64."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-@contextmanager
-def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let gradients flow through ``modules`` to their inputs without computing gradients of their parameters."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -20,7 +20,7 @@ def learner(*overrides: str) -> tuple[BehaviourLearner, FinetuneWorldModel]:
     config = tiny_config(*overrides)
     torch.manual_seed(0)
     model = FinetuneWorldModel(config.world_model, ACTION).eval()
-    return BehaviourLearner(config.behaviour, ActorCritic(model.rssm.feature, ACTION, config.behaviour)), model
+    return BehaviourLearner(config.behaviour, ActorCritic(model.rssm.feature, ACTION, config.behaviour), model), model
 
 
 def starts(model: FinetuneWorldModel) -> State:
@@ -32,7 +32,7 @@ def starts(model: FinetuneWorldModel) -> State:
 
 
 def step(subject: BehaviourLearner, model: FinetuneWorldModel, noise: Noise) -> dict[str, torch.Tensor]:
-    metrics = subject.update(model, starts(model), noise)
+    metrics = subject.update(starts(model), noise)
     subject.advance()
     return metrics
 
@@ -138,7 +138,7 @@ def test_actor_learns_to_reach_the_states_that_are_rewarded() -> None:
     subject, model = learner(*overrides, "behaviour.horizon=4")
     with torch.no_grad():
         model.action_encoder.hidden.weight.mul_(4)
-    model.reward = Quadratic(model.rssm.size)  # type: ignore[assignment]
+    subject.model.reward = Quadratic(model.rssm.size)  # type: ignore[assignment]
     with torch.no_grad():
         for parameter in subject.parts.slow_critic.parameters():
             parameter.zero_()
@@ -147,7 +147,7 @@ def test_actor_learns_to_reach_the_states_that_are_rewarded() -> None:
     def reward() -> float:
         with torch.no_grad():
             imagination = imagine(model, subject.parts.actor, starts(model), 4, Deterministic())
-            return float(model.reward(imagination.feature[1:]).mean())
+            return float(subject.model.reward(imagination.feature[1:]).mean())
 
     before = reward()
     for _ in range(60):

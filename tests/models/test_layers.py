@@ -8,7 +8,7 @@ from torch import nn
 
 from prelar_ray.config import MLPConfig
 from prelar_ray.errors import CheckpointError
-from prelar_ray.models.layers import MLP, frozen, initialise, load_module, parameter_count
+from prelar_ray.models.layers import MLP, initialise, load_module, parameter_count
 
 
 def test_loading_takes_over_every_tensor() -> None:
@@ -46,24 +46,6 @@ def test_a_refused_checkpoint_changes_nothing() -> None:
     with pytest.raises(CheckpointError):
         load_module(layer, other, "encoder")
     assert torch.equal(layer.weight, before)
-
-
-def test_gradients_pass_through_frozen_modules_without_reaching_their_parameters() -> None:
-    layer, x = nn.Linear(3, 2), torch.ones(1, 3, requires_grad=True)
-    with frozen([layer]):
-        layer(x).sum().backward()
-    assert layer.weight.grad is None
-    assert x.grad is not None
-    assert torch.equal(x.grad[0], layer.weight.detach().sum(0))
-
-
-def test_modules_thaw_after_an_error_and_stay_frozen_where_they_were() -> None:
-    layer = nn.Linear(3, 2)
-    layer.bias.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="boom"), frozen([layer]):
-        raise RuntimeError("boom")
-    assert layer.weight.requires_grad
-    assert not layer.bias.requires_grad
 
 
 def test_initialisation_draws_weights_by_fan_and_leaves_norms_alone() -> None:

@@ -21,7 +21,8 @@ from tests.parity.recording import Recording
 from tests.parity.subjects import to_arrays
 
 BEHAVIOUR_FUNCTIONS: tuple[tuple[Any, str], ...] = (
-    *((part, "__call__") for part in (MLP, Actor, RunningMagnitude)),
+    *((part, "__call__") for part in (MLP, RunningMagnitude)),
+    (Actor, "apply_gathered"),
     (behaviour, "imagine"),
     (behaviour, "lambda_return"),
     (BehaviourLearner, "_weights"),
@@ -34,7 +35,7 @@ def behaviour_part(seen: Recording, metrics: Mapping[str, Tensor], subject: Fine
     rssm, config, parts = subject.model.rssm, subject.behaviour.config, subject.actor_critic
     imagination = seen.results("imagine")[0]
     horizon = len(imagination.entropy)
-    policies = seen.results("__call__", parts.actor)[: horizon - 1]
+    policies = [policy for policy, _ in seen.results("apply_gathered", parts.actor)[: horizon - 1]]
     one_hot = imagination.feature[..., : rssm.size].unflatten(-1, (rssm.stoch, rssm.classes))
     reward = seen.results("__call__", subject.behaviour.reward_normaliser)[0]
     returned = seen.calls["lambda_return"][0]

@@ -127,7 +127,7 @@ def finetuning(folder: ParityFolder, dtype: torch.dtype, updates: int) -> Arrays
     }
     means = {
         "behavior/critic_slow": seen.results("__call__", parts.slow_critic),
-        "behavior/reward_mean": seen.results("__call__", model.reward)[1::2],  # every first call is the model's loss
+        "behavior/reward_mean": seen.results("__call__", subject.behaviour.model.reward),
     }
     result = _trajectory(seen, names)
     result |= to_arrays({name: torch.stack(values) for name, values in norms.items()}, "trajectory/")
@@ -143,7 +143,7 @@ def behaviour_alone(folder: ParityFolder, prefix: str, state: Entries) -> Arrays
     """One behaviour update in float32 from recorded start states, through a model with the parameters in ``state``."""
     subject = finetune_learner(folder, state=state)
     with recording(*BEHAVIOUR_FUNCTIONS) as seen:
-        metrics = subject.behaviour.update(subject.model, recorded_start(folder), subject.noise)
+        metrics = subject.behaviour.update(recorded_start(folder), subject.noise)
         subject.behaviour.advance()
     after = {key: value for key, value in finetune_state(subject).items() if not key.startswith("wm.")}
     return {
