@@ -193,6 +193,10 @@ def _allowed(schema: dict[str, Any]) -> str:
     """Return in words what the JSON schema of a setting allows."""
     if "enum" in schema:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if "anyOf" in schema:
+        return ", ".join(map(_allowed, schema["anyOf"]))
+    if "const" in schema:
+        return f"`{schema['const']}`"
     kind = _KINDS[schema["type"]]
     bounds = [f"{sign} {schema[bound]:g}" for bound, sign in _SIGNS.items() if bound in schema]
     return f"{kind} {', '.join(bounds)}".strip()

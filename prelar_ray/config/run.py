@@ -114,8 +114,8 @@ class RunConfig(Component):
     """Device of the learner; auto takes a GPU where one is."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the learner's networks; auto: bfloat16 where the hardware multiplies it, else float32."""
-    compile: bool = False
-    """Run the learner's networks through torch.compile: minutes at the first update, faster after it."""
+    compile: bool | Literal["auto"] = "auto"
+    """Run the learner's networks through torch.compile; auto: on a GPU, and without it where compiling fails."""
     threads: NonNegativeInt = 0
     """CPU threads of the learner; 0 takes all cores, on Ray those that the collectors leave free."""
     world_model: WorldModelConfig = WorldModelConfig()

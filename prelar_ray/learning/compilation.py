@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from prelar_ray.errors import ResourceError
+from prelar_ray.learning.captured import Compute
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
 
-__all__ = ["check_compiler", "compile_networks", "compiled", "eagerly"]
+__all__ = ["check_compiler", "compile_networks", "compiled", "compiles", "eagerly", "or_eagerly"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+log = logging.getLogger(__name__)
+
+
+def compiles(wanted: bool | Literal["auto"], device: torch.device) -> bool:
+    """Whether networks are compiled; ``auto`` compiles on a GPU, where launching small kernels costs the most."""
+    return device.type == "cuda" if wanted == "auto" else wanted
 
 
 def check_compiler() -> None:
@@ -32,16 +42,16 @@ def check_compiler() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile ``function`` at its first call; of a loop over time it is one step, for unrolled ones take minutes.
-
-    Later processes reuse the result from torch's cache on disk.
-    """
+    """Compile ``function`` at its first call; later processes reuse the result from torch's cache on disk."""
     result: Function = torch.compile(function)  # type: ignore[assignment]
     return result
 
 
-def compile_networks(model: WorldModel) -> None:
-    """Compile convolutions and the steps of the scan over time of ``model``, in place."""
+def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None:
+    """Compile convolutions, the steps of the scan over time, and ``heads``, in place.
+
+    A loop over time is compiled by its step: unrolled, it takes minutes.
+    """
     model.encoder.compile()
     model.decoder.compile()
     if isinstance(model, PretrainWorldModel) and model.inverse_dynamics is not None:
@@ -49,6 +59,30 @@ def compile_networks(model: WorldModel) -> None:
     for part in model.modules():
         if isinstance(part, RSSM):
             part.filter_step = compiled(part.filter_step)  # type: ignore[method-assign]
+    for head in heads:
+        head.compile()
+
+
+def or_eagerly(compute: Compute, undo: Callable[[], object]) -> Compute:
+    """Return ``compute`` that, where compiling fails, says why and continues without.
+
+    Args:
+        undo: removes what a pass that was broken off leaves behind.
+    """
+
+    def run(*inputs: Tensor) -> dict[str, Tensor]:
+        try:
+            return compute(*inputs)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = " ".join(str(error).split("\n")[:2])  # the first names the backend, the second the cause
+            log.warning("updates run uncompiled: torch.compile failed (%s)", reason)
+            torch.compiler.set_stance("force_eager")
+            undo()
+            return compute(*inputs)
+
+    return run
 
 
 def eagerly(enabled: bool) -> AbstractContextManager[Any]:

@@ -15,7 +15,7 @@ from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.behaviour import BehaviourLearner, imagine_step
 from prelar_ray.learning.captured import CapturedUpdate, Compute, CudaGraphs
 from prelar_ray.learning.clock import UpdateClock
-from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, eagerly
+from prelar_ray.learning.compilation import check_compiler, compile_networks, compiled, compiles, eagerly, or_eagerly
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.diagnostics import diagnostic_metrics, measure
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
@@ -49,7 +49,8 @@ class _Learner(ABC):
     def __init__(self, config: RunConfig, noise: Noise | None, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.device = resolve_device(config.device)
-        if config.compile:
+        self._compiles = compiles(config.compile, self.device)
+        if config.compile is True:
             check_compiler()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -61,10 +62,12 @@ class _Learner(ABC):
         self._transfer = Transfer(self.device)
         self._metrics = RunningMean()
         self._run: Compute = self._compute
+        if config.compile == "auto" and self._compiles:
+            self._run = or_eagerly(self._run, self._forget_gradients)
         if self._can_capture:
             torch.backends.cudnn.benchmark = True  # the fastest algorithms for the shapes of a batch
             must = config.learner.graph == "always"
-            self._run = CapturedUpdate(self._compute, CudaGraphs(self.noise.generator), self._forget_gradients, must)
+            self._run = CapturedUpdate(self._run, CudaGraphs(self.noise.generator), self._forget_gradients, must)
 
     @property
     def _can_capture(self) -> bool:
@@ -186,7 +189,7 @@ class PretrainLearner(_Learner):
     def __init__(self, config: RunConfig, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
         super().__init__(config, noise, ranks)
         self.model = self._place(PretrainWorldModel(config.world_model))
-        if config.compile:
+        if self._compiles:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
         self._share(model=self.model)
@@ -218,7 +221,7 @@ class PretrainLearner(_Learner):
         """
         noise = Noise(derive_seed(self.config.seed, self.role, 2), self.device, self.noise.dtype)
         image = preprocess_image(self._tensor(clips), self.noise.dtype)
-        with eagerly(self.config.compile):
+        with eagerly(self._compiles):
             loss = self._loss(image, noise, ALONE).metrics
             context = context_frames(clips.shape[1])
             measured = measure(self.model, image, context, noise, self.config.loss.action_prior_std)
@@ -233,7 +236,7 @@ class PretrainLearner(_Learner):
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
         image = preprocess_image(self._tensor(clip), self.noise.dtype).unsqueeze(0)
-        with torch.no_grad(), eagerly(self.config.compile):
+        with torch.no_grad(), eagerly(self._compiles):
             latent = self.model.infer_latent_actions(image)
             latent_action = self.model.to_inputs(None if latent is None else latent.point, image[:, :, 0, 0, 0])
             return predict(self.model, image, latent_action, context)
@@ -273,8 +276,6 @@ class FinetuneLearner(_Learner):
         dtype = self.noise.dtype
         aux_reward = config.loss.aux_reward_weight > 0
         self.model = self._place(FinetuneWorldModel(config.world_model, action, aux_reward))
-        if config.compile:
-            compile_networks(self.model)
         self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
@@ -284,8 +285,12 @@ class FinetuneLearner(_Learner):
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
         self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates, ranks)
         self.optimizer = Optimizer(others, tune.optimizer, ranks=ranks)
-        step = compiled(imagine_step) if config.compile else imagine_step
+        step = compiled(imagine_step) if self._compiles else imagine_step
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, self.model, self.precision, step, ranks)
+        if self._compiles:
+            rewards = self.model.reward, self.model.aux_reward, self.behaviour.model.reward
+            critics = self.actor_critic.critic, self.actor_critic.slow_critic
+            compile_networks(self.model, [head for head in (*rewards, *critics) if head is not None])
         self._share(model=self.model, actor_critic=self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
@@ -345,7 +350,7 @@ class FinetuneLearner(_Learner):
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
         """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""
         image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
-        with torch.no_grad(), eagerly(self.config.compile):
+        with torch.no_grad(), eagerly(self._compiles):
             latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
             return predict(self.model, image, latent_action, context)
 

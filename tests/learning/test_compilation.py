@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from prelar_ray.errors import ResourceError
+from prelar_ray.learning.compilation import compiles, or_eagerly
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
 
@@ -49,6 +51,14 @@ def test_a_missing_compiler_is_named_before_anything_is_built(monkeypatch: pytes
     PretrainLearner(tiny_config())
 
 
+@pytest.mark.parametrize(
+    ("wanted", "on_cpu", "on_gpu"), [("auto", False, True), (True, True, True), (False, False, False)]
+)
+def test_networks_are_compiled_on_a_gpu_unless_asked_otherwise(wanted: Any, on_cpu: bool, on_gpu: bool) -> None:
+    assert compiles(wanted, torch.device("cpu")) == on_cpu
+    assert compiles(wanted, torch.device("cuda")) == on_gpu
+
+
 @pytest.mark.parametrize("name", [pytest.param("apv", marks=pytest.mark.nightly), "contextwm"])
 def test_other_methods_are_traced_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -59,3 +69,24 @@ def test_other_methods_are_traced_too(monkeypatch: pytest.MonkeyPatch, name: str
 @pytest.mark.nightly
 def test_learners_compiled_to_machine_code_agree_with_eager_ones() -> None:
     assert_same(learners("compile=true"), learners(), rtol=1e-3, atol=1e-4)
+
+
+def test_where_compiling_fails_updates_continue_without_and_say_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(module: object, inputs: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    eager, _ = learners()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    learner = PretrainLearner(tiny_config("compile=true"))
+    learner._run = or_eagerly(learner._compute, learner._forget_gradients)  # as compile=auto does on a GPU
+    try:
+        for seed in range(3):
+            learner.update(tiny_clips(seed))
+    finally:
+        torch.compiler.set_stance("default")
+    (said,) = [record.message for record in caplog.records if record.name.startswith("prelar_ray")]
+    assert said.startswith("updates run uncompiled: torch.compile failed (backend='broken' raised")
+    assert "no compiler here" in said
+    assert learner.metrics() == pytest.approx(eager.metrics(), rel=1e-3)
