@@ -1,5 +1,7 @@
 """Compare this project with every array of a parity folder: ``python tests/parity/check.py DIR [--json OUT]``.
 
+With ``--device cuda`` this project computes on a GPU, without TF32, and the same tolerances hold.
+
 Exit codes: 0 all agree, 1 something differs or could not be compared, 2 the folder is damaged or not supported.
 """
 
@@ -22,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prelar_ray.errors import PrelarError
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.storage.files import atomic_file
 from tests.parity.cases import CASES, FILES, LEGEND, Case, case_of, outcomes
 from tests.parity.folder import ParityFolder
@@ -175,12 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="parity folder, for example tests/data/parity")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the result of every array to this file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where this project computes")
     given = parser.parse_args(arguments)
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a row of a log stays on one line
     try:
-        with console.status("comparing"):
+        torch.backends.cudnn.allow_tf32 = False
+        with console.status("comparing"), resolve_device(given.device):
             report = check(ParityFolder.load(given.folder))
         show(report, console)
         if given.json:

@@ -105,9 +105,14 @@ class ParityFolder:
         return folder
 
     def tensor(self, file: str, key: str) -> Tensor:
-        """A copy of an array; numbers with a fraction as float32, which is what training sees."""
-        tensor = torch.from_numpy(self.arrays[file][key].copy())
+        """A copy of an array on the default device; numbers with a fraction as float32, which is what training sees."""
+        tensor = to_tensor(self.arrays[file][key])
         return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def to_tensor(array: Array) -> Tensor:
+    """A copy on torch's default device, which is where this project computes."""
+    return torch.from_numpy(array.copy()).to(torch.get_default_device())
 
 
 # What the parsers raise for a file that is cut off, altered, of another format, or holds objects.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from prelar_ray.models.preprocess import postprocess_image, preprocess_image
-from tests.parity.folder import FINETUNED, PARTS, Arrays, ParityFolder
+from tests.parity.folder import FINETUNED, PARTS, Arrays, ParityFolder, to_tensor
 from tests.parity.subjects import batch, finetune_learner, finetune_state, named_state, pretrain_learner
 
 _ALIASES = {"wm.rssm.": "wm.af_rssm.", "_task_behavior.": "_expl_behavior."}
@@ -16,11 +15,11 @@ _ALIASES = {"wm.rssm.": "wm.af_rssm.", "_task_behavior.": "_expl_behavior."}
 def inputs(folder: ParityFolder) -> Arrays:
     """``inputs.npz`` as this project sees it: the batch of a learner, flags as booleans, frames there and back."""
     given = batch(folder)
-    frames = postprocess_image(preprocess_image(torch.from_numpy(given.image))).movedim(-1, -3)
+    frames = postprocess_image(preprocess_image(to_tensor(given.image))).movedim(-1, -3)
     flags = "module_inputs/policy/is_first"
     return {
         **folder.arrays["inputs"],  # what modules take as it is; other files show that it matters
-        "inputs/image": frames.numpy(),
+        "inputs/image": frames.cpu().numpy(),
         "inputs/action": given.action,
         "inputs/reward": given.reward,
         "inputs/is_first": given.is_first,

@@ -19,14 +19,14 @@ from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import PretrainWorldModel
 from prelar_ray.published.names import official_key
-from tests.parity.folder import Arrays, ParityFolder
+from tests.parity.folder import Arrays, ParityFolder, to_tensor
 from tests.parity.options import run_config
 from tests.parity.subjects import batch, deterministic, finetune_learner, pretrain_learner, to_arrays
 
 
 def networks(folder: ParityFolder) -> Arrays:
     """``modules.npz``."""
-    image = preprocess_image(torch.from_numpy(batch(folder).image))
+    image = preprocess_image(to_tensor(batch(folder).image))
     result = {"encoder/image_preprocessed_mean": image.mean(dim=(-3, -2, -1))}
     for mode in ("train", "eval"):
         model = pretrain_learner(folder).model.train(mode == "train")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -15,6 +16,7 @@ from prelar_ray.config import (
     ConvConfig,
     FinetuneConfig,
     HeadConfig,
+    LearnerConfig,
     LossConfig,
     MLPConfig,
     OptimizerConfig,
@@ -106,7 +108,9 @@ def run_config(folder: ParityFolder, phase: str) -> RunConfig:
 def _pretrain(folder: ParityFolder) -> RunConfig:
     options = folder.options["pretrain"]
     return RunConfig(
-        device="cpu",
+        device=cast(Literal["cpu", "cuda"], torch.get_default_device().type),
+        compile=False,
+        learner=LearnerConfig(graph="never"),
         precision="float32",
         threads=1,
         world_model=WorldModelConfig(
@@ -129,7 +133,9 @@ def _finetune(folder: ParityFolder) -> RunConfig:
     if not options["beta"] > 0:
         raise ParityError(f"config.json: finetune: beta={options['beta']} is not supported, only positive values")
     return RunConfig(
-        device="cpu",
+        device=cast(Literal["cpu", "cuda"], torch.get_default_device().type),
+        compile=False,
+        learner=LearnerConfig(graph="never"),
         precision="float32",
         threads=1,
         world_model=WorldModelConfig(

@@ -54,7 +54,7 @@ def finetune_learner(
 def deterministic(folder: ParityFolder, dtype: torch.dtype) -> Deterministic:
     """The deterministic mode of the recording: samples are modes, and the batch permutation is the recorded one."""
     noise = Deterministic(torch.tensor(folder.options["fixed_batch_permutation"]))
-    noise.dtype = dtype
+    noise.dtype, noise.device = dtype, torch.get_default_device()
     return noise
 
 
@@ -117,7 +117,7 @@ def finetune_state(learner: FinetuneLearner) -> Arrays:
 
 def to_array(tensor: Tensor) -> Array:
     """A copy without gradient history."""
-    return tensor.detach().numpy().copy()
+    return tensor.detach().cpu().numpy().copy()
 
 
 def to_arrays(tensors: Mapping[str, Tensor], prefix: str = "") -> Arrays:

@@ -23,7 +23,7 @@ from prelar_ray.learning.world_model_loss import pretrain_loss
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.published.names import official_key
 from tests.parity.behaviour import BEHAVIOUR_FUNCTIONS, behaviour_part, recorded_start
-from tests.parity.folder import Array, Arrays, Entries, ParityError, ParityFolder
+from tests.parity.folder import Array, Arrays, Entries, ParityError, ParityFolder, to_tensor
 from tests.parity.options import run_config
 from tests.parity.recording import Recording, recording
 from tests.parity.subjects import (
@@ -49,7 +49,7 @@ def pretraining(folder: ParityFolder, dtype: torch.dtype, updates: int) -> Array
     subject = pretrain_learner(folder, dtype)
     given = batch(folder)
     # Clips of a video store never hold a reset after their first frame; the recorded batch does.
-    is_first = torch.from_numpy(given.is_first).to(dtype)
+    is_first = to_tensor(given.is_first).to(dtype)
     original = pretrain_loss
 
     def with_resets(model: Any, config: Any, image: Any, is_first_of_clips: Any, *others: Any) -> Any:
@@ -132,7 +132,7 @@ def finetuning(folder: ParityFolder, dtype: torch.dtype, updates: int) -> Arrays
     result = _trajectory(seen, names)
     result |= to_arrays({name: torch.stack(values) for name, values in norms.items()}, "trajectory/")
     result |= to_arrays({k: torch.stack([x.mean() for x in values]) for k, values in means.items()}, "trajectory/")
-    result |= _world_model_part(seen, subject, torch.from_numpy(given.reward).to(dtype))
+    result |= _world_model_part(seen, subject, to_tensor(given.reward).to(dtype))
     result |= _gradients(folder, seen, model, "wm/", _MODEL_OPTIMIZERS)
     result |= behaviour_part(seen, seen.metrics[0], subject, "ac/")
     result |= _gradients(folder, seen, parts, "ac/", _BEHAVIOUR_OPTIMIZERS)
