@@ -6,6 +6,8 @@ import importlib
 import sys
 
 NAMES = {
+    "gpu": "all that a GPU is to show, stage by stage with limits, into one file",
+    "agreement": "captured and compiled updates against eager ones (torch alone)",
     "learner": "updates of both phases: time, FLOP/s, memory, by number format and by part (torch alone)",
     "acting": "frames to actions, one and many (torch alone)",
     "weights": "from the learner to collectors that act with it, on Ray",

@@ -1,4 +1,4 @@
-"""Counts of an update: floating-point operations, bytes, operators, host syncs."""
+"""Counts of an update: floating-point operations, bytes, operators, launches of kernels, host syncs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Row
+from prelar_ray.learning.captured import LaunchCount
 
 __all__ = ["OperatorCount", "counted"]
 
@@ -55,12 +56,15 @@ def _asks_the_device(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> 
 
 
 def counted(run: Callable[[], object]) -> Row:
-    """Run once, eagerly, and return ``tflop`` (matrix products and convolutions, both directions), bytes and counts."""
+    """Run eagerly and return ``tflop`` (matrix products and convolutions, both directions), bytes and counts."""
     with FlopCounterMode(display=False) as flops, OperatorCount() as operators:
+        run()
+    with LaunchCount() as launches:
         run()
     return {
         "tflop": flops.get_total_flops() / 1e12,
         "gigabytes": operators.bytes / 1e9,
         "operators": operators.operators,
+        "launches": launches.count,
         "host_syncs": operators.host_syncs,
     }

@@ -1,8 +1,9 @@
 """Updates of both phases: seconds, FLOP/s relative to the machine's ceiling, peak memory, host syncs, time by part.
 
-Plain torch on synthetic batches, without environments and Ray. One row per preset, phase and number format
-(``float32``, ``bfloat16``, and ``compiled``: the faster of the two through torch.compile), and with ``--parts`` one row
-per part of an update, forward and backward.
+Plain torch on synthetic batches, without environments and Ray. One row per preset, phase and mode: the number format
+``float32`` or ``bfloat16``; in the faster of the two ``compiled`` (through torch.compile), ``graph`` (one CUDA graph)
+and ``fused`` (both, as runs on a GPU do). With ``--parts`` one row per part of an update, forward and backward, with
+``--kernels`` the kernels that take most time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.counting import counted
+from benchmarks.kernels import largest_kernels
 from benchmarks.measuring import (
     Result,
     Row,
@@ -23,16 +25,19 @@ from benchmarks.measuring import (
     peak_memory,
     report_options,
     reset_peak_memory,
+    save,
     show,
     synchronise,
     timed,
 )
 from benchmarks.parts import make, parts, synthetic_batch
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.learning.captured import EAGER_FIRST
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.precision import has_bfloat16
 
-MODES = ("float32", "bfloat16", "compiled")
+MODES = ("float32", "bfloat16", "compiled", "graph", "fused")
+COMPILED, GRAPHS = ("compiled", "fused"), ("graph", "fused")
 PHASES = ("pretrain", "finetune")
 COLUMNS = {
     "seconds": ".4g",
@@ -45,6 +50,7 @@ COLUMNS = {
     "gigabytes": ".3g",
     "peak_gib": ".2f",
     "operators": "d",
+    "launches": "d",
     "host_syncs": "d",
     "share_of_update": ".0%",
 }
@@ -63,11 +69,12 @@ def measure(name: str, config: RunConfig, phase: str, repeats: int, ceiling: flo
     update()
     synchronise(device)
     first = time.perf_counter() - began
-    timing = timed(update, device, repeats, warmup=1)
+    timing = timed(update, device, repeats, warmup=EAGER_FIRST + 1 if config.learner.graph == "always" else 1)
     peak = peak_memory(device)
-    if config.compile:
+    if config.compile or config.learner.graph == "always":
         del learner, update
-        _, update = make(config.model_copy(update={"compile": False}), phase)
+        eager = config.learner.model_copy(update={"graph": "never"})
+        _, update = make(config.model_copy(update={"compile": False, "learner": eager}), phase)
         update()  # creates the optimisers' moments
     row = {"name": name, **timing.as_row(), **counted(update)}
     # Compilation is in the first call.
@@ -90,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="also list the N largest kernels")
     parser.add_argument("--parts", action="store_true", help="also time every part of an update")
     report_options(parser)
     args = parser.parse_intermixed_args(argv)
@@ -103,18 +111,25 @@ def main(argv: Sequence[str]) -> int:
         **{f"{str(dtype).removeprefix('torch.')}_tflop_per_s": round(x / 1e12, 3) for dtype, x in ceilings.items()},
         "copy_gb_per_s": round(copy_ceiling(device) / 1e9, 1),
     }
+    settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
     rows: list[Row] = []
+    result = Result("learner", settings, machine, rows)
     for preset in args.presets:
         for phase in args.phases:
             for batch_size in args.batch_sizes:
                 for mode in args.modes:
-                    config = _config(preset, args.overrides, phase, batch_size, mode, args.device, device)
+                    config = mode_config(preset, args.overrides, phase, mode, device, batch_size)
                     name = f"{preset} {phase} {mode}" + (f" batch {batch_size}" if batch_size else "")
                     rows.append(measure(name, config, phase, args.repeats, ceilings[formats[mode]]))
-                    if args.parts and mode != "compiled":
+                    if args.kernels:
+                        learner, update = make(config, phase)
+                        for _ in range(EAGER_FIRST + 1):
+                            update()
+                        rows[-1]["kernels"] = largest_kernels(update, learner.device, args.kernels)
+                    if args.parts and mode in MODES[:2]:
                         rows += _measure_parts(config, phase, rows[-1], args.repeats, ceilings[formats[mode]])
-    settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
-    show(Result("learner", settings, machine, rows), COLUMNS, args)
+                    save(result, args.json)  # so that there is something if time runs out
+    show(result, COLUMNS, args)
     return 0
 
 
@@ -129,16 +144,18 @@ def _measure_parts(config: RunConfig, phase: str, whole: Row, repeats: int, ceil
 
 
 def _half(mode: str, device: torch.device) -> bool:
-    return mode == "bfloat16" or (mode == "compiled" and has_bfloat16(device))
+    return mode == "bfloat16" or (mode != "float32" and has_bfloat16(device))
 
 
-def _config(
-    preset: str, overrides: Sequence[str], phase: str, batch_size: int, mode: str, name: str, device: torch.device
+def mode_config(
+    preset: str, overrides: Sequence[str], phase: str, mode: str, device: torch.device, batch_size: int = 0
 ) -> RunConfig:
+    """Return the configuration of a mode, with the preset's batches unless ``batch_size`` is given."""
     changes: dict[str, Any] = {
-        "device": name,
+        "device": device.type,
         "precision": "bfloat16" if _half(mode, device) else "float32",
-        "compile": mode == "compiled",
+        "compile": mode in COMPILED,
+        "learner.graph": "always" if mode in GRAPHS else "never",
     }
     if batch_size:
         changes[f"{phase}.batch_size"] = batch_size

@@ -32,6 +32,7 @@ __all__ = [
     "report_options",
     "reset_peak_memory",
     "result_file",
+    "save",
     "show",
     "synchronise",
     "timed",
@@ -146,12 +147,16 @@ def show(result: Result, columns: Mapping[str, str], args: argparse.Namespace) -
     """
     _line(f"{result.benchmark}: {', '.join(f'{key} {value}' for key, value in result.machine.items())}")
     print_table(result.rows, columns)
-    stored = result.to_json()
-    if args.json:
-        with atomic_file(args.json) as file:
-            file.write(json.dumps(stored, indent=1).encode() + b"\n")
+    save(result, args.json)
     if args.compare:
-        compare(args.compare, stored)
+        compare(args.compare, result.to_json())
+
+
+def save(result: Result, path: Path | None) -> None:
+    """Write a result, or what there is of it, if a file is asked for."""
+    if path:
+        with atomic_file(path) as file:
+            file.write(json.dumps(result.to_json(), indent=1).encode() + b"\n")
 
 
 def result_file(name: str) -> Row:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["EAGER_FIRST", "CapturedUpdate", "Compute", "CudaGraphs", "Graphs"]
+__all__ = ["EAGER_FIRST", "CapturedUpdate", "Compute", "CudaGraphs", "Graphs", "LaunchCount"]
 
 Values = dict[str, Tensor]
 Compute = Callable[..., Values]
@@ -107,7 +107,7 @@ class CudaGraphs:
     def capture(self, compute: Compute, inputs: Sequence[Tensor]) -> Callable[[], Values]:
         """See :meth:`Graphs.capture`; what it takes is logged."""
         began, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
-        graph, launches = torch.cuda.CUDAGraph(), _Launches()
+        graph, launches = torch.cuda.CUDAGraph(), LaunchCount()
         graph.register_generator_state(self.generator)
         # Other threads may use the device meanwhile: the one that writes checkpoints, NCCL's watchdog.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"), launches:
@@ -123,7 +123,7 @@ class CudaGraphs:
         return replay
 
 
-class _Launches(TorchDispatchMode):
+class LaunchCount(TorchDispatchMode):
     """Counts the operators that launch kernels, nearly: all but views and allocations."""
 
     def __init__(self) -> None:
@@ -131,5 +131,6 @@ class _Launches(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count ``func`` and run it."""
         self.count += not func.is_view and "empty" not in func.overloadpacket.__name__
         return func(*args, **(kwargs or {}))
