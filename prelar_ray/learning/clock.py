@@ -38,7 +38,10 @@ class UpdateClock:
         self._sum(UNREAD)
 
     def read(self) -> dict[str, float]:
-        """Return mean seconds of an update, and of the wait before it, since the last call; empty without updates."""
+        """Return mean seconds of an update, and of the wait before it, since the last call; empty without updates.
+
+        On a GPU also its busy share and the memory in use.
+        """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._sum(0)
@@ -49,6 +52,7 @@ class UpdateClock:
         values = {"time/update": seconds["update"] / updates, "time/wait_for_data": seconds["wait"] / updates}
         if self.device.type == "cuda":
             values["gpu/busy"] = seconds["update"] / (seconds["update"] + seconds["wait"])
+            values["gpu/memory"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
 
     def _mark(self) -> Mark:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from prelar_ray.models.resnet import fold_norms
@@ -30,4 +32,8 @@ def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tenso
     weights = fold_norms(encoder)
     weights |= {key: value for key, value in model.items() if key.startswith(_MODEL_PARTS)}
     weights |= {key: value for key, value in actor_critic.items() if key.startswith("actor.")}
-    return {key: value.detach().cpu().numpy().copy() for key, value in weights.items()}
+    # One copy to the host instead of one per tensor, each of which would wait for the device.
+    flat = torch.cat([value.detach().flatten() for value in weights.values()]).cpu().numpy()
+    ends = np.cumsum([value.numel() for value in weights.values()])[:-1]
+    parts = zip(weights.items(), np.split(flat, ends), strict=True)
+    return {key: part.reshape(value.shape) for (key, value), part in parts}

@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
     "rate/updates_per_second": Metric("updates/s", "Updates of the learner per second since the last line."),
     "rate/env_steps_per_second": Metric("env steps/s", "Environment steps of all collectors per second."),
     "rate/frames_per_second": Metric("frames/s", "Frames per second: trained on, or recorded."),
-    "time/update": Metric("s", "Mean time of one update without waiting for data."),
+    "time/update": Metric("s", "Mean time of one update without waiting for data; on a GPU that of the device."),
     "time/wait_for_data": Metric("s", "Mean time per update that the learner waited for a batch."),
     "time/collectors_paused": Metric(
         "fraction", "Share of the time in which collecting paused because learning was too far behind."
@@ -136,6 +136,8 @@ METRICS: dict[str, Metric] = {
     "queue/requests_in_flight": Metric("requests", "Requests to collectors whose episodes are not yet in the replay."),
     "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner, mean."),
     "weights/age_largest": Metric("updates", "The same, largest; collect.max_age_updates and one request bound it."),
+    "gpu/busy": Metric("fraction", "Share of the time from the first update of a log line to its last in updates."),
+    "gpu/memory": Metric("GiB", "Largest memory of the learner's tensors on the GPU so far."),
     "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
     "memory/learner": Metric("GiB", "Resident memory of the learner, of all ranks together."),
     "memory/replay": Metric("GiB", "Resident memory of the replay."),
