@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,12 @@ MINUTE = """
     evaluation.episodes=2 evaluation.envs=2 evaluation.every_env_steps=1000
     checkpoint.every_updates=2 telemetry.every_updates=1
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only tests marked ``gpu`` see one: all others expect the CPU's bits, also where ``device=auto`` is a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

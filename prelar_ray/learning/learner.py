@@ -147,9 +147,10 @@ class _Learner(ABC):
         return {key: self.ranks.gather(x.to(self.device).unsqueeze(0)).cpu() for key, x in state.items()}
 
     def _load_noise(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the generators of this rank; new ones replace them if the number of ranks has changed."""
+        """Restore the generators of this rank; others if ranks or device kind changed."""
         states = {key: x.unsqueeze(0) if x.dim() == 1 else x for key, x in state.items()}
-        if len(states["generator"]) == self.ranks.size:
+        own = self.noise.generator.get_state()
+        if states["generator"].shape == (self.ranks.size, len(own)):
             # Copied: a generator reads from the start of the storage, not from the start of the row.
             self.noise.load_state_dict({key: x[self.ranks.rank].clone() for key, x in states.items()})
             return

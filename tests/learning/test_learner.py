@@ -231,6 +231,19 @@ def test_without_bonus_the_learner_runs_and_resumes() -> None:
     assert same(tensors(learner.state_dict()), tensors(other.state_dict()))
 
 
+def test_a_checkpoint_of_another_kind_of_device_continues_with_new_random_numbers() -> None:
+    learner, other = pretrain_learner(), pretrain_learner("seed=1")
+    learner.update(tiny_clips(0))
+    state = through_a_file(learner.state_dict())
+    state["noise"] = {key: torch.zeros(16, dtype=torch.uint8) for key in state["noise"]}  # as of a GPU's generator
+    other.load_state_dict(state)
+    before = other.noise.generator.get_state()
+    other.load_state_dict(state)
+    assert torch.equal(other.noise.generator.get_state(), before)
+    other.update(tiny_clips(1))
+    assert other.updates == 2
+
+
 def test_pretraining_learns_to_reconstruct_what_it_sees() -> None:
     learner = pretrain_learner("pretrain.optimizer.learning_rate=0.01")
     clips = np.repeat(np.repeat(tiny_clips(0)[:, :, :2, :2], 32, axis=2), 32, axis=3)  # four squares of one colour
