@@ -28,14 +28,14 @@ def measure(name: str, config: RunConfig, repeats: int) -> list[Row]:
     seconds: dict[str, list[float]] = {"update": [], "stall": [], "until on disk": [], "update beside": []}
     with tempfile.TemporaryDirectory() as folder:
         role = FinetuneLearnerRole(config, ACTION, Path(folder))
-        role.update(batch)
+        role.update([batch])
         for _ in range(repeats):
             began = time.perf_counter()
-            role.update(batch)
+            role.update([batch])
             updated = time.perf_counter()
             role.save({})
             stalled = time.perf_counter()
-            role.update(batch)
+            role.update([batch])
             beside = time.perf_counter()
             role.saved()
             seconds["update"].append(updated - began)

@@ -75,11 +75,11 @@ class ReplayShard:
     def insert(self, *parts: Any) -> ShardStatus:
         return ShardStatus(eligible=1, longest=1)
 
-    def sample(self, count: int) -> Any:
-        return np.zeros(1)
+    def sample(self, counts: Sequence[int]) -> Any:
+        return [np.zeros(1) for _ in counts]
 
-    def sample_shares(self, counts: Sequence[int]) -> Any:
-        return tuple(np.zeros(1) for _ in counts)
+    def sample_shares(self, counts: Sequence[Sequence[int]]) -> Any:
+        return tuple([np.zeros(1) for _ in counts] for _ in counts[0])
 
     def peek(self) -> None:
         pass
@@ -98,11 +98,11 @@ class Learner:
     def join(self, address: str) -> None:
         pass
 
-    def update(self, batch: Any) -> int:
+    def update(self, batches: Sequence[Any]) -> int:
         if self.idle_since:
             self.waited += time.monotonic() - self.idle_since
-        time.sleep(self.asleep.update)
-        self.updates, self.count = self.updates + 1, self.count + 1
+        time.sleep(self.asleep.update * len(batches))
+        self.updates, self.count = self.updates + len(batches), self.count + len(batches)
         self.idle_since = time.monotonic()
         return self.updates
 

@@ -14,7 +14,10 @@ from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.seeding import generator
 from prelar_ray.types import Episode, SequenceBatch
 
-__all__ = ["ReplayShard", "ShardStatus", "shard_of"]
+__all__ = ["Parts", "ReplayShard", "ShardStatus", "shard_of"]
+
+Parts = list[SequenceBatch | None]
+"""What a shard gives a rank for successive updates."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,24 @@ class ReplayShard:
         buffer = self.buffer
         return ShardStatus(buffer.steps, len(buffer), buffer.eligible, buffer.longest)
 
-    def sample(self, count: int) -> SequenceBatch | None:
-        """Sample ``count`` segments, ``(B, T, ...)``; None where ``count`` is 0."""
-        return self.buffer.sample(count) if count else None
+    def sample(self, counts: Sequence[int]) -> Parts:
+        """Sample for successive updates ``counts`` segments each, ``(B, T, ...)``; None where that is 0."""
+        return [self.buffer.sample(count) if count else None for count in counts]
 
-    def sample_shares(self, counts: Sequence[int]) -> tuple[SequenceBatch | None, ...]:
-        """Sample as :meth:`sample` does, shared out over learner ranks: ``counts`` segments each."""
-        batch = self.sample(sum(counts))
+    def sample_shares(self, counts: Sequence[Sequence[int]]) -> tuple[Parts, ...]:
+        """Sample for successive updates, each shared out over learner ranks; returns what every rank gets.
+
+        Args:
+            counts: segments by update and rank.
+        """
+        shares = [self._shared(by_rank) for by_rank in counts]
+        return tuple(list(of_rank) for of_rank in zip(*shares, strict=True))
+
+    def _shared(self, counts: Sequence[int]) -> Parts:
+        (batch,) = self.sample([sum(counts)])
         if batch is None:
-            return (None,) * len(counts)
-        return tuple(share if count else None for share, count in zip(batch.split(counts), counts, strict=True))
+            return [None] * len(counts)
+        return [share if count else None for share, count in zip(batch.split(counts), counts, strict=True)]
 
     def peek(self) -> SequenceBatch | None:
         """Sample one segment to look at, without effect on later samples; None where there is none."""

@@ -106,6 +106,7 @@ class Finetuning(Loop):
         updates = self.learners.updates
         self.window = MetricWindow()
         self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
+        self.publishing = Every(config.collect.publish_every_updates, updates)
         self.logging = Every(config.telemetry.every_updates, updates)
         self.evaluating = Every(config.evaluation.every_env_steps, self.replay.env_steps)
         self.saving = Every(config.checkpoint.every_updates, updates)
@@ -144,30 +145,33 @@ class Finetuning(Loop):
         """Lines 14-25 at once: keep all roles busy, wait for any, then take care of what is done."""
         learners, published = self.learners, self.learners.published
         self.collectors.request(published, ready=published.version <= learners.updates)  # lines 15-18
-        while self._may_learn:
-            learners.submit(self.replay.sample())  # lines 19-24
+        while count := self._may_learn:
+            learners.submit(self.replay.sample(count), count)  # lines 19-24
         paused, began = self.collectors.paused, time.monotonic()
         done = self.backend.wait([*self.collectors.futures, *learners.futures], POLL_SECONDS)
         if paused:
             self.window.paused(time.monotonic() - began)
         self._note(self.collectors.take(done))
-        for update in learners.take(done):
-            self._learnt()
-            if update % self.config.collect.publish_every_updates == 0:
-                learners.publish()
+        if updates := learners.take(done):
+            self._learnt(updates)
+        if self.publishing.take(learners.updates):
+            learners.publish()
 
     @property
-    def _may_learn(self) -> bool:
-        """Whether an update is due, few are in flight, and it makes no collector's weights older than allowed."""
-        oldest, submitted = self.collectors.oldest_version, self.learners.submitted
-        young = oldest is None or submitted - oldest < self.config.collect.max_age_updates
-        return bool(self.replay.updates_due and self.learners.in_flight <= self.config.replay.prefetch and young)
+    def _may_learn(self) -> int:
+        """How many updates to ask for now: few calls are in flight, and no collector's weights get too old."""
+        if self.learners.calls > self.config.replay.prefetch:
+            return 0
+        oldest, allowed = self.collectors.oldest_version, self.learners.per_call
+        if oldest is not None:
+            allowed = min(allowed, self.config.collect.max_age_updates - (self.learners.submitted - oldest))
+        return max(0, min(allowed, self.replay.updates_due))
 
     def _note(self, answers: Iterable[Collected]) -> None:
         for answer in answers:
             self.window.collected(answer, self.learners.updates - answer.version)
 
-    def _learnt(self, updates: int = 1) -> None:
+    def _learnt(self, updates: int) -> None:
         self.collectors.learnt(self.learners.updates)
         self.window.learnt(updates)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -74,9 +75,14 @@ class LearnerRole(Generic[Learner, Part]):
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raise what could be said better than that tensors do not fit."""
 
-    def update(self, *parts: Part) -> int:
-        """One update on this rank's rows of the batch, a part from every shard; returns how many there were."""
-        self._update(*parts)
+    def update(self, *parts: Sequence[Part]) -> int:
+        """Make successive updates on this rank's rows of the batches; returns how many there were so far.
+
+        Args:
+            parts: from every shard, a part for each update.
+        """
+        for of_update in zip(*parts, strict=True):
+            self._update(*of_update)
         return self.learner.updates
 
     def _update(self, *parts: Part) -> None:

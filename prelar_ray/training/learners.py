@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -25,10 +27,22 @@ P = ParamSpec("P")
 R = TypeVar("R", bound=LearnerRole[Any, Any])
 Part = TypeVar("Part")
 """What a rank's share of a batch is made of."""
+Parts = Sequence[Part]
+"""One for each of successive updates."""
 T = TypeVar("T")
 
-Update = list[Future[int]]
-"""An update in flight: a future for every rank."""
+CALL_SECONDS = 0.1
+"""Work of a call that asks for several updates: longer ones would delay weights and interrupts."""
+MOST_UPDATES = 16
+"""Most updates of a call; their batches are in memory together."""
+
+
+class Call(NamedTuple):
+    """Updates in flight."""
+
+    futures: list[Future[int]]
+    """One for every rank."""
+    updates: int
 
 
 class Published(NamedTuple):
@@ -51,56 +65,70 @@ class LearnerGroup(Generic[R, Part]):
         self.roles = [start(role, rank) for rank, role in enumerate(RoleId.several("learner", ranks))]
         self.updates = 0
         """Updates done."""
-        self._in_flight: list[Update] = []
+        self._in_flight: list[Call] = []
+        self._finished = time.monotonic()
+        self._seconds = deque([CALL_SECONDS], maxlen=4)
+        """Of an update, as seen from here, in the last calls."""
         if ranks > 1:
             address = backend.rendezvous()
             self._get([role.call(LearnerRole.join, address) for role in self.roles])
 
     # Updates
 
-    def submit(self, shares: Sequence[Sequence[Future[Part] | Part]]) -> None:
-        """Ask for an update; each rank gets the parts of its share of the batch."""
+    def submit(self, shares: Sequence[Sequence[Future[Parts[Part]] | Parts[Part]]], updates: int = 1) -> None:
+        """Ask for successive updates; each rank gets the parts of its shares of the batches."""
         parts = [[by_reference(x) if isinstance(x, Future) else x for x in share] for share in shares]
-        self._in_flight.append(
-            [role.call(LearnerRole.update, *share) for role, share in zip(self.roles, parts, strict=True)]
-        )
+        futures = [role.call(LearnerRole.update, *share) for role, share in zip(self.roles, parts, strict=True)]
+        self._in_flight.append(Call(futures, updates))
 
-    def update(self, shares: Sequence[Sequence[Future[Part] | Part]]) -> None:
+    def update(self, shares: Sequence[Sequence[Future[Parts[Part]] | Parts[Part]]]) -> None:
         """Make one update and wait for it."""
         self.submit(shares)
         self.finish()
 
     @property
+    def per_call(self) -> int:
+        """How many updates to ask for at once, so that messages cost little of a fast learner's time."""
+        return max(1, min(MOST_UPDATES, int(CALL_SECONDS / max(self._seconds))))
+
+    @property
+    def calls(self) -> int:
+        """Calls in flight."""
+        return len(self._in_flight)
+
+    @property
     def in_flight(self) -> int:
         """Updates asked for and not done yet."""
-        return len(self._in_flight)
+        return sum(call.updates for call in self._in_flight)
 
     @property
     def submitted(self) -> int:
         """Updates done and in flight."""
-        return self.updates + len(self._in_flight)
+        return self.updates + self.in_flight
 
     @property
     def futures(self) -> list[Future[int]]:
         """Of the updates in flight."""
-        return [future for update in self._in_flight for future in update]
+        return [future for call in self._in_flight for future in call.futures]
 
-    def take(self, done: Collection[Future[Any]]) -> Iterator[int]:
-        """Finish the updates of which some rank is ``done``; yields, after each, how many there were so far."""
-        for update in [update for update in self._in_flight if any(future in done for future in update)]:
-            self._finish(update)
-            yield self.updates
+    def take(self, done: Collection[Future[Any]]) -> int:
+        """Finish the calls of which some rank is ``done``; returns how many updates they made."""
+        return self._finish([call for call in self._in_flight if any(future in done for future in call.futures)])
 
     def finish(self) -> int:
         """Wait for all updates in flight; returns how many there were."""
-        waiting = list(self._in_flight)
-        for update in waiting:
-            self._finish(update)
-        return len(waiting)
+        return self._finish(list(self._in_flight))
 
-    def _finish(self, update: Update) -> None:
-        self.updates = self._get(update)[0]
-        self._in_flight.remove(update)  # not before: an interrupt meanwhile finds it, and counts it
+    def _finish(self, calls: Sequence[Call]) -> int:
+        for call in calls:
+            self.updates = self._get(call.futures)[0]
+            self._in_flight.remove(call)  # not before: an interrupt meanwhile finds it, and counts it
+        updates = sum(call.updates for call in calls)
+        if updates:
+            now = time.monotonic()
+            self._seconds.append(max(1e-6, (now - self._finished) / updates))
+            self._finished = now
+        return updates
 
     # State
 

@@ -152,7 +152,7 @@ class Pretraining(Loop):
         self._clear()
 
     def _clear(self) -> None:
-        self._began, self._waited, self._count = time.monotonic(), 0.0, 0
+        self._began, self._count = time.monotonic(), 0
 
     @property
     def finished(self) -> bool:
@@ -172,7 +172,7 @@ class Pretraining(Loop):
     def advance(self) -> None:
         """Make one update, then do what is due."""
         clips, position = self._read()  # line 6
-        shares = [[share] for share in np.split(clips, self.config.learner.ranks)]
+        shares = [[[share]] for share in np.split(clips, self.config.learner.ranks)]
         with interrupts_deferred():
             self.learners.update(shares)  # line 7
             self._position = position
@@ -190,9 +190,7 @@ class Pretraining(Loop):
         def sample() -> tuple[Frames, dict[str, Any]]:
             return self.videos.sampler.sample(), self.videos.sampler.state_dict()
 
-        asked = time.monotonic()
         clips = (self._next or self._reader.submit(sample)).result()
-        self._waited += time.monotonic() - asked
         self._next = self._reader.submit(sample)
         return clips
 
@@ -204,8 +202,6 @@ class Pretraining(Loop):
         values |= {
             "rate/updates_per_second": self._count / seconds,
             "rate/frames_per_second": frames / seconds,
-            "time/update": (seconds - self._waited) / self._count,
-            "time/wait_for_data": self._waited / self._count,
             "memory/process": process_memory(),
         }
         if validate:

@@ -13,7 +13,7 @@ import numpy as np
 from prelar_ray.config import RunConfig
 from prelar_ray.replay.buffer import check_can_sample
 from prelar_ray.replay.rate_limiter import RateLimiter
-from prelar_ray.replay.shard import ReplayShard, ShardStatus
+from prelar_ray.replay.shard import Parts, ReplayShard, ShardStatus
 from prelar_ray.roles import RoleId
 from prelar_ray.seeding import generator
 from prelar_ray.training.backend import Backend, Future, Role, by_reference
@@ -23,7 +23,7 @@ __all__ = ["Insertion", "ReplayGroup"]
 
 log = logging.getLogger(__name__)
 
-Part = Future[SequenceBatch | None]
+Part = Future[Parts]
 """What one shard gives one learner rank."""
 
 
@@ -114,27 +114,31 @@ class ReplayGroup:
         if self.limiter.env_steps >= self.limiter.random_steps and held.episodes:
             check_can_sample(held.eligible, held.longest, self.segment_length)
 
-    def sample(self) -> list[list[Part]]:
-        """Sample a batch for one update; returns, for every rank, the futures of its parts.
+    def sample(self, updates: int = 1) -> list[list[Part]]:
+        """Sample batches for successive updates; returns, for every rank, the futures of its parts.
 
         Every episode that the shards last said they hold is as likely as any other, as if one shard held them all.
 
         Raises:
-            RuntimeError: no update is due.
+            RuntimeError: fewer updates are due.
         """
-        self.limiter.take()
         eligible = np.array([shard.eligible for shard in self._status], dtype=np.float64)
-        rows = self._shares.multinomial(self.batch_size // self.ranks, eligible / eligible.sum(), size=self.ranks)
-        counts: list[list[int]] = rows.T.tolist()  # shards x ranks
+        rows = []
+        for _ in range(updates):
+            self.limiter.take()
+            of_rank = self.batch_size // self.ranks
+            rows.append(self._shares.multinomial(of_rank, eligible / eligible.sum(), size=self.ranks))
+        counts: list[list[list[int]]] = np.stack(rows).transpose(2, 0, 1).tolist()  # shards x updates x ranks
         if self.ranks == 1:
-            return [[shard.call(ReplayShard.sample, n) for shard, (n,) in zip(self.shards, counts, strict=True)]]
+            alone = [[count for (count,) in of_shard] for of_shard in counts]
+            return [[shard.call(ReplayShard.sample, of) for shard, of in zip(self.shards, alone, strict=True)]]
         drawn = [
-            shard.call_each(self.ranks, ReplayShard.sample_shares, shares)
-            for shard, shares in zip(self.shards, counts, strict=True)
+            shard.call_each(self.ranks, ReplayShard.sample_shares, of)
+            for shard, of in zip(self.shards, counts, strict=True)
         ]
         return [list(parts) for parts in zip(*drawn, strict=True)]
 
-    def peek(self) -> Part:
+    def peek(self) -> Future[SequenceBatch | None]:
         """One segment to look at, from the first shard that has any."""
         for shard in self.shards[:-1]:
             future = shard.call(ReplayShard.peek)

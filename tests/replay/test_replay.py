@@ -52,7 +52,7 @@ def insert(replay: ReplayGroup, episodes: list[Episode], env_steps: int) -> Repl
 
 def sample(replay: ReplayGroup) -> SequenceBatch:
     ((part,),) = replay.sample()
-    batch = replay.backend.get(part)
+    (batch,) = replay.backend.get(part)
     assert batch is not None
     return batch
 
@@ -216,6 +216,20 @@ def test_a_killed_replay_comes_back_with_the_same_episodes_and_the_same_next_bat
         assert one.weight_version == two.weight_version
     for batch in batches:
         assert_same(sample(resumed), batch)
+
+
+def test_batches_for_several_updates_are_those_of_as_many_calls(
+    config: RunConfig, tmp_path: Path, make_episode: Make
+) -> None:
+    replays = [one_shard(config, tmp_path / name) for name in ("one", "other")]
+    for replay in replays:
+        insert(replay, [make_episode(number) for number in range(6)], 54)
+    one, other = replays
+    ((part,),) = one.sample(3)
+    for batch in one.backend.get(part):
+        assert batch is not None
+        assert_same(batch, sample(other))
+    assert one.updates_due == other.updates_due
 
 
 def test_episodes_later_than_the_checkpoint_are_dropped_and_collected_again_once(

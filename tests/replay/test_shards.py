@@ -48,7 +48,7 @@ def insert(replay: ReplayGroup, *parts: list[Episode], env_steps: int = 0) -> Re
 
 
 def sample(replay: ReplayGroup) -> list[list[SequenceBatch | None]]:
-    return [[replay.backend.get(part) for part in parts] for parts in replay.sample()]
+    return [[replay.backend.get(part)[0] for part in parts] for parts in replay.sample()]
 
 
 def numbers_in(batch: SequenceBatch) -> list[int]:

@@ -70,8 +70,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
         inserted(self, insertion)
         seen.append(("insert", self.limiter.env_steps, self.limiter.updates))
 
-    def sampling(self: ReplayGroup) -> Any:
-        parts = sample(self)
+    def sampling(self: ReplayGroup, updates: int = 1) -> Any:
+        parts = sample(self, updates)
         seen.append(("sample", self.limiter.env_steps, self.limiter.updates))
         return parts
 

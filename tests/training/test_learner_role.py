@@ -43,14 +43,23 @@ def pretrained(minute_config: RunConfig, tmp_path: Path) -> Path:
 
 def test_updates_are_counted_timed_and_measured(minute_config: RunConfig, tmp_path: Path) -> None:
     role = FinetuneLearnerRole(minute_config, 2, tmp_path)
-    assert [role.update(batch(seed)) for seed in range(3)] == [1, 2, 3]
+    assert [role.update([batch(seed)]) for seed in range(3)] == [1, 2, 3]
     values = role.metrics()
     assert {"loss/total", "behaviour/critic_loss", "grad_norm/actor", "time/update"} <= values.keys() <= METRICS.keys()
     assert values["time/update"] > 0
     assert values["time/wait_for_data"] >= 0
     assert role.metrics() == {}
-    role.update(batch(4))
+    role.update([batch(4)])
     assert role.metrics()["time/wait_for_data"] == 0  # what lies between two reads is not waiting
+
+
+def test_a_call_of_several_updates_makes_them_in_order(minute_config: RunConfig, tmp_path: Path) -> None:
+    at_once, one_by_one = (FinetuneLearnerRole(minute_config, 2, tmp_path) for _ in range(2))
+    batches = [batch(seed) for seed in range(3)]
+    assert at_once.update(batches) == 3
+    assert [one_by_one.update([each]) for each in batches] == [1, 2, 3]
+    first, second = at_once.learner.policy_weights(), one_by_one.learner.policy_weights()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_pretrained_parts_are_taken_over_and_others_are_not(
@@ -97,14 +106,14 @@ def test_a_restored_learner_continues_as_if_nothing_had_happened(minute_config: 
     whole = FinetuneLearnerRole(minute_config, 2, tmp_path / "whole")
     role = FinetuneLearnerRole(minute_config, 2, tmp_path / "cut")
     for seed in range(3):
-        whole.update(batch(seed))
-        role.update(batch(seed))
+        whole.update([batch(seed)])
+        role.update([batch(seed)])
     assert role.save({"a": 1}) == 3
     role.saved()
     resumed = FinetuneLearnerRole(minute_config.model_copy(update={"seed": 5}), 2, tmp_path / "cut")
     resumed.restore(tmp_path / "cut" / "000000003")
     for seed in (3, 4):
-        assert whole.update(batch(seed)) == resumed.update(batch(seed))
+        assert whole.update([batch(seed)]) == resumed.update([batch(seed)])
     expected, found = whole.policy_weights(), resumed.policy_weights()
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key], value)
@@ -131,7 +140,7 @@ def test_a_checkpoint_holds_its_moment_though_learning_continues_while_it_is_wri
     monkeypatch.setattr(CheckpointStore, "save", slowly)
     before = {key: value.clone() for key, value in role.learner.actor_critic.state_dict().items()}
     assert role.save({}) == 0
-    role.update(batch(0))
+    role.update([batch(0)])
     assert not list(tmp_path.glob("[0-9]*"))
     may_write.set()
     role.saved()
@@ -181,11 +190,11 @@ def test_a_checkpoint_of_a_task_with_other_actions_is_refused_by_their_sizes(
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_published(minute_config: RunConfig, tmp_path: Path) -> None:
     role = FinetuneLearnerRole(minute_config, 2, tmp_path)
-    role.update(batch(0))
+    role.update([batch(0)])
     role.save({})
     broken = batch(1)
     broken.reward[1, 2] = np.nan
-    role.update(broken)
+    role.update([broken])
     for attempt in (role.policy_weights, lambda: role.save({}), role.metrics):
         with pytest.raises(NonFiniteError, match=r"^update 2: \w+/\w+ is not finite\. The last checkpoint is intact"):
             attempt()

@@ -71,9 +71,27 @@ def test_one_rank_meets_nobody() -> None:
 def test_each_rank_gets_its_rows() -> None:
     backend = RankBackend({})
     learners = group(backend)
-    learners.submit([["a"], ["b"]])  # type: ignore[list-item]
-    assert (learners.in_flight, learners.submitted) == (1, 1)
-    assert backend.calls[-2:] == [("learner-0", "update", ("a",)), ("learner-1", "update", ("b",))]
+    learners.submit([[["a", "c"]], [["b", "d"]]], updates=2)
+    assert (learners.calls, learners.in_flight, learners.submitted) == (1, 2, 2)
+    assert backend.calls[-2:] == [("learner-0", "update", (["a", "c"],)), ("learner-1", "update", (["b", "d"],))]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(2.0, 1), (0.06, 1), (0.03, 3), (0.001, 16)])
+def test_fast_updates_are_asked_for_several_at_once(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, expected: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("prelar_ray.training.learners.time.monotonic", lambda: clock[0])
+    learners = group(RankBackend({}), ranks=1)
+    assert learners.per_call == 1
+    for _ in range(4):
+        learners.submit([[["a"]]])
+        clock[0] += seconds
+        learners.finish()
+    assert learners.per_call == expected
+    learners.submit([[["a"]]])
+    learners.finish()  # an answer that was there already says nothing about the work
+    assert learners.per_call == expected
 
 
 def test_metrics_are_means_over_ranks() -> None:
