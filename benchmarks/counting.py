@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Row
-from prelar_ray.learning.captured import LaunchCount
 
 __all__ = ["OperatorCount", "counted"]
 
@@ -23,13 +22,14 @@ MOVE_NOTHING = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten:
 class OperatorCount(TorchDispatchMode):
     """Counts operators, the bytes of the tensors they read and write, and host syncs.
 
-    Bytes are those of eager execution without caches between operators; views move nothing. Copies to the host are
+    Launches are operators that are neither views nor allocations. Bytes are those of eager execution without caches between operators; views move nothing. Copies to the host are
     seen only on a GPU.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators = 0
+        self.launches = 0
         self.host_syncs = 0
         self.bytes = 0
 
@@ -40,6 +40,7 @@ class OperatorCount(TorchDispatchMode):
         self.host_syncs += name in HOST_SYNCS or _asks_the_device(name, args, kwargs or {})
         result = func(*args, **(kwargs or {}))
         if not func.is_view and name not in MOVE_NOTHING:
+            self.launches += 1
             touched = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
             self.bytes += sum(tensor.nbytes for tensor in touched)
         return result
@@ -59,12 +60,10 @@ def counted(run: Callable[[], object]) -> Row:
     """Run eagerly and return ``tflop`` (matrix products and convolutions, both directions), bytes and counts."""
     with FlopCounterMode(display=False) as flops, OperatorCount() as operators:
         run()
-    with LaunchCount() as launches:
-        run()
     return {
         "tflop": flops.get_total_flops() / 1e12,
         "gigabytes": operators.bytes / 1e9,
         "operators": operators.operators,
-        "launches": launches.count,
+        "launches": operators.launches,
         "host_syncs": operators.host_syncs,
     }

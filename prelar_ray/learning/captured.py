@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["EAGER_FIRST", "CapturedUpdate", "Compute", "CudaGraphs", "Graphs", "LaunchCount"]
+__all__ = ["EAGER_FIRST", "CapturedUpdate", "Compute", "CudaGraphs", "Graphs"]
 
 Values = dict[str, Tensor]
 Compute = Callable[..., Values]
@@ -35,22 +34,31 @@ class Graphs(Protocol):
 
 
 class CapturedUpdate:
-    """Runs ``compute``: eagerly at first, then as a graph for batches of one shape; others stay eager.
+    """Runs ``compute``: eagerly at first, then as a graph for batches of one shape.
 
     Captured and eager updates launch the same kernels on the same numbers. A graph reads and writes tensors where they
     are: parameters may be changed in place, and :meth:`forget` belongs after anything that replaces them.
     """
 
-    def __init__(self, compute: Compute, graphs: Graphs, undo: Callable[[], object], must: bool = False) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        graphs: Graphs,
+        undo: Callable[[], object],
+        other: Compute | None = None,
+        must: bool = False,
+    ) -> None:
         """Set up; captures nothing yet.
 
         Args:
             compute: the update.
             graphs: captures it.
             undo: removes what a capture that fails leaves behind, such as gradients without values.
+            other: computes for batches of other shapes than the captured one; by default ``compute`` does.
             must: raise where the capture fails, instead of continuing eagerly.
         """
-        self.compute, self.graphs, self.undo, self.must = compute, graphs, undo, must
+        self.compute, self.other = compute, other or compute
+        self.graphs, self.undo, self.must = graphs, undo, must
         self._failed = False
         self.forget()
 
@@ -66,8 +74,10 @@ class CapturedUpdate:
             self._updates += 1
             if self._replay is None and self._updates > EAGER_FIRST and not self._failed:
                 self._capture(inputs)
-            if self._replay is None or [x.shape for x in self._inputs] != [x.shape for x in inputs]:
+            if self._replay is None:
                 return self.compute(*inputs)
+            if [x.shape for x in self._inputs] != [x.shape for x in inputs]:
+                return self.other(*inputs)
             for own, given in zip(self._inputs, inputs, strict=True):
                 own.copy_(given)
             return self._replay()
@@ -107,30 +117,16 @@ class CudaGraphs:
     def capture(self, compute: Compute, inputs: Sequence[Tensor]) -> Callable[[], Values]:
         """See :meth:`Graphs.capture`; what it takes is logged."""
         began, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
-        graph, launches = torch.cuda.CUDAGraph(), LaunchCount()
+        graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         # Other threads may use the device meanwhile: the one that writes checkpoints, NCCL's watchdog.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"), launches:
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             values = compute(*inputs)
         seconds, memory = time.perf_counter() - began, torch.cuda.memory_reserved(self.device) - before
-        message = "captured an update as a CUDA graph: %d operators, %.1f s, %+.2f GiB"
-        log.info(message, launches.count, seconds, memory / 2**30)
+        log.info("captured an update as a CUDA graph: %.1f s, %+.2f GiB", seconds, memory / 2**30)
 
         def replay() -> Values:
             graph.replay()
             return values
 
         return replay
-
-
-class LaunchCount(TorchDispatchMode):
-    """Counts the operators that launch kernels, nearly: all but views and allocations."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count ``func`` and run it."""
-        self.count += not func.is_view and "empty" not in func.overloadpacket.__name__
-        return func(*args, **(kwargs or {}))

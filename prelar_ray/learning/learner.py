@@ -66,8 +66,8 @@ class _Learner(ABC):
             self._run = or_eagerly(self._run, self._forget_gradients)
         if self._can_capture:
             torch.backends.cudnn.benchmark = True  # the fastest algorithms for the shapes of a batch
-            must = config.learner.graph == "always"
-            self._run = CapturedUpdate(self._run, CudaGraphs(self.noise.generator), self._forget_gradients, must)
+            graphs, must = CudaGraphs(self.noise.generator), config.learner.graph == "always"
+            self._run = CapturedUpdate(self._run, graphs, self._forget_gradients, self._compute_eagerly, must)
 
     @property
     def _can_capture(self) -> bool:
@@ -91,6 +91,10 @@ class _Learner(ABC):
     @abstractmethod
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
         """One update from a batch to metrics, scalars: on the device alone, so that it can be captured."""
+
+    def _compute_eagerly(self, *inputs: Tensor) -> dict[str, Tensor]:
+        with eagerly(self._compiles):
+            return self._compute(*inputs)
 
     @abstractmethod
     def _advance(self) -> None:

@@ -51,7 +51,7 @@ class Fails(Again):
 
 
 def captured(learner: Learner, graphs: Again, must: bool = False) -> Learner:
-    learner._run = CapturedUpdate(learner._compute, graphs, learner._forget_gradients, must)
+    learner._run = CapturedUpdate(learner._compute, graphs, learner._forget_gradients, must=must)
     return learner
 
 
