@@ -22,8 +22,8 @@ MOVE_NOTHING = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten:
 class OperatorCount(TorchDispatchMode):
     """Counts operators, the bytes of the tensors they read and write, and host syncs.
 
-    Launches are operators that are neither views nor allocations. Bytes are those of eager execution without caches between operators; views move nothing. Copies to the host are
-    seen only on a GPU.
+    Launches are operators that are neither views nor allocations. Bytes are those of eager execution without caches
+    between operators; views move nothing. Copies to the host are seen only on a GPU.
     """
 
     def __init__(self) -> None:
