@@ -145,7 +145,7 @@ class Finetuning(Loop):
         """Lines 14-25 at once: keep all roles busy, wait for any, then take care of what is done."""
         learners, published = self.learners, self.learners.published
         self.collectors.request(published, ready=published.version <= learners.updates)  # lines 15-18
-        while count := self._may_learn:
+        while count := self._updates_allowed:
             learners.submit(self.replay.sample(count), count)  # lines 19-24
         paused, began = self.collectors.paused, time.monotonic()
         done = self.backend.wait([*self.collectors.futures, *learners.futures], POLL_SECONDS)
@@ -158,7 +158,7 @@ class Finetuning(Loop):
             learners.publish()
 
     @property
-    def _may_learn(self) -> int:
+    def _updates_allowed(self) -> int:
         """How many updates to ask for now: few calls are in flight, and no collector's weights get too old."""
         if self.learners.calls > self.config.replay.prefetch:
             return 0
