@@ -80,7 +80,7 @@ class Policy(nn.Module):
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
         self.version = -1
         self.one_by_one = one_by_one
-        self._captured = CapturedSteps(self._step)
+        self._captured = CapturedSteps(self.step)
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -120,25 +120,36 @@ class Policy(nn.Module):
         """
         if not self.one_by_one:
             found = self._captured(image, is_first, state, noise) if state.action.is_cuda else None
-            return found or self._act(image, is_first, state, noise)
+            return found or self.act_eagerly(image, is_first, state, noise)
         rows = [[i] for i in range(len(image))]
-        actions, states = zip(*(self._act(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True)
+        actions, states = zip(
+            *(self.act_eagerly(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True
+        )
         latent = State.concatenate([row.latent for row in states])
         return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))
 
-    def _act(
+    @torch.inference_mode()
+    def act_eagerly(
         self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
+        """:meth:`act` in one batch, launching every kernel by itself; leaves ``state`` as it is."""
         device = state.action.device
         frames, first = torch.from_numpy(image).to(device), torch.from_numpy(is_first).to(device)
         gumbel, uniform = (None if part is None else torch.from_numpy(part).to(device) for part in noise)
-        next_state = self._step(frames, first, state, gumbel, uniform)
+        next_state = self.step(frames, first, state, gumbel, uniform)
         return next_state.action.cpu().numpy().astype(np.float32), next_state
 
-    def _step(
+    def step(
         self, image: Tensor, is_first: Tensor, state: PolicyState, gumbel: Tensor | None, uniform: Tensor | None
     ) -> PolicyState:
-        """:meth:`act` on tensors of one device, without waiting for it."""
+        """Return the next state, with the action to take, without waiting for the device that holds all arguments.
+
+        Args:
+            image: uint8 ``(n, Hpx, Wpx, C)``.
+            is_first: bool ``(n,)``.
+            state: of ``n`` environments.
+            gumbel, uniform: see :class:`ActingNoise`.
+        """
         dtype = state.action.dtype
         embed = self.encoder(preprocess_image(image, dtype)).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)

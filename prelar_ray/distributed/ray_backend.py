@@ -316,7 +316,12 @@ def _ref(future: Future[Any]) -> Any:
 
 
 def _resident(role: Any) -> float:
-    return float(psutil.Process().memory_info().rss) / 2**30
+    """Resident memory of a role's process and of its workers, GiB."""
+    process, size = psutil.Process(), 0
+    for member in (process, *process.children()):
+        with suppress(psutil.NoSuchProcess):  # a worker that ended meanwhile
+            size += member.memory_info().rss
+    return size / GIB
 
 
 def connect(config: RunConfig) -> None:

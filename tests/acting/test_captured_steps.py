@@ -78,7 +78,7 @@ def pair(config: RunConfig, device: str) -> tuple[Policy, Policy, CapturedSteps,
     for policy in (eager, other):
         policy.load_weights(weights, 1)
     stand_in = StandIn() if device == "cpu" else None
-    return eager, other, CapturedSteps(other._step, stand_in), stand_in
+    return eager, other, CapturedSteps(other.step, stand_in), stand_in
 
 
 def step_both(
@@ -86,7 +86,7 @@ def step_both(
 ) -> tuple[PolicyState, PolicyState]:
     """A step of each, equal; on a GPU within rounding, where libraries may choose other kernels."""
     image, is_first, noise = inputs.at(t)
-    expected, one = eager._act(image, is_first, states[0], noise)
+    expected, one = eager.act_eagerly(image, is_first, states[0], noise)
     found = captured(image, is_first, states[1], noise)
     assert found is not None
     actions, two = found
@@ -157,7 +157,7 @@ def test_where_capturing_fails_the_reason_is_logged_once_and_steps_are_eager(
         tried.append(True)
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
 
-    captured = CapturedSteps(policy._step, fail)
+    captured = CapturedSteps(policy.step, fail)
     inputs = Inputs(policy, 2)
     with caplog.at_level(logging.WARNING):
         for t in range(3):
@@ -207,7 +207,7 @@ def test_a_capture_that_waits_for_the_gpu_fails_and_leaves_it_usable(
     stream = torch.cuda.current_stream()
 
     def waiting(*arguments: Any) -> PolicyState:
-        found = policy._step(*arguments)
+        found = policy.step(*arguments)
         found.action.sum().item()
         return found
 
