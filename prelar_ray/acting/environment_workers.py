@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
 import pickle
@@ -24,6 +25,8 @@ from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["EnvironmentWorkers", "make_environments", "serve"]
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 """What a worker's process may take to start and to load the simulator, on a busy machine, besides the time limit."""
@@ -98,7 +101,10 @@ class EnvironmentWorkers:
         """See :class:`~prelar_ray.acting.environments.Environments`."""
         for k, worker in enumerate(self._workers):
             if worker.gone and not seeds.keys().isdisjoint(worker.positions):
-                self._workers[k] = _Worker(worker.positions, self._setup, self._timeout)
+                try:
+                    self._workers[k] = _Worker(worker.positions, self._setup, self._timeout)
+                except OSError as error:  # out of memory or processes; the old one answers that it is gone
+                    log.warning("a worker process could not be started: %s", str(error))  # a record keeps no frames
         outcomes = self._call("replace", seeds)
         return {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Exception)}
 
@@ -144,7 +150,7 @@ class _Worker:
         os.ftruncate(memory, len(positions) * _PLACE.itemsize)
         self._places = _places(memory)
         code = f"from prelar_ray.acting.environment_workers import serve; serve({other.fileno()}, {memory})"
-        with other:
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.PIPE,  # nothing is written to it; its end is the parent's
@@ -152,7 +158,9 @@ class _Worker:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
                 process_group=0,  # Ctrl-C in a terminal is for the parent to handle
             )
-        os.close(memory)
+        finally:
+            other.close()
+            os.close(memory)
         self._send((positions, *setup))
 
     def ask(self, method: str, arguments: dict[int, Any]) -> None:
@@ -177,7 +185,7 @@ class _Worker:
         """Ask for an attribute of the environments.
 
         Raises:
-            EnvironmentFailure, TimeoutError: the worker died, or hangs.
+            EnvironmentFailure: the worker died, or hangs.
         """
         self._send((name, None))
         value = self._receive()
@@ -195,7 +203,7 @@ class _Worker:
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._places = np.empty(0, _PLACE)  # the last reference frees the memory
+            self._places = np.zeros(len(self.positions), _PLACE)  # the last reference to the shared memory frees it
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # it is dead, which shows when it should answer
@@ -209,7 +217,7 @@ class _Worker:
             before, progress = progress, int(self._places["answered"].sum())
             if progress == before:
                 self._kill()
-                return TimeoutError(f"no answer for {patience:g} s; its worker process was killed")
+                return EnvironmentFailure(f"no answer for {patience:g} s, so its worker process was killed")
         self._starting = False
         try:
             return self.connection.recv()

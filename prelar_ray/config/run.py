@@ -206,6 +206,11 @@ class RunConfig(Component):
                 f"collect.workers={self.collect.workers}: {self.algorithm} of RLlib steps environments in the "
                 "processes that rllib.env_runners says; set it to 0"
             )
+        if self.algorithm and self.evaluation.gpus:
+            raise ValueError(
+                f"evaluation.gpus={self.evaluation.gpus:g}: {self.algorithm} of RLlib is evaluated where it learns; "
+                "set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_an_environment_that_fails_is_replaced_within_its_worker(
         ("is killed", "EnvironmentFailure: its worker process died: SIGKILL"),
         ("crashes", "EnvironmentFailure: its worker process died: SIGSEGV"),
         ("exits", "EnvironmentFailure: its worker process died: exit status 3"),
-        ("hangs in native code", "TimeoutError: no answer for 2 s; its worker process was killed"),
+        ("hangs in native code", "EnvironmentFailure: no answer for 2 s, so its worker process was killed"),
     ],
 )
 def test_a_worker_that_dies_or_hangs_is_replaced_and_only_its_environment_at_fault_has_failed(
@@ -214,6 +215,27 @@ def test_what_cannot_be_made_is_refused_as_in_this_process(opened: Callable[...,
     for workers in (0, 2):
         with pytest.raises(ConfigError, match=r"^env\.camera=default: no such camera$"):
             opened(make_none, workers)
+
+
+@pytest.mark.faults
+def test_a_worker_that_cannot_be_started_again_at_once_is_tried_again(
+    opened: Callable[..., Rollout],
+    policy: Policy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rollout = opened(make_breaking, workers=1)
+    start, refusals = subprocess.Popen, iter([True])
+
+    def scarce(*args: Any, **kwargs: Any) -> Any:
+        if next(refusals, False):
+            raise OSError("Cannot allocate memory")
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(environment_workers.subprocess, "Popen", scarce)
+    psutil.Process().children()[0].kill()
+    assert numbers(rollout, policy, 110) == {(i, 2) for i in range(MINE)}
+    assert "a worker process could not be started: Cannot allocate memory" in caplog.text
 
 
 def test_closing_closes_the_environments(opened: Callable[..., Rollout], tmp_path: Path) -> None:

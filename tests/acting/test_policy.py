@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from prelar_ray.acting.policy import ActingNoise, Policy, PolicyState
+from prelar_ray.acting.policy import ActingNoise, Policy, PolicyState, acting_device
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.learner import FinetuneLearner
@@ -88,6 +88,14 @@ def test_without_noise_the_mode_of_the_action_is_taken(learner: FinetuneLearner,
     with torch.no_grad():
         mode = learner.actor_critic.actor(state.latent.feature.clone()).mode
     np.testing.assert_allclose(one, mode.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("gpus", "there", "device"), [(0, True, "cpu"), (0.5, True, "cuda"), (0.5, False, "cpu")])
+def test_a_policy_acts_on_a_gpu_where_it_has_a_share_of_one(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, there: bool, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert acting_device(gpus) == torch.device(device)
 
 
 def test_rows_do_not_see_each_other(policy: Policy) -> None:

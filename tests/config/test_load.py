@@ -193,6 +193,10 @@ def test_ranks_that_cannot_share_a_batch_are_refused(overrides: list[str], messa
             "it to 0",
         ),
         (
+            ["method=rllib/PPO", "evaluation.gpus=0.5"],
+            "evaluation.gpus=0.5: PPO of RLlib is evaluated where it learns; set it to 0",
+        ),
+        (
             ["env.action_repeat=2"],
             "finetune.env_steps_per_update=5 is not a multiple of env.action_repeat=2; the replay ratio could not be "
             "kept exactly",
