@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -38,7 +39,7 @@ DYING_SECONDS = 1.0
 """Between the end of a worker's pipe and the end of the worker."""
 
 CLOSE_SECONDS = 10.0
-"""For a worker to close its environments before it is killed."""
+"""For workers to close their environments before they are killed."""
 
 # One environment's place in the shared memory: its last step, and whether that answers the present request.
 _PLACE = np.dtype(
@@ -82,9 +83,10 @@ class EnvironmentWorkers:
     ) -> None:
         """Start ``workers`` processes and make the environments; see :func:`make_environments`."""
         self._setup, self._timeout = (make_env, config, timeout), timeout
-        shares = np.array_split(list(seeds), workers)
-        self._workers = [_Worker([int(i) for i in share], self._setup, timeout) for share in shares]
+        self._workers: list[_Worker] = []
         try:
+            for share in np.array_split(list(seeds), workers):
+                self._workers.append(_Worker([int(i) for i in share], self._setup, timeout))
             for error in self.replace(seeds).values():
                 raise error
             self.action_size = self._workers[0].attribute("action_size")
@@ -120,8 +122,9 @@ class EnvironmentWorkers:
         """End the workers, which close their environments."""
         for worker in self._workers:
             worker.connection.close()
+        until = time.monotonic() + CLOSE_SECONDS
         for worker in self._workers:
-            worker.end()
+            worker.end(until)
 
     def _call(self, method: str, arguments: Mapping[int, Any]) -> dict[int, Step | Exception]:
         asked = []
@@ -193,10 +196,10 @@ class _Worker:
             raise value
         return value
 
-    def end(self) -> None:
-        """Wait for the process, whose connection is closed, and kill it if it does not end."""
+    def end(self, until: float) -> None:
+        """Wait for the process, whose connection is closed, and kill it if it does not end by ``until``, monotonic."""
         try:
-            self._process.wait(CLOSE_SECONDS)
+            self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -239,7 +242,7 @@ class _Worker:
         self.gone = True
         self._process.kill()
         self.connection.close()
-        self.end()
+        self.end(time.monotonic() + DYING_SECONDS)
 
     def _step(self, place: int) -> Step:
         found = self._places[place]

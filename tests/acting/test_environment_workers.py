@@ -238,6 +238,18 @@ def test_a_worker_that_cannot_be_started_again_at_once_is_tried_again(
     assert "a worker process could not be started: Cannot allocate memory" in caplog.text
 
 
+@pytest.mark.faults
+def test_closing_does_not_wait_for_a_worker_that_hangs(
+    opened: Callable[..., Rollout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_workers, "CLOSE_SECONDS", 0.5)
+    before = children()
+    rollout = opened(make_breaking, workers=2)
+    psutil.Process().children()[-1].suspend()
+    rollout.close()
+    assert children() == before
+
+
 def test_closing_closes_the_environments(opened: Callable[..., Rollout], tmp_path: Path) -> None:
     rollout = opened(partial(make_breaking, closed=tmp_path), workers=2)
     rollout.close()

@@ -120,6 +120,12 @@ def test_weights_are_copied_with_their_version(minute_config: RunConfig, weights
     np.testing.assert_array_equal(action, expected)
 
 
+def test_weights_are_loaded_in_place_where_a_captured_step_reads_them(policy: Policy, weights: Weights) -> None:
+    places = [value.data_ptr() for value in policy.state_dict().values()]
+    policy.load_weights(weights, version=9)
+    assert [value.data_ptr() for value in policy.state_dict().values()] == places
+
+
 def test_weights_from_read_only_memory_are_taken(minute_config: RunConfig, weights: Weights) -> None:
     read_only = {key: value.copy() for key, value in weights.items()}
     for value in read_only.values():
