@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from prelar_ray.acting.policy import Policy, PolicyWeights
+from prelar_ray.acting.policy import Policy, PolicyWeights, acting_device
 from prelar_ray.acting.rollout import Rollout
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
@@ -48,10 +47,10 @@ class Collector:
             self._seeds,
             failures_allowed=FAILURES_IN_A_ROW,
             timeout=config.env.timeout,
+            workers=config.collect.workers,
         )
-        on_gpu = config.collect.gpus > 0 and torch.cuda.is_available()
         policy = Policy(config, self.rollout.action_size, one_by_one=config.collect.synchronous)
-        self.policy = policy.to("cuda" if on_gpu else "cpu")
+        self.policy = policy.to(acting_device(config.collect.gpus))
 
     def action_size(self) -> int:
         """Number of action dimensions A."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
-from prelar_ray.acting.policy import Policy, PolicyWeights
+from prelar_ray.acting.policy import Policy, PolicyWeights, acting_device
 from prelar_ray.acting.rollout import Acts, Rollout
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
@@ -57,7 +57,7 @@ class Evaluator:
         """
 
         def policy(action_size: int) -> Policy:
-            made = Policy(self.config, action_size)
+            made = Policy(self.config, action_size).to(acting_device(self.config.evaluation.gpus))
             if weights is not None:
                 made.load_weights(weights, 0)
             return made
@@ -96,6 +96,7 @@ def evaluate_policy(
         seeds,
         failures_allowed=FAILURES_IN_A_ROW,
         timeout=config.env.timeout,
+        workers=config.evaluation.workers,
     )
     try:
         policy = make_policy(rollout.action_size)

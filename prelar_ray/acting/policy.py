@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prelar_ray.acting.captured_steps import CapturedSteps
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.models.action_encoder import action_input
@@ -21,7 +22,7 @@ from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
 
-__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "check_action_size"]
+__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_action_size"]
 
 PolicyWeights = Mapping[str, npt.NDArray[Any]]
 """Weights of :class:`Policy`: arrays by name."""
@@ -36,6 +37,17 @@ class PolicyState(NamedTuple):
     def at(self, rows: list[int]) -> PolicyState:
         """Return the state of some of the environments."""
         return PolicyState(self.latent.at(rows), self.action[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> PolicyState:
+        """Apply a function to every tensor."""
+        return PolicyState(self.latent.map(change), change(self.action))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, always in the same order."""
+        found: list[Tensor] = []
+        self.map(lambda part: found.append(part) or part)  # type: ignore[func-returns-value]
+        return found
 
 
 class ActingNoise(NamedTuple):
@@ -53,7 +65,8 @@ class Policy(nn.Module):
     """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments.
 
     With ``one_by_one`` each row is computed alone: slower, but bit-identical for any number of rows, whereas batches of
-    different sizes round differently.
+    different sizes round differently. Without it, a GPU replays a captured step
+    (:class:`~prelar_ray.acting.captured_steps.CapturedSteps`).
     """
 
     def __init__(self, config: RunConfig, action: int, one_by_one: bool = False) -> None:
@@ -67,6 +80,7 @@ class Policy(nn.Module):
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
         self.version = -1
         self.one_by_one = one_by_one
+        self._captured = CapturedSteps(self.step)
         self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -102,28 +116,53 @@ class Policy(nn.Module):
             noise: random numbers; the published evaluation takes the mode of the action but samples the latent state.
 
         Returns:
-            Actions ``(n, A)`` in [-1, 1] and the state for the next step.
+            Actions ``(n, A)`` in [-1, 1] and the state for the next step, which on a GPU overwrites it.
         """
         if not self.one_by_one:
-            return self._act(image, is_first, state, noise)
+            found = self._captured(image, is_first, state, noise) if state.action.is_cuda else None
+            return found or self.act_eagerly(image, is_first, state, noise)
         rows = [[i] for i in range(len(image))]
-        actions, states = zip(*(self._act(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True)
+        actions, states = zip(
+            *(self.act_eagerly(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True
+        )
         latent = State.concatenate([row.latent for row in states])
         return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))
 
-    def _act(
+    @torch.inference_mode()
+    def act_eagerly(
         self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
-        device, dtype = state.action.device, state.action.dtype
-        embed = self.encoder(preprocess_image(torch.from_numpy(image).to(device), dtype)).unsqueeze(1)
+        """:meth:`act` in one batch, launching every kernel by itself; leaves ``state`` as it is."""
+        device = state.action.device
+        frames, first = torch.from_numpy(image).to(device), torch.from_numpy(is_first).to(device)
+        gumbel, uniform = (None if part is None else torch.from_numpy(part).to(device) for part in noise)
+        next_state = self.step(frames, first, state, gumbel, uniform)
+        return next_state.action.cpu().numpy().astype(np.float32), next_state
+
+    def step(
+        self, image: Tensor, is_first: Tensor, state: PolicyState, gumbel: Tensor | None, uniform: Tensor | None
+    ) -> PolicyState:
+        """Return the next state, with the action to take, without waiting for the device that holds all arguments.
+
+        Args:
+            image: uint8 ``(n, Hpx, Wpx, C)``.
+            is_first: bool ``(n,)``.
+            state: of ``n`` environments.
+            gumbel, uniform: see :class:`ActingNoise`.
+        """
+        dtype = state.action.dtype
+        embed = self.encoder(preprocess_image(image, dtype)).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
-        gumbel = None if noise.gumbel is None else torch.from_numpy(noise.gumbel).to(device, dtype).unsqueeze(1)
-        first = torch.from_numpy(is_first).to(device).unsqueeze(1)
-        posterior = self.rssm.filter(embed, latent_action, first, state.latent, gumbel)
+        drawn = None if gumbel is None else gumbel.to(dtype).unsqueeze(1)
+        posterior = self.rssm.filter(embed, latent_action, is_first.unsqueeze(1), state.latent, drawn)
         latent = posterior.at((slice(None), 0))
-        uniform = None if noise.uniform is None else torch.from_numpy(noise.uniform).to(device, dtype)
-        action = self.actor(latent.feature).sample(uniform)
-        return action.cpu().numpy().astype(np.float32), PolicyState(latent, action)
+        action = self.actor(latent.feature).sample(None if uniform is None else uniform.to(dtype))
+        return PolicyState(latent, action)
+
+
+def acting_device(gpus: float) -> torch.device:
+    """The device of a policy that has this share of a GPU; the CPU where there is none."""
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
 def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:

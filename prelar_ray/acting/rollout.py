@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from prelar_ray.acting.environment_workers import make_environments
+from prelar_ray.acting.environments import EpisodeLost, MakeEnv
 from prelar_ray.acting.policy import ActingNoise
-from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
-from prelar_ray.types import Episode, Frames, check_frames
+from prelar_ray.types import Episode, Frames
 
 __all__ = ["Acts", "EpisodeSeeds", "Rollout"]
 
@@ -45,18 +43,20 @@ class Rollout:
     """``n`` environments in lockstep. An episode depends on its seeds and the policy only, not on its neighbours.
 
     An environment that raises, returns an invalid frame or reward, or does not answer in time is replaced by a new one:
-    its episode is discarded and the next episode number begins. Creating the new one may fail and time out as well.
+    its episode is discarded and the next episode number begins. Creating the new one may fail and time out as well. One
+    that is lost with the worker process of another is replaced likewise, and has not failed.
     """
 
     def __init__(
         self,
-        make_env: Callable[[EnvConfig, int], gym.Env[Any, Any]],
+        make_env: MakeEnv,
         config: EnvConfig,
         indices: list[int],
         first_numbers: list[int],
         seeds: EpisodeSeeds,
         failures_allowed: int,
         timeout: float,
+        workers: int = 0,
     ) -> None:
         """Make the environments.
 
@@ -67,16 +67,15 @@ class Rollout:
             seeds: seeds of every episode.
             failures_allowed: how often an environment may fail between two complete episodes.
             timeout: seconds after which an environment that does not answer has failed.
+            workers: processes that step the environments; 0 steps them in this one.
         """
         self.indices, self.numbers = indices, list(first_numbers)
-        self._make_env, self._config, self._seeds = make_env, config, seeds
+        self._seeds = seeds
         self._failures_allowed, self._in_a_row = failures_allowed, [0] * len(indices)
-        self._timeout = timeout
         self.failures: list[str] = []  # tolerated failures; the caller reads and clears the list
-        self._envs = [make_env(config, seeds(i, n)[0]) for i, n in zip(indices, first_numbers, strict=True)]
-        space = self._envs[0].action_space
-        assert space.shape is not None
-        self.action_size = int(space.shape[0])
+        first = {i: self._seed(i) for i in range(len(indices))}
+        self._environments = make_environments(make_env, config, first, workers, timeout)
+        self.action_size = self._environments.action_size
         self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
         self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool]]] = [[] for _ in indices]
         self._random = [False] * len(indices)
@@ -91,7 +90,7 @@ class Rollout:
     @property
     def episode_steps(self) -> int:
         """Maximum length of an episode, environment steps."""
-        return int(self._envs[0].get_wrapper_attr("render_attributes")["episode_steps"])
+        return self._environments.episode_steps
 
     def stop(self, position: int) -> None:
         """Exclude an environment from all further steps."""
@@ -112,20 +111,24 @@ class Rollout:
         Raises:
             EnvironmentFailure: an environment failed more often than allowed; names it and the step.
         """
-        for i in self._active:
-            while not self._rows[i]:
-                self._reset(i, random)
+        while between := [i for i in self._active if not self._rows[i]]:
+            self._begin(between, random)
         actions = self._actions(policy, sample, expl_noise)
-        finished = []
-        for i, action in zip(self._active, actions, strict=True):
-            if self._advance(i, action):
+        taken = dict(zip(self._active, actions, strict=True))
+        finished, broken = [], {}
+        for i, outcome in self._environments.step(taken).items():
+            if isinstance(outcome, Exception):
+                broken[i] = outcome
+                continue
+            self._rows[i].append((outcome.image, taken[i], outcome.reward, outcome.terminated, outcome.success))
+            if outcome.terminated or outcome.truncated:
                 finished.append((i, self._finish(i, -1 if self._random[i] else policy.version)))
+        self._replace(broken)
         return finished
 
     def close(self) -> None:
         """Close all environments, broken ones included."""
-        for env in self._envs:
-            _close(env, self._timeout)
+        self._environments.close()
 
     def _actions(self, policy: Acts, sample: bool, expl_noise: float) -> npt.NDArray[np.float32]:
         """Return the actions of the active environments, ``(n, A)``; each environment has its own generator.
@@ -146,7 +149,8 @@ class Rollout:
             chosen, state = policy.act(image, first, self._policy_state(policy), noise)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
-            self._state = (tuple(self._active), state._replace(action=state.action.new_tensor(chosen)))
+                state = state._replace(action=state.action.new_tensor(chosen))
+            self._state = (tuple(self._active), state)
             actions[~random] = chosen[~random]
         return actions
 
@@ -159,50 +163,42 @@ class Rollout:
         rows = [active.index(i) for i in self._active]  # environments are only removed, never added
         return state.at(rows)
 
-    def _reset(self, i: int, random: bool) -> None:
-        seed, self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
-        self._random[i] = random
-        try:
-            with time_limit(self._timeout):
-                observation, info = self._envs[i].reset(seed=seed)
-            zeros = np.zeros(self.action_size, dtype=np.float32)
-            self._rows[i] = [(_frame(observation), zeros, 0.0, False, bool(info["success"]))]
-        except Exception as error:
-            self._fail(i, "reset", error)
+    def _begin(self, positions: list[int], random: bool) -> None:
+        """Begin an episode in each of these environments."""
+        seeds = {}
+        for i in positions:
+            seeds[i], self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
+            self._random[i] = random
+        zeros = np.zeros(self.action_size, dtype=np.float32)
+        broken = {}
+        for i, outcome in self._environments.reset(seeds).items():
+            if isinstance(outcome, Exception):
+                broken[i] = outcome
+            else:
+                self._rows[i] = [(outcome.image, zeros, outcome.reward, outcome.terminated, outcome.success)]
+        self._replace(broken)
 
-    def _advance(self, i: int, action: npt.NDArray[np.float32]) -> bool:
-        try:
-            with time_limit(self._timeout):
-                observation, reward, terminated, truncated, info = self._envs[i].step(action)
-            if not math.isfinite(reward):
-                raise ValueError(f"the reward is {reward}")
-            row = (_frame(observation), action, float(reward), bool(terminated), bool(info["success"]))
-        except Exception as error:  # the simulator's own, or an observation without image or success
-            self._fail(i, f"step {len(self._rows[i])}", error)
-            return False
-        self._rows[i].append(row)
-        return bool(terminated or truncated)
+    def _replace(self, broken: Mapping[int, Exception]) -> None:
+        """Discard the episodes of environments and make these again, or give up; failing to make one counts, too."""
+        where = {i: f"step {len(rows)}" if rows else "reset" for i, rows in enumerate(self._rows)}
+        while broken := {i: error for i, error in broken.items() if i in self._active}:
+            for i, error in broken.items():
+                self._discard(i, where[i], error)
+            broken = self._environments.replace({i: self._seed(i) for i in broken})
+            where = dict.fromkeys(where, "making it")
 
-    def _fail(self, i: int, where: str, error: Exception) -> None:
-        """Discard the episode and replace the environment, or give up; failing to create one counts as a failure."""
-        self._count_failure(i, where, error)
-        _close(self._envs[i], self._timeout)
-        while True:
-            try:
-                with time_limit(self._timeout):
-                    self._envs[i] = self._make_env(self._config, self._seeds(self.indices[i], self.numbers[i])[0])
-                return
-            except Exception as again:
-                self._count_failure(i, "making it", again)
-
-    def _count_failure(self, i: int, where: str, error: Exception) -> None:
+    def _discard(self, i: int, where: str, error: Exception) -> None:
         what = f"environment {self.indices[i]}, episode {self.numbers[i]}, {where}: {type(error).__name__}: {error}"
-        self._in_a_row[i] += 1
+        if not isinstance(error, EpisodeLost):
+            self._in_a_row[i] += 1
         if self._in_a_row[i] > self._failures_allowed:
             raise EnvironmentFailure(what) from error
         self.failures.append(what)
         self._rows[i] = []
         self.numbers[i] += 1
+
+    def _seed(self, i: int) -> int:
+        return self._seeds(self.indices[i], self.numbers[i])[0]
 
     def _finish(self, i: int, version: int) -> Episode:
         images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
@@ -223,19 +219,3 @@ class Rollout:
         self.numbers[i] += 1
         self._in_a_row[i] = 0
         return episode
-
-
-def _close(env: gym.Env[Any, Any], timeout: float) -> None:
-    with suppress(Exception), time_limit(timeout):  # it may be broken, or closed already
-        env.close()
-
-
-def _frame(observation: Any) -> Frames:
-    """Return the image of an observation.
-
-    Raises:
-        DataError: another shape or type.
-    """
-    image: Frames = observation["image"]
-    check_frames(image[np.newaxis], "image")
-    return image

@@ -201,6 +201,16 @@ class RunConfig(Component):
             raise ValueError(f"learner.ranks={ranks}: {self.algorithm} of RLlib learns in one process; set it to 1")
         if self.algorithm and self.cluster == "none":
             raise ValueError(f"cluster=none: {self.algorithm} of RLlib needs Ray; use cluster=auto")
+        if self.algorithm and self.collect.workers:
+            raise ValueError(
+                f"collect.workers={self.collect.workers}: {self.algorithm} of RLlib steps environments in the "
+                "processes that rllib.env_runners says; set it to 0"
+            )
+        if self.algorithm and self.evaluation.gpus:
+            raise ValueError(
+                f"evaluation.gpus={self.evaluation.gpus:g}: {self.algorithm} of RLlib is evaluated where it learns; "
+                "set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -197,8 +197,10 @@ class CollectConfig(Component):
     """Collector processes."""
     envs_per_collector: PositiveInt = 1
     """Environments per collector; policy inference is batched over them."""
+    workers: NonNegativeInt = 0
+    """Processes of a collector that step its environments; 0 steps them in its own, one after another."""
     cpus: NonNegativeFloat = 0.0
-    """Logical CPUs of a collector on Ray; 0 takes one, or its share of a smaller cluster."""
+    """Logical CPUs of a collector on Ray; 0 takes one for each of its workers, at least one, or its share of that."""
     gpus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     """Share of a GPU that a collector's policy acts on, on Ray; 0 acts on the CPU."""
     synchronous: bool = False
@@ -213,6 +215,21 @@ class CollectConfig(Component):
     """Asynchronous mode: updates between publications of new weights (synchronous mode publishes every turn)."""
     max_age_updates: PositiveInt = 200
     """Asynchronous mode: the learner waits for a collector that acts with weights older than this, updates."""
+
+    @property
+    def busy_processes(self) -> int:
+        """Processes of a collector that compute at once: it waits while its workers step, and they while it acts."""
+        return max(1, self.workers)
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_environment(self) -> CollectConfig:
+        if self.workers > self.envs_per_collector:
+            raise ValueError(
+                f"collect.workers={self.workers} is above collect.envs_per_collector={self.envs_per_collector}; a "
+                f"worker without an environment does nothing: use at most {self.envs_per_collector}, or more "
+                "environments"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_are_published_before_they_are_too_old(self) -> CollectConfig:
@@ -234,8 +251,26 @@ class EvaluationConfig(Component):
     """Environment steps between evaluations."""
     envs: PositiveInt = 1
     """Environments stepped together during evaluation."""
+    workers: NonNegativeInt = 0
+    """Processes of the evaluator that step its environments; 0 steps them in its own, one after another."""
+    gpus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Share of a GPU that the evaluator's policy acts on, on Ray; 0 acts on the CPU."""
     timeout: PositiveFloat = 3_600.0
     """Seconds after which an evaluation is left out and the evaluator replaced by another, on Ray."""
+
+    @property
+    def busy_processes(self) -> int:
+        """Processes of the evaluator that compute at once: it waits while its workers step, and they while it acts."""
+        return max(1, self.workers)
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_environment(self) -> EvaluationConfig:
+        if self.workers > self.envs:
+            raise ValueError(
+                f"evaluation.workers={self.workers} is above evaluation.envs={self.envs}; a worker without an "
+                f"environment does nothing: use at most {self.envs}, or more environments"
+            )
+        return self
 
 
 class RLlibConfig(Component):

@@ -97,7 +97,8 @@ class RayBackend:
             raise
         # A learner that shares a core with a collector waits for its slowest thread at every kernel.
         cores = (os.cpu_count() or 1) if len(nodes) == 1 else int(max(node.cpus for node in nodes))
-        free = cores - sum(role.kind == "collector" for role in self._plan)
+        collectors = sum(role.kind == "collector" for role in self._plan)
+        free = cores - collectors * config.collect.busy_processes
         self._threads = config.threads or max(1, free // config.learner.ranks)
         kinds = Counter(role.kind for role in self._plan)
         asked = {role.kind: need for role, need in self._plan.items()}
@@ -315,7 +316,12 @@ def _ref(future: Future[Any]) -> Any:
 
 
 def _resident(role: Any) -> float:
-    return float(psutil.Process().memory_info().rss) / 2**30
+    """Resident memory of a role's process and of its workers, GiB."""
+    process, size = psutil.Process(), 0
+    for member in (process, *process.children()):
+        with suppress(psutil.NoSuchProcess):  # a worker that ended meanwhile
+            size += member.memory_info().rss
+    return size / GIB
 
 
 def connect(config: RunConfig) -> None:

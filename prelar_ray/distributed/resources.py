@@ -59,8 +59,9 @@ class Request:
 
     @property
     def worker(self) -> Resources:
-        """Of a process that steps environments."""
-        return Resources(self.cpus(self.config.collect.cpus), self.config.collect.gpus)
+        """Of a process that steps environments, with its workers."""
+        collect = self.config.collect
+        return Resources(self.cpus(collect.cpus, collect.busy_processes), collect.gpus)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def plan_resources(
             raise ResourceError(
                 f"{unplaced} needs {plan[unplaced]}, and no node has that left beside the other {len(plan) - 1} "
                 f"roles ({wanted:g} CPU {needed:g} GPU in all; nodes: {listing}); ask for less with learner.cpus, "
-                "learner.gpus, collect.cpus, collect.gpus, replay.capacity_steps, learner.ranks or "
+                "learner.gpus, collect.cpus, collect.gpus, evaluation.gpus, replay.capacity_steps, learner.ranks or "
                 f"{workers_key}, or add nodes"
             )
 
@@ -124,12 +125,15 @@ def _too_few_gpus(config: RunConfig, per_rank: float, needed: float, gpus: float
     workers = getattr(section, workers_key.partition(".")[2])
     fewer = int(gpus / per_rank) if per_rank else ranks
     there = "a run's part of the cluster is" if gpus % 1 else "the cluster has"
-    less = "collect.gpus=0, or "
+    evaluator = 0.0 if config.algorithm else config.evaluation.gpus
+    less = "evaluation.gpus=0, collect.gpus=0, or " if evaluator else "collect.gpus=0, or "
     if gpus < ranks:
         less = f"learner.gpus={math.floor(gpus / ranks * 100) / 100:g} to share one, or "
     return ResourceError(
         f"learner.ranks={ranks} with {per_rank:g} GPU each and {workers_key}={workers} with "
-        f"{config.collect.gpus:g} each need {needed:g} GPUs, {there} {gpus:g}; use "
+        f"{config.collect.gpus:g} each"
+        + (f", and the evaluator with evaluation.gpus={evaluator:g}," if evaluator else "")
+        + f" need {needed:g} GPUs, {there} {gpus:g}; use "
         + (f"learner.ranks={fewer} or " if 0 < fewer < ranks else less)
         + "device=cpu"
     )

@@ -37,13 +37,14 @@ class Finetune(Kind):
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
         """Each rank, each collector and the evaluator get a CPU, a replay shard half of one and its memory.
 
-        Each rank gets a GPU if there are any and ``device`` allows it.
+        A collector or evaluator with workers gets a CPU for each of these. Each rank gets a GPU if there are any and
+        ``device`` allows it.
         """
         check_replay_fits(config, int(max(node.memory for node in nodes) * GIB), "the largest node")
 
         def roles(request: Request) -> dict[RoleId, Resources]:
             shard = Resources(request.cpus(usual=0.5), 0.0, replay_bytes(config) / GIB)
-            evaluator = Resources(request.cpus(), 0.0)
+            evaluator = Resources(request.cpus(usual=config.evaluation.busy_processes), config.evaluation.gpus)
             return {
                 **dict.fromkeys(RoleId.several("learner", config.learner.ranks), request.learner),
                 **dict.fromkeys(RoleId.several("replay", config.replay.shards), shard),

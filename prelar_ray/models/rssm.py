@@ -32,15 +32,15 @@ class State(NamedTuple):
 
     def detach(self) -> State:
         """The same values without gradient history."""
-        return self._map(torch.Tensor.detach)
+        return self.map(torch.Tensor.detach)
 
     def flatten(self) -> State:
         """``(B, T, ...) -> (B*T, ...)``, rows of one sequence together."""
-        return self._map(lambda part: part.flatten(0, 1))
+        return self.map(lambda part: part.flatten(0, 1))
 
     def at(self, index: Any) -> State:
         """Index the leading dimensions."""
-        return self._map(lambda part: part[index])
+        return self.map(lambda part: part[index])
 
     @staticmethod
     def concatenate(states: Sequence[State]) -> State:
@@ -49,8 +49,9 @@ class State(NamedTuple):
         lower = [state.below for state in states if state.below is not None]
         return State(stoch, deter, logits, State.concatenate(lower) if lower else None)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> State:
-        below = None if self.below is None else self.below._map(change)
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """Apply a function to every tensor."""
+        below = None if self.below is None else self.below.map(change)
         return State(change(self.stoch), change(self.deter), change(self.logits), below)
 
 

@@ -164,6 +164,7 @@ def _gpus(run: RunScores) -> float:
         kind = find_kind(run.phase, str(config["method"]))
         if kind and kind.has_policy:  # those of RLlib step environments without a GPU
             gpus += float(collect["collectors"]) * float(collect["gpus"])
+            gpus += float(config.get("evaluation", {}).get("gpus", 0.0))  # runs of earlier versions have none
         return gpus
     except (KeyError, TypeError, ValueError, AttributeError):
         return math.nan

@@ -70,8 +70,8 @@ def _threads(config: RunConfig, plan: Mapping[RoleId, Resources], nodes: Sequenc
         there, needed = (sum(getattr(part, kind) for part in parts) for parts in (nodes, plan.values()))
         together = min(together, there // needed) if needed else together
     cores = max(node.cpus for node in nodes) / max(1, math.ceil(together / len(nodes)))
-    collectors = sum(role.kind == "collector" for role in plan)
-    return max(1, int((cores - collectors) / config.learner.ranks))
+    collecting = sum(role.kind == "collector" for role in plan) * config.collect.busy_processes
+    return max(1, int((cores - collecting) / config.learner.ranks))
 
 
 class Trial(tune.Trainable):

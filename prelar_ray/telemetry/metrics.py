@@ -141,8 +141,8 @@ METRICS: dict[str, Metric] = {
     "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
     "memory/learner": Metric("GiB", "Resident memory of the learner, of all ranks together."),
     "memory/replay": Metric("GiB", "Resident memory of the replay."),
-    "memory/collectors": Metric("GiB", "Resident memory of all collectors together."),
-    "memory/evaluator": Metric("GiB", "Resident memory of the evaluator."),
+    "memory/collectors": Metric("GiB", "Resident memory of all collectors together, with their workers."),
+    "memory/evaluator": Metric("GiB", "Resident memory of the evaluator, with its workers."),
 }
 """Every name a :class:`~prelar_ray.telemetry.writers.MetricWriter` accepts."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.config import RunConfig, load_config
@@ -53,6 +54,21 @@ def test_a_round_repeats_exactly_and_rounds_differ(minute_config: RunConfig, wei
     assert_same(first, role.evaluate(weights, 4, round_=1, keep_frames=4), tolerance=0)
     other = role.evaluate(weights, 4, round_=2, keep_frames=4)
     assert not {frames[0].tobytes() for frames in first.frames} & {frames[0].tobytes() for frames in other.frames}
+
+
+@pytest.mark.usefixtures("envs")
+def test_the_policy_acts_on_the_share_of_a_gpu_that_is_asked_for(
+    minute_config: RunConfig, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def device(gpus: float) -> torch.device:
+        asked.append(gpus)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("prelar_ray.acting.evaluator.acting_device", device)
+    evaluator(minute_config, 1, "evaluation.gpus=0.25").evaluate(weights, 1)
+    assert asked == [0.25]
 
 
 @pytest.mark.usefixtures("envs")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from prelar_ray.acting.policy import ActingNoise, Policy, PolicyState
+from prelar_ray.acting.policy import ActingNoise, Policy, PolicyState, acting_device
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.learner import FinetuneLearner
@@ -90,6 +90,14 @@ def test_without_noise_the_mode_of_the_action_is_taken(learner: FinetuneLearner,
     np.testing.assert_allclose(one, mode.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("gpus", "there", "device"), [(0, True, "cpu"), (0.5, True, "cuda"), (0.5, False, "cpu")])
+def test_a_policy_acts_on_a_gpu_where_it_has_a_share_of_one(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, there: bool, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert acting_device(gpus) == torch.device(device)
+
+
 def test_rows_do_not_see_each_other(policy: Policy) -> None:
     images = frames(4)
     together, _ = policy.act(images, first(*[True] * 4), policy.initial(4), MODE)
@@ -110,6 +118,12 @@ def test_weights_are_copied_with_their_version(minute_config: RunConfig, weights
     action, _ = fresh.act(frames(1), first(True), fresh.initial(1), MODE)
     expected, _ = policy.act(frames(1), first(True), policy.initial(1), MODE)
     np.testing.assert_array_equal(action, expected)
+
+
+def test_weights_are_loaded_in_place_where_a_captured_step_reads_them(policy: Policy, weights: Weights) -> None:
+    places = [value.data_ptr() for value in policy.state_dict().values()]
+    policy.load_weights(weights, version=9)
+    assert [value.data_ptr() for value in policy.state_dict().values()] == places
 
 
 def test_weights_from_read_only_memory_are_taken(minute_config: RunConfig, weights: Weights) -> None:

@@ -118,7 +118,10 @@ def test_an_override_of_a_text_key_is_taken_as_it_stands(text: str):
             "loss.consistency_gradient=sft",
             "loss.consistency_gradient=sft: must be one of straight_through, soft, published; nearest: soft",
         ),
-        ("evaluation=3", "evaluation=3: must be a section with the keys episodes, every_env_steps, envs, timeout"),
+        (
+            "evaluation=3",
+            "evaluation=3: must be a section with the keys episodes, every_env_steps, envs, workers, gpus, timeout",
+        ),
         ("seed", "seed: not an override; write KEY=VALUE with a dotted key, for example seed=1"),
         ("env..task=a", "env..task=a: not an override; write KEY=VALUE with a dotted key, for example seed=1"),
         ("preset=tiny", "preset=tiny: a preset is chosen with --preset tiny"),
@@ -173,6 +176,25 @@ def test_ranks_that_cannot_share_a_batch_are_refused(overrides: list[str], messa
             ["collect.max_age_updates=3"],
             "collect.max_age_updates=3 is below collect.publish_every_updates=10; weights would be too old before the "
             "next are published",
+        ),
+        (
+            ["collect.workers=3", "collect.envs_per_collector=2"],
+            "collect.workers=3 is above collect.envs_per_collector=2; a worker without an environment does nothing: "
+            "use at most 2, or more environments",
+        ),
+        (
+            ["evaluation.workers=3", "evaluation.envs=2"],
+            "evaluation.workers=3 is above evaluation.envs=2; a worker without an environment does nothing: use at "
+            "most 2, or more environments",
+        ),
+        (
+            ["method=rllib/PPO", "collect.workers=1"],
+            "collect.workers=1: PPO of RLlib steps environments in the processes that rllib.env_runners says; set "
+            "it to 0",
+        ),
+        (
+            ["method=rllib/PPO", "evaluation.gpus=0.5"],
+            "evaluation.gpus=0.5: PPO of RLlib is evaluated where it learns; set it to 0",
         ),
         (
             ["env.action_repeat=2"],

@@ -64,6 +64,27 @@ def test_what_the_configuration_asks_for_is_taken_as_it_is() -> None:
     assert plan["collector-0"] == plan["collector-1"] == Resources(2, 0.25)
 
 
+def test_collectors_and_the_evaluator_get_a_cpu_for_each_of_their_workers() -> None:
+    workers = ("collect.workers=4", "collect.envs_per_collector=8", "evaluation.workers=2", "evaluation.envs=2")
+    plan = plan_of(config(*workers), [node(16)])
+    assert [plan[role].cpus for role in ("learner", "collector-0", "evaluator")] == [1, 4, 2]
+    assert plan_of(config(*workers, "collect.cpus=3"), [node(16)])["collector-0"].cpus == 3
+    small = plan_of(config(*workers), [node(2)])
+    assert 0 < small["learner"].cpus <= small["evaluator"].cpus / 2 <= small["collector-0"].cpus / 4 + 0.01
+    assert plan_of(config(*workers, "collect.workers=1", "evaluation.workers=1"), [node(16)])["evaluator"].cpus == 1
+
+
+def test_the_evaluator_gets_the_share_of_a_gpu_that_it_asks_for() -> None:
+    shared = ("device=auto", "learner.gpus=0.5", "collect.gpus=0.25", "evaluation.gpus=0.25")
+    assert plan_of(config(*shared), [node(16, 1)])["evaluator"] == Resources(1, 0.25)
+    wanted = (
+        r"collect\.collectors=1 with 0\.25 each, and the evaluator with evaluation\.gpus=0\.5, need 1\.25 GPUs, the "
+        r"cluster has 1; use evaluation\.gpus=0, collect\.gpus=0, or device=cpu$"
+    )
+    with pytest.raises(ResourceError, match=wanted):
+        plan_of(config(*shared, "evaluation.gpus=0.5"), [node(16, 1)])
+
+
 def test_a_gpu_that_does_not_exist_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(ResourceError, match="needs 1 GPU, the cluster has 0"):
         plan_of(config("device=cuda", preset="paper"), [node(16, 0)])

@@ -132,6 +132,7 @@ def gpus(run: RunScores) -> float:
         (config("cuda", ranks=2), 2.0),
         (config("cuda", ranks=2, gpus=0.5), 1.0),
         (config("cuda", collectors=4, theirs=0.25), 2.0),
+        (config("cuda") | {"evaluation": {"gpus": 0.5}}, 1.5),
     ],
 )
 def test_gpu_hours_are_wall_time_times_the_gpus_kept(make_scores: MakeScores, settings: Any, kept: float) -> None:

@@ -45,6 +45,7 @@ def test_half_a_gpu_each_is_what_runs_that_share_one_get() -> None:
         ((), [Resources(16, 4, 64)], 3),  # as many as have a place by their CPUs
         (("threads=5",), [Resources(16, 0, 64)], 5),
         (("learner.ranks=2",), [Resources(16, 0, 64)], 3),  # each, of 8 cores
+        (("collect.workers=2", "collect.envs_per_collector=2"), [Resources(16, 0, 64)], 4),  # two trials, of 8 cores
         ((), [Resources(2, 0, 64)], 1),
     ],
 )
