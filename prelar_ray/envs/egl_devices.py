@@ -65,13 +65,12 @@ def choose_device(devices: Sequence[EglDevice], visible: str | None, asked: str 
         if not asked.strip().isdecimal() or int(asked) >= len(devices):
             raise RenderingError(f"{ASKED}={asked}: EGL has {_listing(devices)}; set it to one of them, or unset it")
         return int(asked)
-    names = None if visible is None else _names(visible)
-    if names:
-        candidates = _assigned(devices, names)
-    else:
-        gpus = [i for i, device in enumerate(devices) if device.nvidia or device.cuda is not None]
-        candidates = sorted(gpus, key=lambda i: (devices[i].cuda is None, devices[i].cuda or 0))
-    return candidates[turn % len(candidates)] if candidates else None
+    gpus = [index for index, device in enumerate(devices) if device.nvidia]
+    gpus.sort(key=lambda index: (devices[index].cuda is None, devices[index].cuda or 0))  # in CUDA's order, if known
+    names = _names(visible) if visible else []
+    if names and len(gpus) > 1:
+        gpus = _assigned(devices, names)
+    return gpus[turn % len(gpus)] if gpus else None
 
 
 def _names(visible: str) -> list[str]:
@@ -85,14 +84,12 @@ def _names(visible: str) -> list[str]:
 
 
 def _assigned(devices: Sequence[EglDevice], names: Sequence[str]) -> list[int]:
-    """Return the devices that are the named GPUs, in CUDA's order; none where EGL knows no NVIDIA GPU."""
+    """Return the devices that are the named GPUs, in CUDA's order."""
     numbers = [device.cuda for device in devices if device.cuda is not None]
     given = f"{VISIBLE}={','.join(names)}"
-    if not numbers:
-        return []
     if len(set(numbers)) < len(numbers):
         raise RenderingError(f"{given}: EGL gives two devices one CUDA number, among {_listing(devices)}; {REMEDY}")
-    if max(numbers) < len(names):
+    if max(numbers, default=0) < len(names):
         wanted = list(range(len(names)))
     else:  # more numbers than visible GPUs: this driver counts those of the node
         wanted = [int(name) for name in names if name.isdecimal()]
@@ -145,15 +142,15 @@ def own_device() -> Iterator[None]:
         yield
         return
     with _choosing:
-        device = chosen_device()
-        if device is None or os.environ.get(ASKED):
-            yield
-            return
-        os.environ[ASKED] = str(device)
+        device, before = chosen_device(), os.environ.pop(ASKED, None)
+        if device is not None:
+            os.environ[ASKED] = str(device)
         try:
             yield
         finally:
-            del os.environ[ASKED]
+            os.environ.pop(ASKED, None)
+            if before is not None:
+                os.environ[ASKED] = before
 
 
 def drawing_device() -> int | None:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import weakref
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Final, Literal
 
@@ -89,9 +89,12 @@ def import_simulator(name: str) -> ModuleType:
         RenderingError: the OpenGL libraries are missing.
     """
     backend = configure_gl()
-    opens_display = name.startswith("dm_control")  # on import; mujoco does with its first context
+    opens_display = name.startswith("dm_control") and name not in sys.modules  # mujoco does with its first context
     try:
-        with own_device() if opens_display else nullcontext():
+        if opens_display:
+            with _in_time(), own_device():
+                module = importlib.import_module(name)
+        else:
             module = importlib.import_module(name)
     except ModuleNotFoundError:
         raise
@@ -108,6 +111,11 @@ def open_context() -> Any:
         context = mujoco.GLContext(IMAGE_SIZE, IMAGE_SIZE)
     context.make_current()
     return context
+
+
+def _in_time() -> AbstractContextManager[None]:
+    """End this process with advice if OpenGL does not answer."""
+    return ended_after(FIRST_FRAME_SECONDS, HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS))
 
 
 def apply_quality(model: Any, quality: Quality) -> None:
@@ -176,7 +184,7 @@ class FrameRenderer:
         """
         if self._renderer is not None:
             return self._render()
-        with ended_after(FIRST_FRAME_SECONDS, HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS)):
+        with _in_time():
             self._open()
             return self._render()
 

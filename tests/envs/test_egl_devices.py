@@ -16,7 +16,7 @@ MIG = "MIG-b7c1f4a2-0c3f-5d5e-9f3a-5d1a4c4b1e0d"
 
 def listed(*cuda: int | str | None) -> list[EglDevice]:
     """EGL's devices: numbers are GPUs that CUDA shows, "hidden" those that it does not, None is software."""
-    return [EglDevice(number if isinstance(number, int) else None, number is not None) for number in cuda]
+    return [EglDevice(number if isinstance(number, int) else None, nvidia=number is not None) for number in cuda]
 
 
 ORDER = listed(2, 0, None, 3, 1)
@@ -44,7 +44,10 @@ ORDER = listed(2, 0, None, 3, 1)
         ("2", ORDER, 0),
         ("3", ORDER, 3),
         ("3,1", ORDER, 3),
+        # The only GPU that EGL has, whatever it tells of it.
         ("3", listed(3, None), 0),
+        ("1", listed(None, "hidden"), 1),
+        (MIG, listed(None, "hidden"), 1),
         # CUDA shows none: drawing may use any.
         ("", ORDER, 1),
         ("", listed(None, "hidden", "hidden"), 1),
@@ -53,7 +56,6 @@ ORDER = listed(2, 0, None, 3, 1)
         # No NVIDIA GPU that EGL knows: MuJoCo takes the first device that works.
         (None, listed(None, None), None),
         ("0", listed(None), None),
-        ("0", listed("hidden", "hidden"), None),
         (UUID, listed(None), None),
         ("", listed(None), None),
         (None, [], None),
@@ -102,7 +104,7 @@ def test_an_empty_choice_is_none() -> None:
         (UUID, ORDER, "none of EGL's devices is known to be it"),  # numbered over the node, where it has no number
         (MIG, listed(0, 1), "none of EGL's devices is known to be it"),
         ("7", listed(0, 1), "none of EGL's devices is known to be it"),
-        ("1", listed(3), "none of EGL's devices is known to be it"),
+        ("0", listed("hidden", "hidden"), "none of EGL's devices is known to be it"),
         ("0", listed(0, 0), "EGL gives two devices one CUDA number"),  # an early driver
         (f"{UUID},{UUID}", listed(1, 1), "EGL gives two devices one CUDA number"),
     ],
@@ -145,6 +147,13 @@ def test_the_users_device_stays(node: pytest.MonkeyPatch) -> None:
     with own_device():
         assert os.environ["MUJOCO_EGL_DEVICE_ID"] == "3"
     assert os.environ["MUJOCO_EGL_DEVICE_ID"] == "3"
+
+
+def test_an_empty_choice_of_the_user_does_not_reach_mujoco(node: pytest.MonkeyPatch) -> None:
+    node.setenv("MUJOCO_EGL_DEVICE_ID", "")
+    node.setattr(egl_devices, "egl_devices", lambda: tuple(listed(None)))
+    with own_device():
+        assert "MUJOCO_EGL_DEVICE_ID" not in os.environ
 
 
 def test_without_egl_no_device_is_asked_for(node: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,11 @@ def test_missing_opengl_library_is_reported_with_packages(monkeypatch: pytest.Mo
     "hang", ["time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"], ids=["waiting", "holding the lock"]
 )
 def test_a_driver_that_hangs_in_the_first_frame_ends_the_process_and_says_why(hang: str) -> None:
+    # The second holds the interpreter's lock, as MuJoCo does while it builds a context.
     program = f"""
 import ctypes, time
-import mujoco
 from prelar_ray.envs import rendering
+mujoco = rendering.import_simulator("mujoco")
 rendering.FIRST_FRAME_SECONDS = 0.5
 mujoco.Renderer = lambda model, height, width: {hang}
 model = mujoco.MjModel.from_xml_string("<mujoco/>")
