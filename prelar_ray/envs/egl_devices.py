@@ -113,7 +113,8 @@ def egl_devices() -> tuple[EglDevice, ...]:
         AttributeError, ImportError, OSError: EGL is missing.
     """
     egl = _egl()
-    return tuple(EglDevice(_cuda_number(egl, device), _is_nvidia(egl, device)) for device in egl.eglQueryDevicesEXT())
+    found = [(_cuda_number(egl, device), _has_cuda(egl, device)) for device in egl.eglQueryDevicesEXT()]
+    return tuple(EglDevice(number, number is not None or has_cuda) for number, has_cuda in found)
 
 
 def chosen_device() -> int | None:
@@ -181,7 +182,8 @@ def _cuda_number(egl: Any, device: Any) -> int | None:
     return number.value if known and number.value >= 0 else None
 
 
-def _is_nvidia(egl: Any, device: Any) -> bool:
+def _has_cuda(egl: Any, device: Any) -> bool:
+    """Return whether a device says that CUDA knows it, although it may not be visible to this process."""
     query = _function(egl, "eglQueryDeviceStringEXT", ctypes.c_void_p, ctypes.c_int, returns=ctypes.c_char_p)
     extensions = query(_address(device), _EXTENSIONS) if query is not None else None
     egl.eglGetError()
