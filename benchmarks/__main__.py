@@ -16,6 +16,7 @@ NAMES = {
     "compression": "frames compressed in the replay: bytes saved, and the time of a batch",
     "checkpoint": "the cost of a checkpoint for concurrent updates (torch alone)",
     "collector": "a collector beside the bare environment, and with workers that step it",
+    "record": "recording videos with several processes",
     "end_to_end": "a whole fine-tuning run: rates, and waiting times of the roles",
     "roofline": "a figure of the results of learner --parts",
     "scaling": "an update shared by several ranks (torch alone)",

@@ -36,6 +36,7 @@ MINUTE = """
     finetune.bonus.window=2 finetune.bonus.projection=4 finetune.bonus.queue=32 finetune.bonus.neighbours=3
     env.task=prelar/point-reach
     record.tasks=[prelar/point-reach] record.episodes_per_task=3 record.frames_per_episode=8 record.shard_frames=10
+    record.workers=1
     replay.capacity_steps=1000 replay.tolerance_updates=2
     collect.envs_per_collector=2 collect.request_steps=5 collect.publish_every_updates=1
     evaluation.episodes=2 evaluation.envs=2 evaluation.every_env_steps=1000

@@ -64,7 +64,7 @@ class CapturedSteps:
                 self._works = False
                 self._recordings.clear()
                 reason = str(error).strip().partition("\n")[0]
-                log.warning("acting goes on without a CUDA graph, which could not be captured: %s", reason)
+                log.warning("acting stays eager: capturing its step as a CUDA graph failed (%s)", reason)
                 return None
         self._recordings.move_to_end(key)
         if len(self._recordings) > KEPT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray import tune
 
 from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.config import EnvConfig, RunConfig
+from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.envs.registry import make_env
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.seeding import derive_seed
@@ -145,6 +147,7 @@ class _Maker:
         envs = settings["envs"]
         index = max(context.worker_index - 1, 0) * envs + self._made % envs  # 0 is the algorithm's own process
         self._made += 1
+        os.environ[TURN] = str(context.worker_index)  # env runners take turns on the GPUs that draw
         config = EnvConfig.model_validate(settings["env"])
         shown = settings["reward_scale"], settings["black"]
         return FrameEnv(config, settings["seed"], index, settings["first_number"], *shown)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -20,6 +20,9 @@ from rich.text import Text
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig
 from prelar_ray.replay.memory import GIB, STEP_BYTES, memory_limit
+
+if TYPE_CHECKING:  # it imports the simulators, which may be broken
+    from prelar_ray.envs.rendering_check import RenderingReport
 
 __all__ = ["Check", "main"]
 
@@ -36,7 +39,8 @@ examples:
   prelar-ray doctor --ray                            also starts a Ray on this machine, and stops it
   prelar-ray doctor replay.capacity_steps=100000     whether a smaller replay buffer would fit"""
 
-"""Bytes of one step in the replay buffer; action, reward and flags are negligible."""
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+"""What NVIDIA's driver makes where it runs."""
 SHARED_MEMORY = 0.3
 """Share of the memory that Ray takes for its object store in shared memory."""
 SLOW_RENDERING = 10.0
@@ -144,22 +148,35 @@ def check_packages(distribution: str = "prelar-ray") -> Check:
 
 def check_rendering(config: RunConfig) -> Check:
     """Draw frames off-screen."""
-    from prelar_ray.envs import rendering
+    from prelar_ray.envs import rendering_check
     from prelar_ray.errors import RenderingError
 
     try:
-        report = rendering.check_rendering(config.env.render_quality)
+        report = rendering_check.check_rendering(config.env.render_quality)
     except RenderingError as error:
         return Check("FAIL", str(error).replace("\n", " "), "do what the finding says")
     finding = (
-        f"{report.backend} on {report.device}, {report.frames_per_second:.0f} frames/s at quality "
+        f"{report.backend} on {report.device}{_egl_device(report)}, {report.frames_per_second:.0f} frames/s at quality "
         f"{config.env.render_quality}, {'upright' if report.upright else 'upside down'}"
     )
     if not report.upright:
         return Check("FAIL", finding, "try another back end: MUJOCO_GL=egl or MUJOCO_GL=osmesa")
+    if report.on_other_device:
+        remedy = f"set MUJOCO_EGL_DEVICE_ID={report.chosen}, and see whether that is where it draws"
+        return Check("FAIL", f"{finding}; EGL device {report.chosen} should draw", remedy)
+    if report.backend == "egl" and report.on_cpu and NVIDIA_DRIVER.exists():
+        remedy = "install NVIDIA's EGL (libnvidia-gl); in a container NVIDIA_DRIVER_CAPABILITIES must have graphics"
+        return Check("WARN", f"{finding}; this machine's GPU does not draw", remedy)
     if report.frames_per_second < SLOW_RENDERING:
         return Check("WARN", finding, "render on a GPU (MUJOCO_GL=egl), or env.render_quality=reduced")
     return Check("OK", finding)
+
+
+def _egl_device(report: RenderingReport) -> str:
+    """Return which device of EGL's list draws, for example `` (EGL device 2, CUDA 0)``."""
+    if report.egl_device is None:
+        return ""
+    return f" (EGL device {report.egl_device}{'' if report.cuda is None else f', CUDA {report.cuda}'})"
 
 
 def check_gpu() -> Check:

@@ -23,6 +23,7 @@ DIR.actions.arrow, which training never opens: only `prelar-ray diagnose` reads 
 examples:
   prelar-ray record --out videos/experts
   prelar-ray record --preset tiny --out videos/reach record.policy=random record.episodes_per_task=20
+  prelar-ray record --out videos/experts cluster=10.0.0.1:6379          the episodes are tasks of that Ray
 """
 
 
@@ -49,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def record_with_progress(config: RunConfig, path: Path, progress: Progress) -> RecordSummary:
-    """Record with a progress bar."""
+    """Record with a progress bar, here or on the Ray cluster whose address ``config.cluster`` is."""
     total = len(config.record.tasks) * config.record.episodes_per_task * config.record.frames_per_episode
     with progress.phase("record", total, "frames") as phase:
-        return record(config, path, phase.advance)
+        if config.cluster in ("none", "auto"):  # a Ray of this machine's own would start later than its processes
+            return record(config, path, phase.advance)
+        from prelar_ray.distributed.recording import record_on_ray  # takes seconds
+
+        return record_on_ray(config, path, phase.advance)

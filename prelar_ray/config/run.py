@@ -68,6 +68,8 @@ class RecordConfig(Component):
     """Longest episode, frames."""
     shard_frames: PositiveInt = 10_000
     """Frames per shard; a shard is closed with the episode that reaches it."""
+    workers: NonNegativeInt = 0
+    """Processes that record, or tasks of the Ray that `cluster` gives the address of; 0: one per CPU core, up to 16."""
 
 
 class VideoConfig(Component):

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.rendezvous import Rendezvous
 from prelar_ray.distributed.resources import Reservation, Resources
 from prelar_ray.distributed.shared_folder import check_shared
+from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.errors import CheckpointError, ConfigError, DataError, PrelarError, ResourceError, RoleDied
 from prelar_ray.replay.memory import GIB
 from prelar_ray.roles import RoleId
@@ -111,16 +113,19 @@ class RayBackend:
         need = self._plan[role]
         # Ray sets OMP_NUM_THREADS to the logical CPUs; only the learner profits from more than one thread.
         threads = str(self._threads) if role.kind == "learner" else "1"
+        position = list(self._plan).index(role)
+        # Where nobody gave it a GPU it draws on any. Runs of a study begin at different ones.
+        turn = str(zlib.crc32(self._run.encode()) + position)
         options: dict[str, Any] = {
             "num_cpus": need.cpus,
             "num_gpus": need.gpus,
             "memory": int(need.memory * GIB),
             "max_restarts": 0,  # a restarted actor would have lost its state; the loop starts a new one knowingly
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, TURN: turn}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._group,
                 # A trial's own process is in the first bundle.
-                placement_group_bundle_index=list(self._plan).index(role) + self._in_trial,
+                placement_group_bundle_index=position + self._in_trial,
                 placement_group_capture_child_tasks=True,
             ),
         }

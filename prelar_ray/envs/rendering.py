@@ -1,39 +1,36 @@
-"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation, and a check of all of them."""
+"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation."""
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import json
-import logging
 import os
 import re
 import subprocess
 import sys
-import threading
 import weakref
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from prelar_ray.envs.egl_devices import own_device
 from prelar_ray.envs.pixel_env import Image
+from prelar_ray.envs.watchdog import ended_after
 from prelar_ray.errors import ConfigError, RenderingError
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
     "FrameRenderer",
     "Quality",
-    "RenderingReport",
     "apply_quality",
     "camera_number",
-    "check_rendering",
     "configure_gl",
-    "device_name",
-    "draws_upright",
     "hangs_upside_down",
     "import_simulator",
+    "open_context",
+    "run_child",
 ]
 
 Quality = Literal["full", "reduced", "fast"]
@@ -45,28 +42,15 @@ INSTALL_ADVICE: Final = (
     "or `apt-get install libosmesa6` and set MUJOCO_GL=osmesa (software; gone from Debian 13)"
 )
 HANG_ADVICE: Final = (
-    "no frame within {seconds:.0f} s: many processes that render on one GPU can hang in the driver; use fewer "
-    "collectors, spread them with MUJOCO_EGL_DEVICE_ID, or set MUJOCO_GL=osmesa"
+    "no frame within {seconds:g} s: many processes that render on one GPU can hang in the driver; use fewer "
+    "(collect.collectors, record.workers), another device (MUJOCO_EGL_DEVICE_ID), or set MUJOCO_GL=osmesa"
 )
 
 _OPENGL_ERRORS: Final = (AttributeError, ImportError, OSError, RuntimeError)
 """Errors that PyOpenGL and MuJoCo raise where a library or a device is missing."""
 
-log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class RenderingReport:
-    """Result of :func:`check_rendering`."""
-
-    backend: str
-    """Value of MUJOCO_GL, for example egl."""
-    device: str
-    """OpenGL's name of the device that draws; "llvmpipe" is the CPU."""
-    frames_per_second: float
-    """Frames of Meta-World's reach-v3 in a second, one process."""
-    upright: bool
-    """Whether frames of both upright and upside-down cameras are upright."""
+_OPEN_CONTEXT: Final = "from prelar_ray.envs import rendering; rendering.open_context()"
 
 
 def configure_gl() -> str:
@@ -89,7 +73,7 @@ def configure_gl() -> str:
     failures = []
     for backend in ("egl", "osmesa"):
         try:
-            _run_child("import mujoco; mujoco.GLContext(64, 64).make_current()", backend, FIRST_FRAME_SECONDS)
+            run_child(_OPEN_CONTEXT, backend, FIRST_FRAME_SECONDS)
         except RenderingError as error:
             failures.append(str(error))
         else:
@@ -105,14 +89,33 @@ def import_simulator(name: str) -> ModuleType:
         RenderingError: the OpenGL libraries are missing.
     """
     backend = configure_gl()
+    opens_display = name.startswith("dm_control") and name not in sys.modules  # mujoco does with its first context
     try:
-        module = importlib.import_module(name)
+        if opens_display:
+            with _in_time(), own_device():
+                module = importlib.import_module(name)
+        else:
+            module = importlib.import_module(name)
     except ModuleNotFoundError:
         raise
     except _OPENGL_ERRORS as error:
         raise _not_working(backend, error) from error
     _close_all_first_at_exit()
     return module
+
+
+def open_context() -> Any:
+    """Return a new OpenGL context, made current, on this process's device; whoever asks for it frees it."""
+    mujoco = import_simulator("mujoco")
+    with own_device():
+        context = mujoco.GLContext(IMAGE_SIZE, IMAGE_SIZE)
+    context.make_current()
+    return context
+
+
+def _in_time() -> AbstractContextManager[None]:
+    """End this process with advice if OpenGL does not answer."""
+    return ended_after(FIRST_FRAME_SECONDS, HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS))
 
 
 def apply_quality(model: Any, quality: Quality) -> None:
@@ -174,19 +177,16 @@ class FrameRenderer:
     def draw(self) -> Image:
         """Return the present frame, uint8 ``(64, 64, 3)``.
 
+        A driver that hangs in the first frame ends the process, with the advice on stderr.
+
         Raises:
-            RenderingError: no OpenGL context can be made.
+            RenderingError: no OpenGL context can be made, or not on this process's GPU.
         """
         if self._renderer is not None:
             return self._render()
-        warning = threading.Timer(FIRST_FRAME_SECONDS, log.error, [HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS)])
-        warning.daemon = True
-        warning.start()  # a driver that hangs cannot be interrupted, but the log can say why nothing happens
-        try:
+        with _in_time():
             self._open()
             return self._render()
-        finally:
-            warning.cancel()
 
     def close(self) -> None:
         """Free the OpenGL context; a later frame makes a new one."""
@@ -197,7 +197,8 @@ class FrameRenderer:
     def _open(self) -> None:
         mujoco = import_simulator("mujoco")
         try:
-            self._renderer = mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
+            with own_device():
+                self._renderer = mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
         except (*_OPENGL_ERRORS, mujoco.FatalError) as error:
             raise _not_working(configure_gl(), error) from error
         _open_renderers.add(self)
@@ -227,71 +228,12 @@ def _close_all() -> None:
         renderer.close()
 
 
-def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> RenderingReport:
-    """Draw known scenes in a child process and report back end, speed and orientation.
+def run_child(code: str, backend: str, timeout: float) -> str:
+    """Run Python code with a back end in a child process and return its output.
 
     Raises:
-        RenderingError: rendering fails, or takes longer than ``timeout`` seconds; says what to install or set.
+        RenderingError: it failed, or took longer than ``timeout`` seconds.
     """
-    code = (
-        "import json; from prelar_ray.envs import metaworld, rendering; "
-        "upright, device = rendering.draws_upright(), rendering.device_name(); "
-        f"print(json.dumps([device, metaworld.frames_per_second({quality!r}), upright]))"
-    )
-    backend = configure_gl()
-    try:
-        output = _run_child(code, backend, timeout)
-    except RenderingError as error:
-        raise RenderingError(f"{error}; {INSTALL_ADVICE}") from error
-    device, frames_per_second, upright = json.loads(output.splitlines()[-1])
-    return RenderingReport(backend, device, frames_per_second, upright)
-
-
-def draws_upright() -> bool:
-    """Return whether a red ball above a blue one is drawn above it, by an upright and by an upside-down camera."""
-    mujoco = import_simulator("mujoco")
-    model = mujoco.MjModel.from_xml_string(_TWO_BALLS)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    return all(_red_above_blue(model, data, camera) for camera in range(model.ncam))
-
-
-_TWO_BALLS: Final = """
-<mujoco>
-  <worldbody>
-    <light pos="0 -3 0" dir="0 1 0"/>
-    <geom type="sphere" size="0.4" pos="0 0 0.5" rgba="1 0 0 1"/>
-    <geom type="sphere" size="0.4" pos="0 0 -0.5" rgba="0 0 1 1"/>
-    <camera name="upright" pos="0 -3 0" xyaxes="1 0 0 0 0 1"/>
-    <camera name="upside-down" pos="0 -3 0" xyaxes="-1 0 0 0 0 -1"/>
-  </worldbody>
-</mujoco>
-"""
-
-
-def _red_above_blue(model: Any, data: Any, camera: int) -> bool:
-    renderer = FrameRenderer(model, data, camera, "full", hangs_upside_down(model, camera))
-    try:
-        red, _, blue = np.moveaxis(renderer.draw().astype(np.float64), -1, 0)  # each (Hpx, Wpx)
-    finally:
-        renderer.close()
-    top, bottom = slice(None, IMAGE_SIZE // 2), slice(IMAGE_SIZE // 2, None)
-    return bool(red[top].mean() > blue[top].mean() and blue[bottom].mean() > red[bottom].mean())
-
-
-def device_name() -> str:
-    """Return OpenGL's name of the device that draws."""
-    context = import_simulator("mujoco").GLContext(IMAGE_SIZE, IMAGE_SIZE)
-    context.make_current()
-    try:
-        opengl = importlib.import_module("OpenGL.GL")
-        return str(opengl.glGetString(opengl.GL_RENDERER).decode())
-    finally:
-        context.free()
-
-
-def _run_child(code: str, backend: str, timeout: float) -> str:
-    """Run Python code with a back end and return its output; RenderingError if it fails or hangs."""
     environment = os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(

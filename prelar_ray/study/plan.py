@@ -137,7 +137,8 @@ def video_stores(sweep: Sweep, folder: Path) -> dict[str, Path]:
 
 def _recorded(sweep: Sweep, settings: Mapping[str, Any]) -> str:
     config = recording(sweep, settings)
-    return _digest({name: getattr(config, name) for name in ("record", "env", "seed")})
+    record = config.record.model_dump(mode="json", exclude={"workers"})  # who records changes nothing in the data
+    return _digest({"record": record, "env": config.env, "seed": config.seed})
 
 
 def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:

@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prelar_ray.config import EnvConfig, RecordConfig, RunConfig
-from prelar_ray.envs import PixelEnv, check_task, make_env
-from prelar_ray.envs.pixel_env import Action
-from prelar_ray.errors import ConfigError, RunFolderError
-from prelar_ray.seeding import derive_seed, generator
-from prelar_ray.types import Frames
-from prelar_ray.video.actions import Actions, ActionWriter, actions_path
+from prelar_ray.config import RunConfig
+from prelar_ray.envs import check_task, make_env
+from prelar_ray.errors import ConfigError, PrelarError, RunFolderError
+from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.episodes import RecordedEpisode, all_episodes, env_config
+from prelar_ray.video.rolling import Roll, roll_locally
 from prelar_ray.video.store import MANIFEST, VideoWriter
 from prelar_ray.wording import counted
 
@@ -43,15 +43,24 @@ class RecordSummary:
     """Share of episodes with success at any recorded step, by task."""
 
 
-def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> RecordSummary:
+def record(config: RunConfig, path: Path, on_frames: Callable[[int], None], roll: Roll = roll_locally) -> RecordSummary:
     """Run ``config.record.policy`` on ``config.record.tasks`` and write a video store at ``path``, actions beside it.
 
-    ``on_frames`` is called with the number of new frames. Each episode is determined by the run's seed, the position of
-    its task in the list and its number. Ctrl-C keeps the recorded episodes and leaves the store marked incomplete.
+    Each episode is determined by the run's seed, the position of its task in the list and its number: the files are the
+    same bytes, however many processes record. Ctrl-C and failures keep the episodes before the first that is missing,
+    and leave the store marked incomplete.
+
+    Args:
+        config: of the recording.
+        path: new folder of the store.
+        on_frames: called with the number of new frames.
+        roll: rolls the episodes, here or elsewhere.
 
     Raises:
         ConfigError: an unknown task or camera, or a task without the requested expert; nothing is written.
         RunFolderError: ``path`` is not an empty or new folder, or actions of an earlier recording lie beside it.
+        EnvironmentFailure: an environment raised, or a process that records died; names task and episode.
+        RenderingError: rendering does not work.
         DataError: the disk is full.
     """
     start = time.perf_counter()
@@ -62,11 +71,12 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None]) -> R
     writer = VideoWriter(path, attributes, shard_frames)
     try:
         with writer, actions:
-            successes = _roll_all(config, writer, actions, on_frames)
-    except KeyboardInterrupt:
-        asked = counted(len(config.record.tasks) * config.record.episodes_per_task, "episode")
+            successes = _write_all(config, writer, actions, roll(config, all_episodes(config), on_frames))
+    except (KeyboardInterrupt, PrelarError) as error:
+        asked = counted(len(all_episodes(config)), "episode")
         kept = f"{writer.episodes} of {asked}, {counted(writer.frames, 'frame')}"
-        log.warning("%s: interrupted, kept %s; record into a new folder for all of them", path, kept)
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        log.warning("%s: %s, kept %s; record into a new folder for all of them", path, why, kept)
         raise
     rates = {task: float(np.mean(flags)) for task, flags in successes.items()}
     return RecordSummary(path, writer.episodes, writer.frames, time.perf_counter() - start, rates)
@@ -78,22 +88,21 @@ def discard(path: Path) -> None:
     actions_path(path).unlink(missing_ok=True)
 
 
-def _roll_all(
-    config: RunConfig, writer: VideoWriter, actions: ActionWriter, on_frames: Callable[[int], None]
+def _write_all(
+    config: RunConfig, writer: VideoWriter, actions: ActionWriter, recorded: Generator[RecordedEpisode]
 ) -> dict[str, list[bool]]:
-    """Record all episodes of all tasks and return their successes by task."""
+    """Write all episodes and return their successes by task."""
     successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
-    for index, task in enumerate(config.record.tasks):
-        env = make_env(_env_config(config, task), derive_seed(config.seed, "record_env", index))
-        try:
-            for episode in range(config.record.episodes_per_task):
-                video, action, success = _roll(env, config, index, episode, on_frames)
-                actions.append(action, video, task)
-                writer.append(video, task)
-                successes[task].append(success)
-        finally:
-            env.close()
-        log.info("%s: success in %d of %s", task, sum(successes[task]), counted(len(successes[task]), "episode"))
+    with closing(recorded):
+        for episode, rolled in zip(all_episodes(config), recorded, strict=True):
+            task = config.record.tasks[episode.task]
+            actions.append(rolled.actions, rolled.frames, task)
+            writer.append(rolled.frames, task)
+            successes[task].append(rolled.succeeded)
+            if episode.number == config.record.episodes_per_task - 1:
+                log.info(
+                    "%s: success in %d of %s", task, sum(successes[task]), counted(len(successes[task]), "episode")
+                )
     return successes
 
 
@@ -106,47 +115,6 @@ def _refuse_earlier_recording(path: Path) -> None:
         )
 
 
-def _roll(
-    env: PixelEnv, config: RunConfig, task: int, episode: int, on_frames: Callable[[int], None]
-) -> tuple[Frames, Actions, bool]:
-    """Return frames ``(T, 64, 64, 3)`` and actions ``(T, A)`` of an episode, and whether any of its steps succeeded."""
-    rng = generator(config.seed, "record", task, episode)
-    with_expert = _expert_acts(config.record, episode)
-    observation, _ = env.reset()
-    frames, succeeded, ended = [observation["image"]], False, False
-    actions: list[Action] = []
-    on_frames(1)
-    while not ended and len(frames) < config.record.frames_per_episode:
-        action = _noisy_expert(env, config.record.noise, rng) if with_expert else _random_action(env, rng)
-        observation, _, terminated, truncated, info = env.step(action)
-        frames.append(observation["image"])
-        actions.append(action)
-        succeeded |= info["success"]
-        ended = terminated or truncated
-        on_frames(1)
-    led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; no action led to the first frame
-    return np.stack(frames), np.stack(led_to), succeeded
-
-
-def _expert_acts(config: RecordConfig, episode: int) -> bool:
-    """Return whether the expert acts in an episode; ``mixed`` alternates, starting with the expert."""
-    return config.policy == "expert" or (config.policy == "mixed" and episode % 2 == 0)
-
-
-def _random_action(env: PixelEnv, rng: np.random.Generator) -> Action:
-    return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
-
-
-def _noisy_expert(env: PixelEnv, noise: float, rng: np.random.Generator) -> Action:
-    """Return the expert's action plus Gaussian noise of ``noise`` times the action range, which is 2."""
-    action = env.expert_action() + rng.normal(0.0, 2.0 * noise, env.action_space.shape)
-    return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-
-def _env_config(config: RunConfig, task: str) -> EnvConfig:
-    return config.env.model_copy(update={"task": task})
-
-
 def _attributes(config: RunConfig) -> dict[str, Any]:
     """Create an environment of every task and return the attributes of the store.
 
@@ -156,7 +124,7 @@ def _attributes(config: RunConfig) -> dict[str, Any]:
     for index, task in enumerate(config.record.tasks):
         path = f"record.tasks.{index}"
         check_task(task, path)
-        env = make_env(_env_config(config, task), seed=0)
+        env = make_env(env_config(config, task), seed=0)
         env.close()
         if config.record.policy != "random" and not env.has_expert:
             raise ConfigError(f"{path}={task}: has no scripted expert; set record.policy=random, or leave it out")

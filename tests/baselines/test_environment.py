@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from prelar_ray.baselines.environment import ENVIRONMENT, FINISHED, FrameEnv, as_floats, environment_config, register
 from prelar_ray.config import EnvConfig, RunConfig, load_config
+from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.envs.registry import make_env
 from prelar_ray.errors import EnvironmentFailure
@@ -94,7 +96,10 @@ def test_what_is_no_step_is_a_failure_that_names_environment_episode_and_step(
 
 
 @pytest.mark.parametrize(("worker", "indices"), [(0, [0, 1, 2]), (1, [0, 1, 2]), (2, [3, 4, 5])])
-def test_every_environment_of_every_process_has_an_index_of_its_own(worker: int, indices: list[int]) -> None:
+def test_every_environment_of_every_process_has_an_index_of_its_own_and_every_process_a_turn_to_draw(
+    monkeypatch: pytest.MonkeyPatch, worker: int, indices: list[int]
+) -> None:
+    monkeypatch.setenv(TURN, "")
     from ray.rllib.env.env_context import EnvContext
     from ray.tune.registry import ENV_CREATOR, _global_registry
 
@@ -104,6 +109,7 @@ def test_every_environment_of_every_process_has_an_index_of_its_own(worker: int,
     context = EnvContext(environment_config(config, first_number=2), worker_index=worker)
     made = [make(context) for _ in range(3)]
     again = make(context)  # in the place of one that failed
+    assert os.environ[TURN] == str(worker)
     for environment, index in zip([*made, again], [*indices, indices[0]], strict=True):
         expected = PointReach(1).reset(seed=derive_seed(9, "env", index, 2))[0]["image"]
         np.testing.assert_array_equal(environment.reset()[0], as_floats(expected, 0.0))

@@ -11,7 +11,8 @@ import pytest
 
 from prelar_ray.commands import doctor
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.envs import rendering
+from prelar_ray.envs import rendering_check
+from prelar_ray.envs.rendering_check import RenderingReport
 from prelar_ray.errors import ConfigError, RenderingError
 
 CHECKS = [
@@ -31,8 +32,8 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 
 @pytest.fixture
 def fine_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = rendering.RenderingReport("egl", "llvmpipe", 40.0, upright=True)
-    monkeypatch.setattr(rendering, "check_rendering", lambda quality: report)
+    report = RenderingReport("egl", "llvmpipe", 40.0, upright=True)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
 
 
 def with_capacity(steps: int) -> RunConfig:
@@ -54,7 +55,7 @@ def test_a_failed_check_gives_exit_code_1_and_its_reason(
     def broken(quality: str) -> None:
         raise RenderingError("EGL is missing; apt-get install libegl1")
 
-    monkeypatch.setattr(rendering, "check_rendering", broken)
+    monkeypatch.setattr(rendering_check, "check_rendering", broken)
     assert doctor.main(["--only", "rendering", "--only", "python"]) == 1
     assert "FAIL rendering      EGL is missing; apt-get install libegl1" in capsys.readouterr().out
 
@@ -92,9 +93,38 @@ def test_a_wrong_override_is_refused() -> None:
 def test_rendering_is_judged_by_orientation_and_speed(
     monkeypatch: pytest.MonkeyPatch, upright: bool, frames_per_second: float, status: str
 ) -> None:
-    report = rendering.RenderingReport("egl", "llvmpipe", frames_per_second, upright)
-    monkeypatch.setattr(rendering, "check_rendering", lambda quality: report)
+    report = RenderingReport("egl", "llvmpipe", frames_per_second, upright)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
     assert doctor.check_rendering(RunConfig()).status == status
+
+
+@pytest.mark.parametrize(
+    ("device", "drawing", "chosen", "driver", "status"),
+    [
+        ("NVIDIA H200/PCIe/SSE2", 2, 2, True, "OK"),
+        ("NVIDIA H200/PCIe/SSE2", 0, 2, True, "FAIL"),
+        ("NVIDIA H200/PCIe/SSE2", None, 2, True, "OK"),  # a driver that does not tell
+        ("llvmpipe (LLVM 19.1.7, 256 bits)", 3, 2, True, "FAIL"),
+        ("llvmpipe (LLVM 19.1.7, 256 bits)", 0, None, True, "WARN"),
+        ("llvmpipe (LLVM 19.1.7, 256 bits)", 0, None, False, "OK"),
+    ],
+)
+def test_rendering_is_judged_by_the_device_that_draws(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    device: str,
+    drawing: int | None,
+    chosen: int | None,
+    driver: bool,
+    status: str,
+) -> None:
+    report = RenderingReport("egl", device, 900.0, upright=True, egl_device=drawing, cuda=0, chosen=chosen)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "none")
+    check = doctor.check_rendering(RunConfig())
+    assert check.status == status
+    assert (f"(EGL device {drawing}, CUDA 0)" in check.finding) == (drawing is not None)
+    assert ("EGL device 2 should draw" in check.finding) == (status == "FAIL")
 
 
 @pytest.mark.render

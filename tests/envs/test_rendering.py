@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -10,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from prelar_ray.envs import rendering
-from prelar_ray.envs.rendering import FrameRenderer, check_rendering, configure_gl, import_simulator
+from prelar_ray.envs.rendering import FrameRenderer, configure_gl, import_simulator
+from prelar_ray.envs.rendering_check import check_rendering, draws_upright
+from prelar_ray.envs.watchdog import HUNG
 from prelar_ray.errors import RenderingError
 
 LEAVE_OPEN = """
@@ -21,6 +22,12 @@ first.reset()
 """
 MAKE_ANOTHER = 'second = make_env(EnvConfig(task="dmc/walker-walk", camera="0", render_quality="fast"), 0)\n'
 DRAW_IT = "second.reset()\n"
+
+
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def only(backend: str) -> object:
@@ -43,18 +50,18 @@ def unconfigured(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_users_back_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    monkeypatch.setattr(rendering, "_run_child", only("egl"))
+    monkeypatch.setattr(rendering, "run_child", only("egl"))
     assert configure_gl() == "osmesa"
 
 
 def test_osmesa_is_chosen_where_egl_does_not_work(unconfigured: pytest.MonkeyPatch) -> None:
-    unconfigured.setattr(rendering, "_run_child", only("osmesa"))
+    unconfigured.setattr(rendering, "run_child", only("osmesa"))
     assert configure_gl() == "osmesa"
     assert os.environ["MUJOCO_GL"] == "osmesa"
 
 
 def test_without_any_back_end_the_packages_are_named_once(unconfigured: pytest.MonkeyPatch) -> None:
-    unconfigured.setattr(rendering, "_run_child", only("none"))
+    unconfigured.setattr(rendering, "run_child", only("none"))
     with pytest.raises(RenderingError) as caught:
         configure_gl()
     message = str(caught.value)
@@ -73,13 +80,13 @@ def test_mujoco_imported_too_early_is_told(unconfigured: pytest.MonkeyPatch) -> 
 def test_child_that_hangs_is_given_up_with_guidance() -> None:
     start = time.perf_counter()
     with pytest.raises(RenderingError, match=r"no frame within .*MUJOCO_EGL_DEVICE_ID"):
-        rendering._run_child("while True: pass", "egl", 0.5)
+        rendering.run_child("while True: pass", "egl", 0.5)
     assert time.perf_counter() - start < 10
 
 
 def test_child_that_fails_says_why() -> None:
     with pytest.raises(RenderingError, match=r"MUJOCO_GL=egl does not work \(ValueError: no device\)"):
-        rendering._run_child("raise ValueError('no device')", "egl", 30)
+        rendering.run_child("raise ValueError('no device')", "egl", 30)
 
 
 def test_missing_opengl_library_is_reported_with_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,16 +99,25 @@ def test_missing_opengl_library_is_reported_with_packages(monkeypatch: pytest.Mo
         import_simulator("mujoco")
 
 
-def test_a_first_frame_that_takes_too_long_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = SimpleNamespace(vis=SimpleNamespace(global_=SimpleNamespace(offwidth=0, offheight=0)))
-    monkeypatch.setattr(rendering, "FIRST_FRAME_SECONDS", 0.01)
-    monkeypatch.setattr(FrameRenderer, "_open", lambda self: time.sleep(0.3))
-    monkeypatch.setattr(FrameRenderer, "_render", lambda self: None)
-    with caplog.at_level(logging.ERROR):
-        FrameRenderer(model, None, 0, "full").draw()
-    assert "MUJOCO_EGL_DEVICE_ID" in caplog.text
+@pytest.mark.render
+@pytest.mark.parametrize(
+    "hang", ["time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"], ids=["waiting", "holding the lock"]
+)
+def test_a_driver_that_hangs_in_the_first_frame_ends_the_process_and_says_why(hang: str) -> None:
+    # The second holds the interpreter's lock, as MuJoCo does while it builds a context.
+    program = f"""
+import ctypes, time
+from prelar_ray.envs import rendering
+mujoco = rendering.import_simulator("mujoco")
+rendering.FIRST_FRAME_SECONDS = 0.5
+mujoco.Renderer = lambda model, height, width: {hang}
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+rendering.FrameRenderer(model, mujoco.MjData(model), 0, "full").draw()
+"""
+    done = run_program(program)
+    assert done.returncode == -HUNG
+    assert "error: no frame within 0.5 s: many processes that render on one GPU can hang" in done.stderr
+    assert "MUJOCO_GL=osmesa" in done.stderr
 
 
 @pytest.mark.render
@@ -109,22 +125,22 @@ def test_check_measures_speed_and_orientation() -> None:
     report = check_rendering("fast")
     assert report.backend == os.environ["MUJOCO_GL"]
     assert report.device
+    assert report.backend != "egl" or report.egl_device is not None
+    assert not report.on_other_device
     assert report.frames_per_second > 1
     assert report.upright
 
 
 @pytest.mark.render
 def test_orientation_check_notices_pictures_that_are_upside_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rendering.draws_upright()
+    assert draws_upright()
     draw = FrameRenderer.draw
     monkeypatch.setattr(FrameRenderer, "draw", lambda self: draw(self)[::-1])
-    assert not rendering.draws_upright()
+    assert not draws_upright()
 
 
 @pytest.mark.render
 @pytest.mark.parametrize("more", ["", MAKE_ANOTHER, MAKE_ANOTHER + DRAW_IT], ids=["alone", "another", "another drawn"])
 def test_interpreter_exit_with_open_environments_is_silent(more: str) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", LEAVE_OPEN + more]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = run_program(LEAVE_OPEN + more)
     assert (done.returncode, done.stderr) == (0, "")

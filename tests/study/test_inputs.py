@@ -25,6 +25,7 @@ def study(**parts: Any) -> Sweep:
 
 def recorded(tmp_path: Path, folder: StudyFolder) -> Path:
     settings = {"record.tasks": (TASK,), "record.policy": "random", "record.episodes_per_task": 2}
+    settings |= {"record.workers": 1}
     sweep = study(pretrain={"videos": {"a": settings}})
     record_videos(sweep, folder)
     return video_stores(sweep, folder.path)["a"]

@@ -106,6 +106,7 @@ def test_a_recording_with_other_settings_is_another_data_set(tmp_path: Path) -> 
     stores = [store({}), store({}, **{"record.noise": 0.3}), store({"env.camera": "1"}), store({}, seed=5)]
     assert len(set(stores)) == 4
     assert store({"behaviour.horizon": 3}) == stores[0]
+    assert store({}, **{"record.workers": 3}) == stores[0]
 
 
 def test_a_run_that_is_asked_for_twice_is_planned_once(tmp_path: Path) -> None:

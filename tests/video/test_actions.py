@@ -34,6 +34,7 @@ def configure(policy: str = "random", episodes: int = 3) -> RunConfig:
         "episodes_per_task": episodes,
         "frames_per_episode": 40,
         "shard_frames": 50,
+        "workers": 1,
     }
     return RunConfig(env=EnvConfig(render_quality="fast"), record=RecordConfig.model_validate(settings))
 
@@ -97,7 +98,8 @@ def test_only_the_recorder_and_the_diagnostics_can_reach_the_actions() -> None:
         if "prelar_ray.video.actions" in modules or "actions.arrow" in path.read_text():
             users.add(path.relative_to(PACKAGE).as_posix())
     commands = {"commands/diagnose.py", "commands/record.py"}
-    assert users <= {"video/actions.py", "video/recorder.py", "training/diagnostics.py", *commands}
+    recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder")}
+    assert users <= {*recorder, "training/diagnostics.py", *commands}
 
 
 def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> None:

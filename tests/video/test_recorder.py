@@ -17,7 +17,10 @@ POINT_REACH = "prelar/point-reach"
 
 
 def configure(seed: int = 0, **changes: object) -> RunConfig:
-    settings = {"tasks": (POINT_REACH,), "episodes_per_task": 3, "frames_per_episode": 12, "shard_frames": 20}
+    settings = {
+        **{"tasks": (POINT_REACH,), "episodes_per_task": 3, "frames_per_episode": 12, "shard_frames": 20},
+        "workers": 1,
+    }
     return RunConfig(
         seed=seed,
         env=EnvConfig(render_quality="fast"),
