@@ -46,8 +46,9 @@ setup: .venv/rendering.stamp
 demo: setup
 	$(BIN)/python -m prelar_ray demo
 
-# Two at a time, but those that start a Ray one after another: they watch the machine's processes.
-test: test-local test-cluster
+# Two at a time; those that start a Ray take turns in one of the two processes (tests/conftest.py), first thing.
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25 -m "not gpu and not nightly"
 
 test-local: setup
 	$(BIN)/python -m pytest -n 2 --durations=25 -m "not gpu and not nightly and not cluster"

@@ -42,6 +42,14 @@ MINUTE = """
 """
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a Ray run one after another: they watch the machine's processes and share :func:`shared_ray`."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @pytest.fixture(autouse=True)
 def _ctrl_c_interrupts() -> Iterator[None]:
     """Each test takes Ctrl-C as in a terminal.
