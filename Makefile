@@ -46,9 +46,12 @@ setup: .venv/rendering.stamp
 demo: setup
 	$(BIN)/python -m prelar_ray demo
 
-# Two at a time; those that start a Ray take turns in one of the two processes (tests/conftest.py), first thing.
+# Those that start a Ray run one after another, for they watch the machine's processes; the others run beside them.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25 -m "not gpu and not nightly"
+	@log=$$(mktemp) && trap 'rm -f $$log' EXIT; \
+	$(MAKE) --no-print-directory test-cluster >$$log 2>&1 & cluster=$$!; \
+	$(MAKE) --no-print-directory test-local; status=$$?; \
+	wait $$cluster || status=$$?; cat $$log; exit $$status
 
 test-local: setup
 	$(BIN)/python -m pytest -n 2 --durations=25 -m "not gpu and not nightly and not cluster"

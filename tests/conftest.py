@@ -42,12 +42,6 @@ MINUTE = """
 """
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that start a Ray run one after another: they watch the machine's processes and share :func:`shared_ray`."""
-    if item.get_closest_marker("cluster"):
-        item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(autouse=True)
 def _ctrl_c_interrupts() -> Iterator[None]:
     """Each test takes Ctrl-C as in a terminal.
