@@ -46,8 +46,12 @@ setup: .venv/rendering.stamp
 demo: setup
 	$(BIN)/python -m prelar_ray demo
 
-# Two at a time, but those that start a Ray one after another: they watch the machine's processes.
-test: test-local test-cluster
+# Those that start a Ray run one after another, for they watch the machine's processes; the others run beside them.
+test: setup
+	@log=$$(mktemp) && trap 'rm -f $$log' EXIT; \
+	$(MAKE) --no-print-directory test-cluster >$$log 2>&1 & cluster=$$!; \
+	$(MAKE) --no-print-directory test-local; status=$$?; \
+	wait $$cluster || status=$$?; cat $$log; exit $$status
 
 test-local: setup
 	$(BIN)/python -m pytest -n 2 --durations=25 -m "not gpu and not nightly and not cluster"

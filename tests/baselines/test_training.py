@@ -123,6 +123,7 @@ def test_environment_steps_count_the_action_repeat(ppo: RunConfig, open_run: Ope
     assert {row["train/episode_steps"] for row in rows if "train/episode_steps" in row} == {10}
 
 
+@pytest.mark.nightly
 @pytest.mark.render
 @pytest.mark.timeout(600)
 def test_env_runners_in_processes_of_their_own_draw_the_simulators(ppo: RunConfig, open_run: OpenRun) -> None:

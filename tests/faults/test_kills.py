@@ -106,7 +106,7 @@ def test_a_collector_that_hangs_is_replaced_and_the_run_completes(tmp_path: Path
     family = command.family()
     command.roles("Collector")[0].send_signal(signal.SIGSTOP)
     command.finish()
-    assert re.search(r"collector-\d died: no answer for collect\.timeout=5 s; another", command.log.read_text())
+    assert re.search(r"collector-\d died: no answer for collect\.timeout=5 s; it is replaced", command.log.read_text())
     assert_whole(command.out)
     assert gone(family)
 
