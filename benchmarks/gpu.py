@@ -62,14 +62,20 @@ def stages(device: str, preset: str, minutes: float, overrides: Sequence[str]) -
     def updates(*more: str) -> list[str]:
         return [*bench, "learner", *overrides, *on, "--presets", *presets, *more]
 
+    cores = len(os.sched_getaffinity(0))
+    several = str(min(16, cores))
+    collecting = [f"collect.gpus={int(device == 'cuda')}", "--preset", presets[-1], "--tasks", TASK, "--envs", "16"]
+    collecting += ["--workers", "0", several, "--steps", "50", "--repeats", "3"]
+    recording = [f"record.tasks=[{TASK}]", f"record.episodes_per_task={2 * cores}", "record.frames_per_episode=100"]
+    recording += ["record.policy=expert", "--workers", "1", several, "--repeats", "2"]
     found = [
         Stage("agreement", [*bench, "agreement", *overrides, *on, "--presets", presets[-1]], 150),
         Stage("parity", ["tests/parity/check.py", "tests/data/parity", *on], 60),
         Stage("updates", updates("--modes", *modes[-1:], *modes[:-1], "--kernels", "25"), 240),
         Stage("acting", [*bench, "acting", *on, "--presets", *presets], 30),
         Stage("two_runs", updates("--modes", modes[-1], "--phases", "finetune", "--repeats", "20"), 90, copies=2),
-        Stage("collecting", [*bench, "collector"], 60),
-        Stage("recording", [*bench, "record"], 60),
+        Stage("collecting", [*bench, "collector", *collecting], 60),
+        Stage("recording", [*bench, "record", *recording], 60),
         Stage("parts", updates("--modes", modes[min(1, len(modes) - 1)], "--parts"), 60),
     ]
     if minutes > 4:
