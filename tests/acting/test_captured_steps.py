@@ -166,7 +166,8 @@ def test_where_capturing_fails_the_reason_is_logged_once_and_steps_are_eager(
     assert len(tried) == 1
     (record,) = caplog.records
     assert record.getMessage() == (
-        "acting stays eager: capturing its step as a CUDA graph failed (operation not permitted when stream is capturing)"
+        "acting stays eager: capturing its step as a CUDA graph failed (operation not permitted when stream is "
+        "capturing)"
     )
 
 
