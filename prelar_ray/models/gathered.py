@@ -42,7 +42,9 @@ class Gathered:
 def _format(weight: Tensor) -> torch.dtype:
     """Return the number format in which a product with ``weight`` is computed here."""
     kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 class _Gather(torch.autograd.Function):

@@ -61,10 +61,10 @@ def test_resume_continues_with_the_configuration_of_the_run(
     out = tmp_path / "run"
     sample = ReplayGroup.sample
 
-    def crashing(self: ReplayGroup) -> object:
-        if self.limiter.updates == 4:
+    def crashing(self: ReplayGroup, updates: int = 1) -> object:
+        if self.limiter.updates >= 4:
             raise RuntimeError("power cut")
-        return sample(self)
+        return sample(self, updates)
 
     with monkeypatch.context() as patch:
         patch.setattr(ReplayGroup, "sample", crashing)
