@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.distributed.ray_backend import connected
-from prelar_ray.distributed.recording import record_on_ray, roll_on_ray
+from prelar_ray.distributed.recording import TaskPool, record_on_ray, roll_on_ray
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.episodes import all_episodes
@@ -39,13 +41,28 @@ def test_tasks_record_the_same_bytes_and_name_the_episode_that_fails(shared_ray:
         cameras = on_ray.model_copy(update={"env": on_ray.env.model_copy(update={"camera": "1"})})
         with pytest.raises(ConfigError, match="has no cameras"):
             next(roll_on_ray(cameras, all_episodes(cameras), lambda frames: None))
-        rolled = roll_on_ray(on_ray, all_episodes(on_ray), kill_tasks)
-        with pytest.raises(EnvironmentFailure, match=r"^prelar/point-reach, episode \d: its task died: "):
-            list(rolled)
+        pool = TaskPool(on_ray, 1)
+        pool.ask(all_episodes(on_ray)[1])
+        task = eventually(rolling)  # it is importing what it needs, which takes seconds
+        task.kill()
+        episode, failure = pool.receive()
+        pool.close()
+    assert episode == all_episodes(on_ray)[1]
+    assert isinstance(failure, EnvironmentFailure)
+    assert str(failure).startswith("prelar/point-reach, episode 1: its task died: ")
 
 
-def kill_tasks(frames: int) -> None:
-    """Kill the processes that roll."""
+def rolling() -> psutil.Process | None:
+    """The process of a task, if one is there."""
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith("ray::_task"):
-            process.kill()
+            return process
+    return None
+
+
+def eventually(find: Callable[[], psutil.Process | None]) -> psutil.Process:
+    for _ in range(600):
+        if found := find():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no task in 30 s")
