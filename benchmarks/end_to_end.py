@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.measuring import Result, Row, report_options, show, timed
 from benchmarks.parts import make
 from prelar_ray.config import load_config
+from prelar_ray.learning.captured import EAGER_FIRST
 
 COLUMNS = {
     "seconds": ".4g",
@@ -39,7 +40,7 @@ def alone(preset: str, overrides: Sequence[str], repeats: int = 10) -> float:
     """Return the seconds of an update without any other load."""
     config = load_config(preset, None, overrides)
     learner, update = make(config, "finetune")
-    return timed(update, learner.device, repeats).median
+    return timed(update, learner.device, repeats, warmup=EAGER_FIRST + 1).median
 
 
 def finetuned(cluster: str, preset: str, overrides: Sequence[str], out: Path) -> list[dict[str, float]]:

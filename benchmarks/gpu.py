@@ -4,10 +4,10 @@
 
     python -m benchmarks gpu --minutes 8 --json docs/results/gpu/NAME.json
 
-Stages: captured updates against eager ones, parity on the device, updates by mode with their largest kernels, acting,
-two runs that share the card, rendering and collecting, recording, updates by part, and three minutes of a whole run on
-Meta-World. The file is written again after each stage, so that it holds what there is if the command is cut off; a
-stage that has no time left says so. ``--minutes 4`` leaves out the whole run.
+Stages: captured updates against eager ones, updates by mode with their largest kernels, acting, a whole run on
+Meta-World, two runs that share the card, parity on the device, collecting, recording, and updates by part. The file is
+written again after each stage, so that it holds what there is if the command is cut off; a stage that has no time left
+says so. ``--minutes 4`` leaves out the whole run.
 """
 
 from __future__ import annotations
@@ -69,20 +69,23 @@ def stages(device: str, preset: str, minutes: float, overrides: Sequence[str]) -
     recording = [f"record.tasks=[{TASK}]", f"record.episodes_per_task={2 * cores}", "record.frames_per_episode=100"]
     recording += ["record.policy=expert", "--workers", "1", several, "--repeats", "2"]
     found = [
-        Stage("agreement", [*bench, "agreement", *overrides, *on, "--presets", presets[-1]], 150),
-        Stage("parity", ["tests/parity/check.py", "tests/data/parity", *on], 60),
-        Stage("updates", updates("--modes", *modes[-1:], *modes[:-1], "--kernels", "25"), 240),
-        Stage("acting", [*bench, "acting", *on, "--presets", *presets], 30),
-        Stage("two_runs", updates("--modes", modes[-1], "--phases", "finetune", "--repeats", "20"), 90, copies=2),
-        Stage("collecting", [*bench, "collector", *collecting], 60),
-        Stage("recording", [*bench, "record", *recording], 60),
-        Stage("parts", updates("--modes", modes[min(1, len(modes) - 1)], "--parts"), 60),
+        Stage("agreement", [*bench, "agreement", *overrides, *on, "--presets", presets[-1]], 75),
+        Stage("updates", updates("--modes", *modes[-1:], *modes[:-1], "--kernels", "25"), 150),
+        Stage("acting", [*bench, "acting", *on, "--presets", *presets], 25),
     ]
     if minutes > 4:
         run = [f"env.task={TASK}", f"device={device}", "finetune.env_steps=6000", "finetune.random_steps=2000"]
+        run += ["evaluation.episodes=2", "evaluation.every_env_steps=2000"]
         whole = [*bench, "end_to_end", *run, *overrides, "--preset", "small", "--clusters", "auto"]
-        found.append(Stage("whole_run", whole, 180))
-    return found
+        found.append(Stage("whole_run", whole, 150))
+    return [
+        *found,
+        Stage("two_runs", updates("--modes", modes[-1], "--phases", "finetune", "--repeats", "20"), 45, copies=2),
+        Stage("parity", ["tests/parity/check.py", "tests/data/parity", *on], 35),
+        Stage("collecting", [*bench, "collector", *collecting], 45),
+        Stage("recording", [*bench, "record", *recording], 45),
+        Stage("parts", updates("--modes", modes[min(1, len(modes) - 1)], "--parts"), 60),
+    ]
 
 
 def run(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
@@ -95,14 +98,17 @@ def run(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
         with log.open("wb") as output:
             command = [sys.executable, *stage.command, "--json", str(file)]
             processes.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True))
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, began + limit - time.monotonic()))
-    cut = [process for process in processes if process.poll() is None]
-    for process in cut:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with all that it started in its session
-        process.wait()
+    cut: list[subprocess.Popen[bytes]] = []
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, began + limit - time.monotonic()))
+        cut = [process for process in processes if process.poll() is None]
+    finally:  # also where this command is interrupted
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it started in its session
+            process.wait()
     result: dict[str, Any] = {"command": " ".join(stage.command), "seconds": round(time.monotonic() - began, 1)}
     found = [json.loads(file.read_bytes()) for file in files if file.exists()]
     if found:
@@ -126,6 +132,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="written again after each stage")
     args = parser.parse_intermixed_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stages end with this command
     device = resolve_device(args.device)
     ends = time.monotonic() + 60 * args.minutes
     result: dict[str, Any] = {

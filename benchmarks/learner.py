@@ -9,8 +9,11 @@ and ``fused`` (both, as runs on a GPU do). With ``--parts`` one row per part of 
 from __future__ import annotations
 
 import argparse
+import gc
+import logging
 import time
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -35,6 +38,8 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.captured import EAGER_FIRST
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.precision import has_bfloat16
+
+log = logging.getLogger(__name__)
 
 MODES = ("float32", "bfloat16", "compiled", "graph", "fused")
 COMPILED, GRAPHS = ("compiled", "fused"), ("graph", "fused")
@@ -73,6 +78,7 @@ def measure(name: str, config: RunConfig, phase: str, repeats: int, ceiling: flo
     peak = peak_memory(device)
     if config.compile or config.learner.graph == "always":
         del learner, update
+        forget(device)
         eager = config.learner.model_copy(update={"graph": "never"})
         _, update = make(config.model_copy(update={"compile": False, "learner": eager}), phase)
         update()  # creates the optimisers' moments
@@ -113,24 +119,40 @@ def main(argv: Sequence[str]) -> int:
     }
     settings = {key: value for key, value in vars(args).items() if key not in ("json", "compare")}
     rows: list[Row] = []
-    result = Result("learner", settings, machine, rows)
-    for preset in args.presets:
-        for phase in args.phases:
-            for batch_size in args.batch_sizes:
-                for mode in args.modes:
-                    config = mode_config(preset, args.overrides, phase, mode, device, batch_size)
-                    name = f"{preset} {phase} {mode}" + (f" batch {batch_size}" if batch_size else "")
-                    rows.append(measure(name, config, phase, args.repeats, ceilings[formats[mode]]))
-                    if args.kernels:
-                        learner, update = make(config, phase)
-                        for _ in range(EAGER_FIRST + 1):
-                            update()
-                        rows[-1]["kernels"] = largest_kernels(update, learner.device, args.kernels)
-                    if args.parts and mode in MODES[:2]:
-                        rows += _measure_parts(config, phase, rows[-1], args.repeats, ceilings[formats[mode]])
-                    save(result, args.json)  # so that there is something if time runs out
+    failures: list[Row] = []
+    result = Result("learner", settings | {"failures": failures}, machine, rows)
+    for mode, preset, phase, batch_size in product(args.modes, args.presets, args.phases, args.batch_sizes):
+        config = mode_config(preset, args.overrides, phase, mode, device, batch_size)
+        name = f"{preset} {phase} {mode}" + (f" batch {batch_size}" if batch_size else "")
+        try:
+            rows += _rows(name, config, phase, args, ceilings[formats[mode]])
+        except Exception as error:  # one mode that fails leaves the others
+            log.exception("%s", name)
+            failures.append({"name": name, "error": f"{type(error).__name__}: {error}"})
+        forget(device)
+        save(result, args.json)  # so that there is something if time runs out
     show(result, COLUMNS, args)
-    return 0
+    return bool(failures)
+
+
+def _rows(name: str, config: RunConfig, phase: str, args: argparse.Namespace, ceiling: float) -> list[Row]:
+    """Measure one mode: the whole update, its largest kernels, its parts."""
+    whole = measure(name, config, phase, args.repeats, ceiling)
+    if args.kernels:
+        learner, update = make(config, phase)
+        for _ in range(EAGER_FIRST + 1):
+            update()
+        whole["kernels"] = largest_kernels(update, learner.device, args.kernels)
+    parts_too = args.parts and not config.compile and config.learner.graph == "never"
+    return [whole, *(_measure_parts(config, phase, whole, args.repeats, ceiling) if parts_too else [])]
+
+
+def forget(device: torch.device) -> None:
+    """Free what earlier learners left, compiled code included, so that nothing of it is in the next numbers."""
+    gc.collect()
+    torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _measure_parts(config: RunConfig, phase: str, whole: Row, repeats: int, ceiling: float) -> list[Row]:

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from prelar_ray.learning.cuda_graphs import capture_graph, capture_stream, why_not_captured
 from prelar_ray.types import Frames
 
 if TYPE_CHECKING:
     from prelar_ray.acting.policy import ActingNoise, PolicyState
 
-__all__ = ["CapturedSteps", "capture_graph"]
+__all__ = ["CapturedSteps", "capture_step"]
 
 KEPT = 4
 """Recordings kept, of the numbers of environments stepped last; each holds the memory of a step."""
@@ -28,8 +29,8 @@ WARM_UPS = 3
 TensorStep = Callable[[Tensor, Tensor, "PolicyState", Tensor | None, Tensor | None], "PolicyState"]
 """From frames, first flags, state, Gumbel and uniform noise to the next state, whose action is the one to take."""
 
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""From a function on buffers that stay where they are to one that does the same again."""
+Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+"""From a function on buffers that stay where they are, and their device, to one that does the same again."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class CapturedSteps:
 
     def __init__(self, step: TensorStep, capture: Capture | None = None) -> None:
         """Capture ``step``, on the device of the states that it will be given; ``capture`` defaults to a CUDA graph."""
-        self._step, self._capture = step, capture or capture_graph
+        self._step, self._capture = step, capture or capture_step
         self._recordings: OrderedDict[tuple[int, bool, bool], _Recording] = OrderedDict()
         self._works = True
 
@@ -63,8 +64,8 @@ class CapturedSteps:
             except RuntimeError as error:
                 self._works = False
                 self._recordings.clear()
-                reason = str(error).strip().partition("\n")[0]
-                log.warning("acting stays eager: capturing its step as a CUDA graph failed (%s)", reason)
+                why = why_not_captured(error)
+                log.warning("acting stays eager: capturing its step as a CUDA graph failed (%s)", why)
                 return None
         self._recordings.move_to_end(key)
         if len(self._recordings) > KEPT:
@@ -86,7 +87,7 @@ class _Recording:
         self._host = [None if array is None else _empty_like(array, pinned) for array in inputs]
         self._inputs = [None if host is None else host.to(device) for host in self._host]
         self._state = state.map(torch.zeros_like)
-        self._action = torch.zeros(state.action.shape, dtype=dtype, pin_memory=pinned)
+        self._action = torch.zeros(state.action.shape, dtype=dtype, device="cpu", pin_memory=pinned)
 
         def run() -> None:
             image, is_first, gumbel, uniform = self._inputs
@@ -96,7 +97,7 @@ class _Recording:
             for buffer, value in zip(self._state.tensors, found.tensors, strict=True):
                 buffer.copy_(value)
 
-        self._replay = capture(run)
+        self._replay = capture(run, device)
 
     def play(
         self, inputs: tuple[npt.NDArray[Any] | None, ...], state: PolicyState
@@ -116,24 +117,14 @@ class _Recording:
         return self._action.numpy().astype(np.float32), self._state  # a copy
 
 
-def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
-    """Record the kernels that ``function`` launches on the current device as a CUDA graph; returns its replay.
-
-    Raises:
-        RuntimeError: it does what cannot be captured, such as waiting for the device, or memory is short.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # a capture that fails would leave its stream the current one
+def capture_step(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Warm a function up and capture it; see :func:`prelar_ray.learning.cuda_graphs.capture_graph`."""
+    with capture_stream(device):
         for _ in range(WARM_UPS):
             function()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may use the GPU meanwhile: a learner that writes a checkpoint.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    return graph.replay
+        replay, _ = capture_graph(function, device)
+    return replay
 
 
 def _empty_like(array: npt.NDArray[Any], pinned: bool) -> Tensor:
-    return torch.zeros(array.shape, dtype=torch.from_numpy(array[:0]).dtype, pin_memory=pinned)
+    return torch.zeros(array.shape, dtype=torch.from_numpy(array[:0]).dtype, device="cpu", pin_memory=pinned)

@@ -187,7 +187,7 @@ class ReplayConfig(Component):
     tolerance_updates: PositiveInt = 64
     """Asynchronous mode: updates by which learning may lag behind collecting before collecting pauses."""
     prefetch: PositiveInt = 2
-    """Asynchronous mode: batches on their way to the learner while it is busy."""
+    """Asynchronous mode: batches on their way to a busy learner; a fast one gets those of its next call instead."""
 
 
 class CollectConfig(Component):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from prelar_ray.errors import ResourceError
+from prelar_ray.learning.cuda_graphs import capture_graph, capture_stream, why_not_captured
 
 __all__ = ["EAGER_FIRST", "CapturedUpdate", "Compute", "CudaGraphs", "Graphs"]
 
@@ -18,7 +21,7 @@ Compute = Callable[..., Values]
 """An update from tensors on the device to metrics: it asks nothing of the host (tests/learning/device_rule.py)."""
 
 EAGER_FIRST = 3
-"""Updates before the capture; they do what happens once: autotuning, compilation, the optimisers' moments."""
+"""Updates of a shape before its capture; they do what happens once: autotuning, compilation, optimisers' moments."""
 
 log = logging.getLogger(__name__)
 
@@ -66,23 +69,32 @@ class CapturedUpdate:
         """Drop the graph; another one is captured after some updates."""
         self._replay: Callable[[], Values] | None = None
         self._inputs: list[Tensor] = []
-        self._updates = 0
+        self._shapes: list[torch.Size] = []
+        self._updates = 0  # eager ones of these shapes
 
     def __call__(self, *inputs: Tensor) -> Values:
-        """Update; the values are valid until the next call."""
+        """Update; the values are valid until the next call.
+
+        Raises:
+            ResourceError: capturing failed, and this version of torch cannot continue eagerly after it.
+        """
+        shapes = [x.shape for x in inputs]
         with self.graphs.stream():
-            self._updates += 1
-            if self._replay is None and self._updates > EAGER_FIRST and not self._failed:
-                self._capture(inputs)
             if self._replay is None:
+                if shapes != self._shapes:
+                    self._shapes, self._updates = shapes, 0
+                if self._updates == EAGER_FIRST and not self._failed and not self._capture(inputs):
+                    return self._continue_eagerly(inputs)
+            if self._replay is None:
+                self._updates += 1
                 return self.compute(*inputs)
-            if [x.shape for x in self._inputs] != [x.shape for x in inputs]:
+            if shapes != self._shapes:
                 return self.other(*inputs)
             for own, given in zip(self._inputs, inputs, strict=True):
                 own.copy_(given)
             return self._replay()
 
-    def _capture(self, inputs: Sequence[Tensor]) -> None:
+    def _capture(self, inputs: Sequence[Tensor]) -> bool:
         own = [x.clone() for x in inputs]
         try:
             self._replay = self.graphs.capture(self.compute, own)
@@ -91,42 +103,40 @@ class CapturedUpdate:
             self.undo()
             if self.must:
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            log.warning("updates stay eager: capturing one as a CUDA graph failed (%s)", reason)
-        else:
-            self._inputs = own
+            log.warning("updates stay eager: capturing one as a CUDA graph failed (%s)", why_not_captured(error))
+            return False
+        self._inputs = own
+        return True
+
+    def _continue_eagerly(self, inputs: Sequence[Tensor]) -> Values:
+        try:
+            return self.compute(*inputs)
+        except RuntimeError as error:  # generators and memory of some versions stay as if a capture went on
+            raise ResourceError(
+                f"updates cannot continue after a CUDA graph could not be captured ({error}); use --resume with "
+                "learner.graph=never"
+            ) from error
 
 
 class CudaGraphs:
-    """Captures on a stream of its own."""
+    """Captures updates that draw from a generator, which says the device."""
 
     def __init__(self, generator: torch.Generator) -> None:
-        """``generator`` is what functions draw from besides torch's own; it says the device."""
         self.generator, self.device = generator, generator.device
-        self._stream = torch.cuda.Stream(self.device)
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Work on the own stream, after all that was launched before, and before all that is launched after."""
-        current = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+    def stream(self) -> AbstractContextManager[None]:
+        """See :meth:`Graphs.stream`."""
+        return capture_stream(self.device)
 
     def capture(self, compute: Compute, inputs: Sequence[Tensor]) -> Callable[[], Values]:
         """See :meth:`Graphs.capture`; what it takes is logged."""
         began, before = time.perf_counter(), torch.cuda.memory_reserved(self.device)
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        # Other threads may use the device meanwhile: the one that writes checkpoints, NCCL's watchdog.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            values = compute(*inputs)
+        again, values = capture_graph(lambda: compute(*inputs), self.device, self.generator)
         seconds, memory = time.perf_counter() - began, torch.cuda.memory_reserved(self.device) - before
         log.info("captured an update as a CUDA graph: %.1f s, %+.2f GiB", seconds, memory / 2**30)
 
         def replay() -> Values:
-            graph.replay()
+            again()
             return values
 
         return replay

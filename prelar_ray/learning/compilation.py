@@ -42,8 +42,8 @@ def check_compiler() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile ``function`` at its first call; later processes reuse the result from torch's cache on disk."""
-    result: Function = torch.compile(function)  # type: ignore[assignment]
+    """Compile ``function`` for the shapes that it is called with; torch caches the results on disk."""
+    result: Function = torch.compile(function, dynamic=False)  # type: ignore[assignment]
     return result
 
 
@@ -52,19 +52,20 @@ def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None
 
     A loop over time is compiled by its step: unrolled, it takes minutes.
     """
-    model.encoder.compile()
-    model.decoder.compile()
+    parts = [model.encoder, model.decoder, *heads]
     if isinstance(model, PretrainWorldModel) and model.inverse_dynamics is not None:
-        model.inverse_dynamics.trunk.compile()
-    for part in model.modules():
-        if isinstance(part, RSSM):
-            part.filter_step = compiled(part.filter_step)  # type: ignore[method-assign]
-    for head in heads:
-        head.compile()
+        parts.append(model.inverse_dynamics.trunk)
+    for part in parts:
+        part.compile(dynamic=False)  # symbolic shapes would make slower kernels, and batches have one shape
+    for module in model.modules():
+        if isinstance(module, RSSM):
+            module.filter_step = compiled(module.filter_step)  # type: ignore[method-assign]
 
 
 def or_eagerly(compute: Compute, undo: Callable[[], object]) -> Compute:
     """Return ``compute`` that, where compiling fails, says why and continues without.
+
+    That update is made again from its beginning. What its first half has learnt by then, it learns twice.
 
     Args:
         undo: removes what a pass that was broken off leaves behind.

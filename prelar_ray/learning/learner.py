@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config import RunConfig
-from prelar_ray.errors import CheckpointError
+from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.behaviour import BehaviourLearner, imagine_step
 from prelar_ray.learning.captured import CapturedUpdate, Compute, CudaGraphs
 from prelar_ray.learning.clock import UpdateClock
@@ -71,11 +71,18 @@ class _Learner(ABC):
 
     @property
     def _can_capture(self) -> bool:
-        """Whether updates become a CUDA graph: a loss scale needs the host, and several ranks have to ask for it."""
-        graph = self.config.learner.graph
-        if self.device.type != "cuda" or graph == "never" or self.precision.scaler.is_enabled():
-            return False
-        return self.ranks.size == 1 or graph == "always"
+        """Whether updates become a CUDA graph: a loss scale needs the host, and several ranks have to ask for it.
+
+        Raises:
+            ConfigError: it is asked for where it cannot be.
+        """
+        graph, scaled = self.config.learner.graph, self.precision.scaler.is_enabled()
+        if graph == "always" and (self.device.type != "cuda" or scaled):
+            why = "precision=float16 has a loss scale, which needs the host" if scaled else "this learner has no GPU"
+            raise ConfigError(f"learner.graph=always: {why}; use learner.graph=auto")
+        return (
+            self.device.type == "cuda" and not scaled and (graph == "always" or (graph, self.ranks.size) == ("auto", 1))
+        )
 
     def _update(self, *arrays: npt.NDArray[Any]) -> None:
         """Update on arrays; the work is done, or on a GPU launched, when it returns."""

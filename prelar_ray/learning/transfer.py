@@ -38,8 +38,8 @@ class Transfer:
             return [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in arrays]
         slot = self._slots[0]
         slot.released.synchronize()
-        slot.fit(arrays, self.device)
         with torch.cuda.stream(self._stream):
+            slot.fit(arrays, self.device)  # here: memory of another stream may still be in use there
             for pinned, placed, array in zip(slot.pinned, slot.placed, arrays, strict=True):
                 pinned.numpy()[...] = array
                 placed.copy_(pinned, non_blocking=True)
@@ -60,11 +60,12 @@ class _Slot:
     def __init__(self) -> None:
         self.pinned: list[Tensor] = []
         self.placed: list[Tensor] = []
-        self.released = torch.cuda.Event()
+        self.released = torch.cuda.Event(blocking=True)
 
     def fit(self, arrays: Sequence[Array], device: torch.device) -> None:
-        if [tuple(x.shape) for x in self.pinned] == [x.shape for x in arrays]:
-            return
         likes = [torch.from_numpy(x[:0].copy()) for x in arrays]
+        forms = [(tuple(array.shape), like.dtype) for array, like in zip(arrays, likes, strict=True)]
+        if [(tuple(x.shape), x.dtype) for x in self.pinned] == forms:
+            return
         self.pinned = [x.new_empty(a.shape, pin_memory=True) for x, a in zip(likes, arrays, strict=True)]
         self.placed = [torch.empty_like(x, device=device) for x in self.pinned]

@@ -156,7 +156,7 @@ class RSSM(nn.Module):
             steps.append((stoch, deter, logits))
             if torch.is_grad_enabled():
                 for each, x in zip(maps, inputs, strict=True):
-                    each.inputs.append(x.detach())
+                    each.inputs.append(x)
         return _stack(steps)
 
     def filter_step(
@@ -178,7 +178,7 @@ class RSSM(nn.Module):
             gumbel: ``(B, S, K)``.
 
         Returns:
-            The new state as ``stoch, deter, logits``, and the inputs of the four layers.
+            The new state as ``stoch, deter, logits``, and the inputs of the four layers without gradient.
         """
         form = weights[0].dtype
         deter = deter * keep
@@ -190,7 +190,8 @@ class RSSM(nn.Module):
         hidden = F.elu(torch.addmm(terms[2], state, weights[2].t()))
         raw = torch.addmm(terms[3], hidden, weights[3].t())
         logits = full_precision(raw).unflatten(-1, (self.stoch, self.classes))
-        return sample_one_hot(logits, gumbel), deter, logits, (previous, joined, state, hidden)
+        inputs = tuple(x.detach() for x in (previous, joined, state, hidden))
+        return sample_one_hot(logits, gumbel), deter, logits, inputs
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""

@@ -160,9 +160,10 @@ class Finetuning(Loop):
     @property
     def _updates_allowed(self) -> int:
         """How many updates to ask for now: few calls are in flight, and no collector's weights get too old."""
-        if self.learners.calls > self.config.replay.prefetch:
-            return 0
         oldest, allowed = self.collectors.oldest_version, self.learners.per_call
+        waiting = self.config.replay.prefetch if allowed == 1 else 1  # one call of several batches is enough
+        if self.learners.calls > waiting:
+            return 0
         if oldest is not None:
             allowed = min(allowed, self.config.collect.max_age_updates - (self.learners.submitted - oldest))
         return max(0, min(allowed, self.replay.updates_due))

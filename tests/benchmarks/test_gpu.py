@@ -49,4 +49,5 @@ def test_every_stage_is_a_benchmark_or_a_script_that_exists_and_the_whole_run_ne
     for stage in made:
         first, *rest = stage.command
         assert (first == "-m" and rest[1] in NAMES) or (gpu.ROOT / first).is_file()
-    assert [stage.name for stage in made[:-1]] == [stage.name for stage in gpu.stages(device, "paper", 4, [])]
+    short = [stage.name for stage in gpu.stages(device, "paper", 4, [])]
+    assert short == [stage.name for stage in made if stage.name != "whole_run"]

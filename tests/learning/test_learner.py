@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from prelar_ray.acting.policy import Policy
-from prelar_ray.errors import CheckpointError, NonFiniteError, ResourceError
+from prelar_ray.errors import CheckpointError, ConfigError, NonFiniteError, ResourceError
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.resnet import fold_norms
@@ -252,6 +252,15 @@ def test_pretraining_learns_to_reconstruct_what_it_sees() -> None:
         learner.update(clips)
         losses.append(learner.metrics()["loss/image"])
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [("precision=float32", "has no GPU"), ("precision=float16", "loss scale, which needs the host")],
+)
+def test_a_graph_that_cannot_be_is_refused(override: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"^learner.graph=always: .*{why}"):
+        pretrain_learner("learner.graph=always", override)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

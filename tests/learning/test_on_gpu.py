@@ -37,7 +37,7 @@ def _deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", native_methods())
 def test_captured_updates_equal_eager_ones_across_frozen_start_slow_critic_and_resume(method: str, phase: str) -> None:
     settings = (
-        *(f"method={method}", "compile=false"),
+        *(f"method={method}", "compile=false", "world_model.context.dropout=0"),  # which draws from one generator
         *("finetune.initial_updates=8", "behaviour.slow_critic_every=5"),
     )
     if phase == "pretrain" and tiny_config(*settings).world_model.latent_action_source == "none":
@@ -49,8 +49,7 @@ def test_captured_updates_equal_eager_ones_across_frozen_start_slow_critic_and_r
         assert update(captured, seed) == pytest.approx(update(eager, seed), rel=1e-5)
     assert isinstance(captured._run, CapturedUpdate)
     assert captured._run._replay is not None
-    if method != "contextwm":  # attention's backward pass adds in no fixed order
-        assert_equal_states(captured, eager)
+    assert_equal_states(captured, eager)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])

@@ -157,7 +157,7 @@ def _learning_rates(folder: ParityFolder) -> dict[str, Tensor]:
         for _ in range(updates):
             layer(torch.ones(1)).sum().backward()
             optimizer.step()
-            rates.append(optimizer.adam.param_groups[0]["lr"])
+            rates.append(float(optimizer.adam.param_groups[0]["lr"]))
             optimizer.advance()
         result[key] = torch.tensor(rates, dtype=torch.float64)
     return result
