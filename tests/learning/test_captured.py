@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prelar_ray.errors import ResourceError
 from prelar_ray.learning.captured import EAGER_FIRST, CapturedUpdate
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
@@ -130,3 +131,19 @@ def test_a_capture_that_must_succeed_ends_the_run_where_it_fails() -> None:
         update(learner, seed)
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
         update(learner, EAGER_FIRST)
+
+
+def test_a_failed_capture_after_which_nothing_works_ends_the_run_with_the_remedy() -> None:
+    tried: list[int] = []
+
+    def compute(*inputs: Tensor) -> dict[str, Tensor]:
+        tried.append(len(tried))
+        if len(tried) > EAGER_FIRST:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        return {}
+
+    update_ = CapturedUpdate(compute, Fails(), undo=lambda: None)
+    for _ in range(EAGER_FIRST):
+        update_(torch.zeros(1))
+    with pytest.raises(ResourceError, match=r"Offset increment .*; use --resume with learner\.graph=never"):
+        update_(torch.zeros(1))
