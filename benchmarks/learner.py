@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -150,7 +151,8 @@ def _rows(name: str, config: RunConfig, phase: str, args: argparse.Namespace, ce
 def forget(device: torch.device) -> None:
     """Free what earlier learners left, compiled code included, so that nothing of it is in the next numbers."""
     gc.collect()
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

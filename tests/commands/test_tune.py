@@ -38,6 +38,18 @@ def runs(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.cluster
+def test_a_study_of_one_run_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    stages = "finetune: {methods: [dreamerv2], tasks: [prelar/point-reach], seeds: [0]}"
+    assert tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)]) == 0
+    assert list(runs(out).values()) == ["finished"]
+    assert "1 of 1 runs finished" in capsys.readouterr().err
+    with pytest.raises(RunFolderError, match="holds this study already; add --resume"):
+        tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
+
+
+@pytest.mark.cluster
+@pytest.mark.nightly
 def test_a_study_runs_to_its_end_and_later_only_what_is_new(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,12 +53,9 @@ def test_a_role_that_is_killed_is_replaced_and_the_run_completes(
     note(f"SIGKILL of {kind}", 1, seconds, lost or f"{updates} updates, made again", "finished, whole")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("FinetuneLearnerRole", r"learner-\d died"),
-        pytest.param("ReplayShard", "replay-1 died", marks=pytest.mark.nightly),
-    ],
+    ("kind", "said"), [("FinetuneLearnerRole", r"learner-\d died"), ("ReplayShard", "replay-1 died")]
 )
 def test_ranks_and_shards_share_a_run_that_survives_the_death_of_one(
     tmp_path: Path, shared_ray: Cluster, kind: str, said: str
