@@ -43,7 +43,7 @@ def test_a_study_of_one_run_runs_to_its_end(tmp_path: Path, capsys: pytest.Captu
     stages = "finetune: {methods: [dreamerv2], tasks: [prelar/point-reach], seeds: [0]}"
     assert tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)]) == 0
     assert list(runs(out).values()) == ["finished"]
-    assert "1 of 1 runs finished" in capsys.readouterr().err
+    assert "1 of 1 run finished" in capsys.readouterr().err
     with pytest.raises(RunFolderError, match="holds this study already; add --resume"):
         tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
 
