@@ -96,6 +96,7 @@ def test_a_seed_gives_the_same_bits_whatever_the_number_of_workers(
         assert_same_episode(one, two)
 
 
+@pytest.mark.nightly
 @pytest.mark.render
 def test_drawn_episodes_are_the_same_too(minute_config: RunConfig, assert_same_episode: Same) -> None:
     overrides = ["env.task=dmc/cartpole-balance", "env.action_repeat=100", "finetune.env_steps_per_update=100"]

@@ -71,6 +71,7 @@ def test_a_dry_run_prints_the_configuration_without_networks_that_are_not_built(
     assert "memory" not in said
 
 
+@pytest.mark.nightly
 @pytest.mark.cluster
 def test_the_command_trains_until_ctrl_c_and_continues_with_resume(tmp_path: Path, shared_ray: Cluster) -> None:
     out = tmp_path / "run"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
+@pytest.mark.nightly
 @pytest.mark.render
 def test_a_setting_that_only_a_role_can_check_is_refused_as_all_others_are(tmp_path: Path, shared_ray: Cluster) -> None:
     command = Command(tmp_path, "env.task=metaworld/reach-v3", "env.camera=nowhere", ray=shared_ray)

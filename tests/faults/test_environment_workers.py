@@ -58,6 +58,7 @@ def start(fault: str = "") -> tuple[subprocess.Popen[str], list[psutil.Process]]
     return parent, workers
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", ["", "hangs in native code"])
 def test_workers_end_when_their_parent_is_killed(fault: str) -> None:
     parent, workers = start(fault)
@@ -71,6 +72,7 @@ def test_workers_end_when_their_parent_is_killed(fault: str) -> None:
     assert not left
 
 
+@pytest.mark.nightly
 def test_ctrl_c_in_a_terminal_ends_parent_and_workers_with_one_traceback() -> None:
     parent, workers = start()
     os.killpg(parent.pid, signal.SIGINT)
@@ -80,6 +82,7 @@ def test_ctrl_c_in_a_terminal_ends_parent_and_workers_with_one_traceback() -> No
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.nightly
 @pytest.mark.cluster
 def test_workers_end_with_the_actor_that_they_are_of(shared_ray: Cluster, minute_config: RunConfig) -> None:
     import ray

@@ -59,7 +59,8 @@ def test_networks_are_compiled_on_a_gpu_unless_asked_otherwise(wanted: Any, on_c
     assert compiles(wanted, torch.device("cuda")) == on_gpu
 
 
-@pytest.mark.parametrize("name", [pytest.param("apv", marks=pytest.mark.nightly), "contextwm"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["apv", "contextwm"])
 def test_other_methods_are_traced_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     eager, traced = (learners(f"method={name}", f"compile={x}") for x in ("false", "true"))

@@ -63,6 +63,7 @@ def test_public_folder_agrees_with_the_script_run_from_anywhere(tmp_path: Path) 
     assert f"{arrays} arrays compared, 0 skipped, 0 differ" in done.stdout
 
 
+@pytest.mark.nightly
 def test_one_changed_and_one_unknown_array_are_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def edit(arrays: dict[str, Any]) -> None:
         arrays["trajectory/wm/intr_mag"] = arrays["trajectory/wm/intr_mag"] * 1.01

@@ -122,6 +122,7 @@ def test_ctrl_c_keeps_what_was_recorded_in_order_and_ends_the_processes(
     assert all(np.array_equal(kept.frames(index), whole.frames(index)) for index in range(len(kept)))
 
 
+@pytest.mark.nightly
 def test_ctrl_c_in_a_terminal_ends_all_processes_and_says_no_more_than_it_must(tmp_path: Path) -> None:
     store = tmp_path / "store"
     lengths = ["record.episodes_per_task=5000", "record.frames_per_episode=10", "record.shard_frames=40"]
