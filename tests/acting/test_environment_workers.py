@@ -200,7 +200,7 @@ def test_a_worker_killed_from_outside_again_and_again_ends_the_run_by_name(
 def test_a_worker_that_dies_while_it_makes_an_environment_again_is_replaced(
     opened: Callable[..., Rollout], policy: Policy
 ) -> None:
-    """One failure is allowed; environments that are lost twice, or fail once and are lost once, go on."""
+    """One failure is allowed; environments that are lost twice, or fail once and are lost once, continue."""
     rollout = opened(partial(make_killing, seed_at_fault=seeds(1, 1)[0]), workers=1, failures_allowed=1)
     rollout.step(policy, True, sample=True)
     psutil.Process().children()[0].kill()
