@@ -67,7 +67,9 @@ class _Learner(ABC):
         if self._can_capture:
             torch.backends.cudnn.benchmark = True  # the fastest algorithms for the shapes of a batch
             graphs, must = CudaGraphs(self.noise.generator), config.learner.graph == "always"
-            self._run = CapturedUpdate(self._run, graphs, self._forget_gradients, self._compute_eagerly, must)
+            self._run = CapturedUpdate(
+                self._run, graphs, undo=self._forget_gradients, other=self._compute_eagerly, must=must
+            )
 
     @property
     def _can_capture(self) -> bool:
