@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.distributed import recording
 from prelar_ray.distributed.ray_backend import connected
 from prelar_ray.distributed.recording import TaskPool, record_on_ray, roll_on_ray
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.video.actions import actions_path
-from prelar_ray.video.episodes import all_episodes
+from prelar_ray.video.episodes import EpisodeId, all_episodes
 from prelar_ray.video.recorder import record
 
 
@@ -29,7 +32,9 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.cluster
-def test_tasks_record_the_same_bytes_and_name_the_episode_that_fails(shared_ray: Cluster, tmp_path: Path) -> None:
+def test_tasks_record_the_same_bytes_and_name_the_episode_that_fails(
+    shared_ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = configure("record.episodes_per_task=3", "record.workers=1")
     on_ray = few.model_copy(update={"cluster": shared_ray.address})
     on_ray = on_ray.model_copy(update={"record": on_ray.record.model_copy(update={"workers": 2})})
@@ -41,10 +46,10 @@ def test_tasks_record_the_same_bytes_and_name_the_episode_that_fails(shared_ray:
         cameras = on_ray.model_copy(update={"env": on_ray.env.model_copy(update={"camera": "1"})})
         with pytest.raises(ConfigError, match="has no cameras"):
             next(roll_on_ray(cameras, all_episodes(cameras), lambda frames: None))
+        monkeypatch.setattr(recording, "_task", ray.remote(endless(tmp_path / "pid")))
         pool = TaskPool(on_ray, 1)
         pool.ask(all_episodes(on_ray)[1])
-        task = eventually(rolling)  # it is importing what it needs, which takes seconds
-        task.kill()
+        os.kill(int(eventually(tmp_path / "pid")), signal.SIGKILL)
         episode, failure = pool.receive()
         pool.close()
     assert episode == all_episodes(on_ray)[1]
@@ -52,17 +57,21 @@ def test_tasks_record_the_same_bytes_and_name_the_episode_that_fails(shared_ray:
     assert str(failure).startswith("prelar/point-reach, episode 1: its task died: ")
 
 
-def rolling() -> psutil.Process | None:
-    """The process of a task, if one is there."""
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::_task"):
-            return process
-    return None
+def endless(pid: Path) -> Callable[[RunConfig, EpisodeId], None]:
+    """Return a task that says in which process it is and rolls for ever."""
+
+    def roll(config: RunConfig, episode: EpisodeId) -> None:
+        pid.with_suffix(".new").write_text(str(os.getpid()))
+        pid.with_suffix(".new").rename(pid)
+        time.sleep(3600)
+
+    return roll
 
 
-def eventually(find: Callable[[], psutil.Process | None]) -> psutil.Process:
-    for _ in range(600):
-        if found := find():
-            return found
+def eventually(file: Path) -> str:
+    """Wait for a file and return what it holds."""
+    for _ in range(2400):
+        if file.exists():
+            return file.read_text()
         time.sleep(0.05)
-    raise AssertionError("no task in 30 s")
+    raise AssertionError(f"no {file.name} in 120 s")
