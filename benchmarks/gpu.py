@@ -71,7 +71,7 @@ def stages(device: str, preset: str, minutes: float, overrides: Sequence[str]) -
     found = [
         Stage("agreement", [*bench, "agreement", *overrides, *on, "--presets", presets[-1]], 75),
         Stage("updates", updates("--modes", *modes[-1:], *modes[:-1], "--kernels", "25"), 150),
-        Stage("acting", [*bench, "acting", *on, "--presets", *presets], 25),
+        Stage("acting", [*bench, "acting", *on, "--presets", *presets, "--served"], 45),
     ]
     if minutes > 4:
         run = [f"env.task={TASK}", f"device={device}", "finetune.env_steps=6000", "finetune.random_steps=2000"]

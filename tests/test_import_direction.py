@@ -14,7 +14,7 @@ PACKAGE = Path(prelar_ray.__file__).parent
 
 ROOT = {"prelar_ray", "types", "errors", "roles", "seeding", "interrupts", "statistics", "wording"}
 RECORDS = {"config", "storage", "telemetry"}
-DATA = {"envs", "video", "replay"}
+DATA = {"envs", "video", "sources", "preparation", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}
 EVERYTHING = {
     *ROOT,
@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": ROOT | {"storage"},
     "envs": ROOT | {"config"},
     "video": ROOT | {"config", "storage", "envs"},
+    "sources": ROOT | {"storage", "video"},
+    "preparation": ROOT | {"storage", "video", "sources"},
     "replay": ROOT | {"config", "storage"},
     "models": ROOT | {"config"},
     "learning": ROOT | {"config", "models"},

@@ -1,0 +1,85 @@
+"""From pictures of any size to the square ones of a store: upright, crop, flip, fit, in this order."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from prelar_ray.errors import ConfigError
+from prelar_ray.types import IMAGE_SIZE
+
+__all__ = ["Box", "Geometry"]
+
+
+class Box(NamedTuple):
+    """A part of a picture, in pixels from its top left corner."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+
+
+class Geometry(BaseModel):
+    """How a picture becomes ``(64, 64, 3)``; the default squeezes it, as the published code does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotate: Literal["auto", 0, 90, 180, 270] = "auto"
+    """Degrees counter-clockwise; auto: as a video file says, so that it is upright."""
+    crop: Box | None = None
+    """Part of the upright picture to keep."""
+    flip: Literal["none", "rows", "columns", "both"] = "none"
+    """Reverse the order of rows, columns, or both."""
+    fit: Literal["squeeze", "crop", "pad"] = "squeeze"
+    """To a square: change the aspect ratio, take the centre, or add black bars."""
+
+    def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return a picture ``(H, W, 3)`` of square pixels as ``(64, 64, 3)``; one that fits already is not resampled.
+
+        Raises:
+            ConfigError: ``crop`` reaches beyond the picture.
+        """
+        if self.rotate != "auto":
+            pixels = np.rot90(pixels, self.rotate // 90)
+        if self.crop is not None:
+            self.check_crop(pixels.shape[1], pixels.shape[0])
+            width, height, x, y = self.crop
+            pixels = pixels[y : y + height, x : x + width]
+        if self.flip in ("rows", "both"):
+            pixels = pixels[::-1]
+        if self.flip in ("columns", "both"):
+            pixels = pixels[:, ::-1]
+        height, width = pixels.shape[:2]
+        if self.fit == "crop":
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            pixels = pixels[top : top + side, left : left + side]
+        if self.fit != "pad" or height == width:
+            return _resized(pixels, IMAGE_SIZE, IMAGE_SIZE)
+        scale = IMAGE_SIZE / max(height, width)
+        inner = _resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
+        padded = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        top, left = (IMAGE_SIZE - inner.shape[0]) // 2, (IMAGE_SIZE - inner.shape[1]) // 2
+        padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+        return padded
+
+    def check_crop(self, width: int, height: int) -> None:
+        """Raise ConfigError if ``crop`` reaches beyond an upright picture of this size."""
+        box = self.crop
+        if box and not (0 <= box.x < box.x + box.width <= width and 0 <= box.y < box.y + box.height <= height):
+            raise ConfigError(
+                f"--crop {box.width}:{box.height}:{box.x}:{box.y} reaches beyond pictures of {width} x {height} "
+                "pixels; give WIDTH:HEIGHT:X:Y within them"
+            )
+
+
+def _resized(pixels: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
