@@ -1,1 +1,1 @@
-"""Readers of videos in other people's formats, one module a format behind :class:`~prelar_ray.sources.source.Source`."""
+"""Readers of videos in other formats, one module a format, behind :class:`~prelar_ray.sources.source.Source`."""

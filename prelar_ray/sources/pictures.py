@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +67,9 @@ def decoded(data: bytes | Path, name: str) -> Frame:
                 raise DataError(f"{name}: pixels of type {image.mode}, a depth map; expected 8 bits a colour")
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 colour = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)
-            pixels: Any = np.asarray(image.convert("RGB"))
-            return pixels
+                opaque = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour)
+                return np.asarray(opaque.convert("RGB"))
+            return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not a picture; leave it out, or restore it") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

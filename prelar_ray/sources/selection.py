@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, TypeVar
 
@@ -54,6 +53,6 @@ class Selection(BaseModel):
                 yield previous[1]
                 moment += 1
             previous = time, picture
-        while previous is not None and moment / fps <= previous[0] + 0.5 / fps and not math.isinf(previous[0]):
+        while previous is not None and moment / fps <= previous[0] + 0.5 / fps:
             yield previous[1]
             moment += 1
