@@ -41,6 +41,9 @@ class CapturedUpdate:
 
     Captured and eager updates launch the same kernels on the same numbers. A graph reads and writes tensors where they
     are: parameters may be changed in place, and :meth:`forget` belongs after anything that replaces them.
+
+    Attributes:
+        replayed: updates that replayed a graph: the host launched each of them at once.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class CapturedUpdate:
         self.compute, self.other = compute, other or compute
         self.graphs, self.undo, self.must = graphs, undo, must
         self._failed = False
+        self.replayed = 0
         self.forget()
 
     def forget(self) -> None:
@@ -92,6 +96,7 @@ class CapturedUpdate:
                 return self.other(*inputs)
             for own, given in zip(self._inputs, inputs, strict=True):
                 own.copy_(given)
+            self.replayed += 1
             return self._replay()
 
     def _capture(self, inputs: Sequence[Tensor]) -> bool:

@@ -23,6 +23,7 @@ class UpdateClock:
         self._spans: dict[str, list[tuple[Mark, Mark]]] = {"update": [], "wait": []}
         self._seconds = dict.fromkeys(self._spans, 0.0)
         self._updates = 0
+        self._replays = self._replays_read = 0
 
     def start(self) -> None:
         """An update begins, and the wait for its batch ends."""
@@ -30,28 +31,31 @@ class UpdateClock:
         if self._ended is not None:
             self._spans["wait"].append((self._ended, self._began))
 
-    def stop(self) -> None:
-        """It has ended, or been launched whole."""
+    def stop(self, replays: int = 0) -> None:
+        """It has ended, or been launched whole; so many updates replayed a graph until now."""
         self._ended = self._mark()
         self._spans["update"].append((self._began, self._ended))
         self._updates += 1
+        self._replays = replays
         self._sum(UNREAD)
 
     def read(self) -> dict[str, float]:
         """Return mean seconds of an update, and of the wait before it, since the last call; empty without updates.
 
-        On a GPU also its busy share and the memory in use.
+        On a GPU also its busy share, the share of updates that were one launch each, and the memory in use.
         """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._sum(0)
         updates, seconds = self._updates, self._seconds
         self._ended, self._updates, self._seconds = None, 0, dict.fromkeys(seconds, 0.0)
+        replays, self._replays_read = self._replays - self._replays_read, self._replays
         if not updates:
             return {}
         values = {"time/update": seconds["update"] / updates, "time/wait_for_data": seconds["wait"] / updates}
         if self.device.type == "cuda":
             values["gpu/busy"] = seconds["update"] / (seconds["update"] + seconds["wait"])
+            values["gpu/replayed"] = replays / updates
             values["gpu/memory"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
 

@@ -95,7 +95,7 @@ class _Learner(ABC):
         self._advance()
         self.updates += 1
         self._metrics.add(self.updates, values | self.precision.finish_update())
-        self.clock.stop()
+        self.clock.stop(self._run.replayed if isinstance(self._run, CapturedUpdate) else 0)
 
     @abstractmethod
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:

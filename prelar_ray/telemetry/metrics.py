@@ -137,6 +137,7 @@ METRICS: dict[str, Metric] = {
     "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner, mean."),
     "weights/age_largest": Metric("updates", "The same, largest; collect.max_age_updates and one request bound it."),
     "gpu/busy": Metric("fraction", "Share of the time from the first update of a log line to its last in updates."),
+    "gpu/replayed": Metric("fraction", "Share of updates that replayed a CUDA graph: one launch instead of thousands."),
     "gpu/memory": Metric("GiB", "Largest memory of the learner's tensors on the GPU so far."),
     "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
     "memory/learner": Metric("GiB", "Resident memory of the learner, of all ranks together."),

@@ -87,6 +87,7 @@ def test_twenty_captured_updates_give_the_bits_of_eager_ones(phase: str) -> None
         assert update(replayed, seed) == update(eager, seed)
     assert_equal_states(replayed, eager)
     assert graphs.replays == 20 - EAGER_FIRST
+    assert replayed._run.replayed == graphs.replays
     assert len(graphs.captured) == 1
 
 

@@ -97,6 +97,7 @@ def test_times_are_those_of_the_device() -> None:
         subject.update(tiny_batch(seed))
     values = subject.clock.read()
     assert values["time/update"] > 0
+    assert 0 <= values["gpu/replayed"] <= 1
     assert 0 < values["gpu/busy"] <= 1
     assert values["gpu/memory"] > 0
     assert subject.clock.read() == {}
