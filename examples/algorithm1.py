@@ -16,14 +16,14 @@ from prelar_ray.replay.buffer import ReplayBuffer
 from prelar_ray.replay.rate_limiter import RateLimiter
 from prelar_ray.seeding import generator
 from prelar_ray.video.clips import ClipSampler, held_out_episodes
-from prelar_ray.video.store import VideoStore
+from prelar_ray.video.mixture import VideoMixture
 
 
 def pretrain(config: RunConfig) -> PretrainLearner:
     """World model pre-training with learnable action representation (lines 1-8)."""
     settings = config.pretrain
     learner = PretrainLearner(config)  # 2: parameters phi
-    videos = VideoStore.open(config.video)  # 3: action-free video data set D
+    videos = VideoMixture.open(config.video)  # 3: action-free video data set D
     held_out = held_out_episodes(videos, settings.segment_length, settings.validation_share)
     shape = settings.batch_size, settings.segment_length
     clips = ClipSampler(videos, *shape, generator(config.seed, "clips"), held_out)

@@ -29,6 +29,7 @@ __all__ = ["COMMANDS", "dispatch", "guarded", "main", "print_next", "run_to_end"
 
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
+    "prepare": "turn videos of any format into a video store",
     "pretrain": "pre-train a world model on action-free videos",
     "diagnose": "measure the latent action of a pre-training run: collapse, use by the decoder, true actions",
     "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",
@@ -40,7 +41,7 @@ COMMANDS = {
     "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
     "report": "write report.html: on runs (curves, predictions, timings), or comparing studies and scores",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
-    "demo": "the whole pipeline in minutes: record, pretrain, diagnose, finetune, evaluate, report",
+    "demo": "the whole pipeline in minutes: record, prepare, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }
 """Name and one line about each command; ``prelar_ray.commands.NAME`` is its module, with ``_`` for ``-``."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 
 from prelar_ray.checkpoint.store import CheckpointStore
-from prelar_ray.commands import diagnose, evaluate, finetune, pretrain, record, report
+from prelar_ray.commands import diagnose, evaluate, finetune, prepare, pretrain, record, report
 from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, to_yaml
@@ -18,9 +19,12 @@ from prelar_ray.telemetry.progress import console
 
 __all__ = ["main"]
 
+CLIP = resources.files("prelar_ray.commands") / "clips" / "big-buck-bunny.mp4"
+"""A clip of a real film, by the Blender Foundation; see NOTICE."""
+
 EPILOG = """\
-Phases: record experts on the tasks in record.tasks, pre-train on these videos (frames only), diagnose the latent
-action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the folders it makes can be
+Phases: record experts on the tasks in record.tasks, prepare a clip of a real film, pre-train on both (frames only),
+diagnose the latent action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the folders it makes can be
 used with them afterwards.
 """
 
@@ -28,7 +32,7 @@ used with them afterwards.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all phases with one configuration."""
     parser = command_parser(
-        "demo", "Run the whole pipeline in minutes: record, pretrain, diagnose, finetune, evaluate, report.", EPILOG
+        "demo", "Run the whole pipeline in minutes: record, prepare, pretrain, diagnose, finetune, evaluate, report.", EPILOG
     )
     parser.set_defaults(preset="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
@@ -47,7 +51,7 @@ def _run(config: RunConfig, out: Path) -> int:
     settings = out / "config.yaml"
     with atomic_file(settings) as file:
         file.write(to_yaml(config).encode())
-    videos, pretrained, finetuned = out / "videos", out / "pretrain", out / "finetune"
+    videos, clips, pretrained, finetuned = out / "videos", out / "clips", out / "pretrain", out / "finetune"
     options = ["--config", str(settings)]
     seconds: dict[str, float] = {}
 
@@ -57,7 +61,8 @@ def _run(config: RunConfig, out: Path) -> int:
         seconds[name] = time.monotonic() - began
 
     phase("record", record.main, *options, "--out", videos)
-    phase("pretrain", pretrain.main, *options, "--videos", videos, "--out", pretrained)
+    phase("prepare", prepare.main, CLIP, "--out", clips, "--fit", "crop")
+    phase("pretrain", pretrain.main, *options, "--videos", videos, "--videos", clips, "--out", pretrained)
     if config.world_model.latent_action_source == "inverse_dynamics":
         phase("diagnose", diagnose.main, pretrained)
     phase("finetune", finetune.main, *options, "--init", pretrained, "--out", finetuned)
@@ -75,7 +80,7 @@ def _say_what_was_made(config: RunConfig, out: Path, seconds: dict[str, float]) 
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     console.print(
         f"\nDone in {sum(seconds.values()) / 60:.1f} minutes: {times}\n"
-        f"  videos        {out}/videos (frames only; actions apart, for diagnose)\n"
+        f"  videos        {out}/videos (frames only; actions apart, for diagnose), {out}/clips (of a real film)\n"
         f"  pre-training  {out}/pretrain\n"
         f"  fine-tuning   {out}/finetune, policy {best}\n"
         f"  film          {out}/film.mp4\n"

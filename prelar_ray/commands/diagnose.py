@@ -53,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"{args.run}: not the folder of a pre-training run; name the one given as pretrain --out")
     pretrained = load_pretrained(args.run)
     video = chosen_videos(args, pretrained.config)
-    actions = find_actions(Path(video.path), args.actions)
+    actions = find_actions(video, args.actions)
     with Progress() as progress:
         diagnostics = diagnose(pretrained, video, actions, args.seed, progress)
     _show(diagnostics)
     out = RunFolder(args.run, {}).diagnostics_path
     if diagnostics.other_videos:  # the file for the run's own videos, which the report shows, is kept
-        out = out.with_name(f"{out.stem}-{Path(video.path).resolve().name}{out.suffix}")
+        out = out.with_name(f"{out.stem}-{'-'.join(Path(path).resolve().name for path in video.paths)}{out.suffix}")
     write_diagnostics(out, diagnostics)
     Console(soft_wrap=True, markup=False, highlight=False).print(f"{out}; docs/diagnostics.md explains")
     return 0

@@ -99,7 +99,11 @@ def positive(text: str) -> int:
 def video_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that look at a pre-training run's videos; :func:`chosen_videos` reads them."""
     parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
+        "--videos",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="video store; again for several (default: those the run was pre-trained on)",
     )
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
@@ -112,10 +116,13 @@ def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
     Raises:
         UsageError: neither names any.
     """
-    path = str(args.videos or config.video.path)
+    path = tuple(map(str, args.videos)) or config.video.paths
     if not path:
         raise UsageError(f"{args.run}: its configuration names no video store (video.path); name one with --videos DIR")
-    return config.video.model_copy(update={"path": path, "skip_bad": config.video.skip_bad or args.skip_bad})
+    weights = () if args.videos else config.video.weights
+    return config.video.model_copy(
+        update={"path": path, "weights": weights, "skip_bad": config.video.skip_bad or args.skip_bad}
+    )
 
 
 def resolve(args: argparse.Namespace) -> RunConfig:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, resolve
-from prelar_ray.config import RunConfig, load_config, to_yaml
+from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -20,6 +21,7 @@ Ctrl-C writes a checkpoint first; the same command with --resume resumes from it
 examples:
   prelar-ray pretrain --videos videos/experts --out runs/pretrain
   prelar-ray pretrain --preset tiny --videos videos/reach --out runs/tiny pretrain.updates=500
+  prelar-ray pretrain --videos videos/experts --videos videos/mine --out runs/both video.weights=[3,1]
 """
 
 
@@ -28,9 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
-    override_option(parser, "--videos", "video.path", help="folder of the video store")
+    help = "folder of the video store; again for several (short for video.path=...)"
+    parser.add_argument("--videos", action="append", default=[], metavar="DIR", help=help)
     override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
     args = parser.parse_args(argv)
+    if args.videos:
+        path = args.videos[0] if len(args.videos) == 1 else json.dumps(args.videos)
+        args.shorthands = [*args.shorthands, f"video.path={path}"]
     config = resolve(args)
     if args.dry_run:
         print_dry_run(config)
@@ -55,4 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:
     """Return the configuration with an absolute path to the videos, valid from any working directory."""
-    return load_config(None, None, [f"video.path={Path(config.video.path).absolute()}"], base=config)
+    paths = tuple(path if "://" in path else str(Path(path).absolute()) for path in config.video.paths)
+    path = paths[0] if len(paths) == 1 else paths
+    return config.model_copy(update={"video": config.video.model_copy(update={"path": path})})

@@ -20,8 +20,8 @@ from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.storage.files import prepare_file
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.seen import SeenVideos
-from prelar_ray.video.store import VideoStore
 
 __all__ = ["main"]
 
@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) -> Frames:
     """Return clips of different episodes, held out if there are enough, ``(3, steps+1, 64, 64, 3)``."""
-    store = VideoStore.open(video)
+    store = VideoMixture.open(video)
     long_enough = np.flatnonzero(store.lengths > steps).tolist()
     if len(long_enough) < ROWS:
         raise UsageError(
-            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {video.path} have more frames than "
+            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {video.name} have more frames than "
             f"that, {ROWS} are needed"
         )
     rng = generator(seed, "visualize", 0)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -162,7 +163,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_override(text: str) -> dict[str, Any]:
     """Return the tree that ``a.b.c=VALUE`` describes.
 
-    ``VALUE`` is YAML, except that it is taken as it stands where the key holds text (``env.camera=0``).
+    ``VALUE`` is YAML, except that it is taken as it stands where the key holds text (``env.camera=0``), or may hold
+    text and the value is not in brackets (``video.path=[a, b]``).
     """
     path, equals, raw = text.partition("=")
     keys = path.strip().split(".")
@@ -171,10 +173,17 @@ def _read_override(text: str) -> dict[str, Any]:
     if keys == ["preset"]:
         raise ConfigError(f"{text}: a preset is chosen with --preset {raw}")
     try:
-        value = raw if field_type(keys) is str else _parse(raw)
+        value = raw if _is_text(field_type(keys), raw) else _parse(raw)
     except ValueError as error:
         raise ConfigError(f"{text}: the value is not valid YAML: {error}") from error
     return _nest(keys, value)
+
+
+def _is_text(kind: Any, raw: str) -> bool:
+    """Return whether a value for a field of this type is text as it stands."""
+    return kind is str or (
+        isinstance(kind, UnionType) and str in get_args(kind) and not (raw.startswith("[") and raw.endswith("]"))
+    )
 
 
 def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prelar_ray.config.component import Component, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from prelar_ray.config.component import (
+    Component,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from prelar_ray.config.model import LossConfig, WorldModelConfig
 from prelar_ray.config.training import (
     BehaviourConfig,
@@ -75,12 +82,33 @@ class RecordConfig(Component):
 class VideoConfig(Component):
     """Reading of video stores for pre-training."""
 
-    path: str = ""
-    """Folder of the video store; `record` writes one."""
+    path: str | tuple[str, ...] = ""
+    """Folder of the video store, or several; `record` and `prepare` write them."""
+    weighting: Literal["episodes", "frames"] = "episodes"
+    """What is equally likely as a clip: episodes that are long enough, or their starts."""
+    weights: tuple[NonNegativeFloat, ...] = ()
+    """How much each of several stores counts; none: as what it holds does."""
     verify: bool = True
     """Check every shard's checksum before training."""
     skip_bad: bool = False
     """Leave damaged shards out with a warning instead of stopping."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The stores, none if none are given."""
+        given = (self.path,) if isinstance(self.path, str) else self.path
+        return tuple(path for path in given if path)
+
+    @property
+    def name(self) -> str:
+        """The stores as one text, for messages."""
+        return ", ".join(self.paths)
+
+    @model_validator(mode="after")
+    def _weights_are_of_stores(self) -> Self:
+        if self.weights and (len(self.weights) != len(self.paths) or not any(self.weights)):
+            raise ValueError(f"weights: one number above 0 for each of {len(self.paths)} stores in path")
+        return self
 
 
 class CheckpointConfig(Component):

@@ -29,7 +29,7 @@ class Pretrain(Kind):
                 f"method {config.method} learns from scratch, there is nothing to pre-train; start with finetune, or "
                 "choose a --method that pre-trains"
             )
-        if not config.video.path:
+        if not config.video.paths:
             raise ConfigError("video.path: no video store given; use --videos DIR (prelar-ray record makes one)")
 
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:

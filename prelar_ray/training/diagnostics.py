@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.storage.records import Diagnostics, ProbeScores
 from prelar_ray.telemetry.progress import Progress
-from prelar_ray.video.actions import ActionFile, actions_path
+from prelar_ray.types import Frames
+from prelar_ray.video.actions import ActionFile, Actions, actions_path
 from prelar_ray.video.clips import ClipSampler
+from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.seen import SeenVideos
-from prelar_ray.video.store import VideoStore
 
 __all__ = ["diagnose", "find_actions"]
 
@@ -39,30 +41,29 @@ STREAM = "diagnosis"
 """Name of the seeds in :mod:`prelar_ray.seeding`; another name would change every number."""
 
 
-def find_actions(videos: Path, given: Path | None) -> ActionFile | None:
-    """Return the true actions of a video store: the given file, or the one beside the store; None if neither exists.
+def find_actions(video: VideoConfig, given: Path | None) -> list[ActionFile]:
+    """Return the true actions of the video stores: the given file, or those beside the stores that exist.
 
     Raises:
         UsageError: the file given does not exist.
         DataError: the file is damaged or holds something else.
     """
-    path = given or actions_path(videos)
-    if path.is_file():
-        return ActionFile(path)
-    if given is not None:
+    if given is None:
+        return [ActionFile(path) for path in map(actions_path, map(Path, video.paths)) if path.is_file()]
+    if not given.is_file():
         raise UsageError(f"{given}: no such file; `prelar-ray record --out DIR` writes actions to DIR.actions.arrow")
-    return None
+    return [ActionFile(given)]
 
 
 def diagnose(
-    pretrained: Pretrained, video: VideoConfig, actions: ActionFile | None, seed: int, progress: Progress
+    pretrained: Pretrained, video: VideoConfig, actions: Sequence[ActionFile], seed: int, progress: Progress
 ) -> Diagnostics:
     """Measure held-out clips, and fit the probe if true actions are known.
 
     Args:
         pretrained: the model.
         video: the store of pre-training or another one; episodes are identified by content.
-        actions: true actions of these videos.
+        actions: true actions of these videos, if there are any.
         seed: seed of clips, noise and probe.
         progress: shows the episodes that the probe reads, the longest part.
 
@@ -70,25 +71,25 @@ def diagnose(
         UsageError: no video is as long as a clip, or the actions belong to other videos.
         DataError: the store cannot be used.
     """
-    store = VideoStore.open(video)
+    store = VideoMixture.open(video)
     length = pretrained.config.pretrain.segment_length
     if store.lengths.max() < length:
         raise UsageError(
-            f"{video.path}: the longest video has {store.lengths.max()} frames, this run's clips have {length}"
+            f"{video.name}: the longest video has {store.lengths.max()} frames, this run's clips have {length}"
         )
     seen = SeenVideos.load(pretrained.counters, store)
     unseen = seen.unseen(store)
     eligible = [episode for episode in unseen if store.lengths[episode] >= length]
     measured = _measure(pretrained, store, eligible, seed)
     kl = mean_kl(measured)
-    scores, reason = None, f"no true actions beside {video.path}"
-    if actions is not None:
+    scores, reason = None, f"no true actions beside {video.name}"
+    if actions:
         pairs = _pairs(pretrained, store, actions, progress)
         scores, reason = _probe(pairs, unseen, seed)
     return Diagnostics(
         checkpoint=str(pretrained.path),
         update=pretrained.update,
-        videos=video.path,
+        videos=video.name,
         episodes=len(eligible) or int((store.lengths >= length).sum()),
         clips=BATCHES * pretrained.config.pretrain.batch_size,
         held_out=bool(eligible),
@@ -100,7 +101,7 @@ def diagnose(
     )
 
 
-def _measure(pretrained: Pretrained, store: VideoStore, unseen: list[int], seed: int) -> list[Measurement]:
+def _measure(pretrained: Pretrained, store: VideoMixture, unseen: list[int], seed: int) -> list[Measurement]:
     config = pretrained.config
     shape = config.pretrain.batch_size, config.pretrain.segment_length
     without = set(range(len(store))) - set(unseen) if unseen else set()
@@ -117,9 +118,11 @@ def _measure(pretrained: Pretrained, store: VideoStore, unseen: list[int], seed:
     return measured
 
 
-def _pairs(pretrained: Pretrained, store: VideoStore, actions: ActionFile, progress: Progress) -> dict[int, Pairs]:
+def _pairs(
+    pretrained: Pretrained, store: VideoMixture, actions: Sequence[ActionFile], progress: Progress
+) -> dict[int, Pairs]:
     """Return latent and true actions by episode, for episodes with known actions."""
-    found = {episode: actions.of(store.frames(episode)) for episode in range(len(store))}
+    found = {episode: _actions_of(store.frames(episode), actions) for episode in range(len(store))}
     known = {
         episode: action[1:].astype(np.float64)
         for episode, action in found.items()
@@ -127,7 +130,7 @@ def _pairs(pretrained: Pretrained, store: VideoStore, actions: ActionFile, progr
     }
     if not known:
         raise UsageError(
-            f"{actions.path}: actions of other videos; none of the {len(store)} in the store is among them"
+            f"{actions[0].path}: actions of other videos; none of the {len(store)} in the store is among them"
         )
     pairs = {}
     with progress.phase("probe", len(known), "episodes") as phase:
@@ -135,6 +138,10 @@ def _pairs(pretrained: Pretrained, store: VideoStore, actions: ActionFile, progr
             pairs[episode] = infer_points(pretrained.model, store.frames(episode)), true
             phase.advance()
     return pairs
+
+
+def _actions_of(frames: Frames, actions: Sequence[ActionFile]) -> Actions | None:
+    return next((found for file in actions if (found := file.of(frames)) is not None), None)
 
 
 def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[ProbeScores | None, str]:

@@ -28,8 +28,8 @@ from prelar_ray.training.metric_log import Line, MetricLog, process_memory
 from prelar_ray.training.restarts import RestartPolicy
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
+from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.seen import SeenVideos
-from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
 __all__ = ["Pretraining", "iterate_pretraining", "pretrain"]
@@ -70,7 +70,7 @@ def iterate_pretraining(
     policy = RestartPolicy(checkpoints, config)
 
     def load() -> _Origin:
-        store = VideoStore.open(config.video)
+        store = VideoMixture.open(config.video)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
         return _Origin(_Videos(config, store, checkpoint), checkpoint)
 
@@ -95,7 +95,7 @@ def iterate_pretraining(
 class _Videos:
     """The videos of a run: which are learnt from, which are held out, and what its checkpoints say of them."""
 
-    def __init__(self, config: RunConfig, store: VideoStore, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, config: RunConfig, store: VideoMixture, checkpoint: Checkpoint | None) -> None:
         settings = config.pretrain
         seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
         held_out = _held_out(config, store, seen)
@@ -113,7 +113,7 @@ class _Origin(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[int]:
+def _held_out(config: RunConfig, store: VideoMixture, seen: SeenVideos) -> list[int]:
     """Return the episodes that training shall not see.
 
     What was held out before stays so, even if the share has changed or the store has grown since. Of videos that the
@@ -123,7 +123,7 @@ def _held_out(config: RunConfig, store: VideoStore, seen: SeenVideos) -> list[in
         return seen.held_out(store)
     held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
     if seen.shards:
-        count, path = counted(len(held_out), "episode"), config.video.path
+        count, path = counted(len(held_out), "episode"), config.video.name
         log.warning("%s: other videos than this run was trained on before; %s held out of these", path, count)
     return held_out
 

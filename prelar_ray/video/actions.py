@@ -59,13 +59,19 @@ class ActionWriter:
     survives a kill has its actions.
     """
 
-    def __init__(self, path: Path, shard_frames: int) -> None:
+    def __init__(self, path: Path, shard_frames: int, resume: int = 0) -> None:
         """Prepare to write; the file appears with the first complete episodes.
 
+        Args:
+            path: of the file.
+            shard_frames: of the video store.
+            resume: episodes that the video store holds, to continue after them.
+
         Raises:
-            RunFolderError: the file exists.
+            RunFolderError: the file exists, and there is nothing to resume.
+            DataError: the file to resume is damaged or holds fewer episodes.
         """
-        if path.exists():
+        if path.exists() and not resume:
             raise RunFolderError(
                 f"{path} already holds the actions of a recording; choose a new folder name, or delete this file first "
                 "if the videos that it belongs to are gone"
@@ -75,6 +81,12 @@ class ActionWriter:
         self._values: list[npt.NDArray[np.float32]] = []  # (T * A,) each
         self._episodes: list[_EpisodeRecord] = []
         self._pending_frames = 0
+        if resume:
+            kept = ActionFile(path).in_order[:resume]
+            if len(kept) < resume:
+                raise DataError(f"{path}: actions of {len(kept)} episodes, the videos are {resume}; start anew")
+            self._episodes = [record for record, _ in kept]
+            self._values = [action.reshape(-1) for _, action in kept]
 
     def append(self, action: Actions, frames: Frames, source: str) -> None:
         """Add the actions ``(T, A)`` of the episode ``frames`` ``(T, 64, 64, 3)``; row 0, which led nowhere, is zero.
@@ -113,7 +125,11 @@ class ActionWriter:
 
 
 class ActionFile:
-    """Reads the actions of a recording."""
+    """Reads the actions of a recording.
+
+    Attributes:
+        in_order: record and actions ``(T, A)`` of every episode, as they were written.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the whole file.
@@ -132,7 +148,8 @@ class ActionFile:
         text, values = metadata.get("episodes", ""), arrays["value"]
         if _checksum(values, text) != metadata.get("sha256"):
             raise DataError(f"{path}: the checksum differs, it is damaged; restore it from a copy")
-        self._actions = {episode.frames: action for episode, action in _split(path, text, values)}
+        self.in_order = _split(path, text, values)
+        self._actions = {episode.frames: action for episode, action in self.in_order}
 
     def __len__(self) -> int:
         """Episodes."""

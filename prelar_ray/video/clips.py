@@ -9,14 +9,15 @@ import numpy as np
 
 from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
-from prelar_ray.types import Frames
+from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
 __all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
 
 
-def held_out_episodes(store: VideoStore, segment_length: int, share: float) -> list[int]:
+def held_out_episodes(store: VideoStore | VideoMixture, segment_length: int, share: float) -> list[int]:
     """Choose the episodes that are held out of training, the same for every run and seed on this store.
 
     They are a share of the episodes with at least ``segment_length`` frames: at least one if ``share`` is above 0, and
@@ -31,11 +32,15 @@ def held_out_episodes(store: VideoStore, segment_length: int, share: float) -> l
 
 
 class ClipSampler:
-    """Draws an episode uniformly among those with at least ``T`` frames, then a start uniformly within it."""
+    """Draws an episode among those with at least ``T`` frames, then a start uniformly within it.
+
+    Episodes are equally likely where the mixture says nothing else. The ranks of a learner share each batch: the clips
+    are the same, in the same order, however many ranks there are, so a resume may have another number of them.
+    """
 
     def __init__(
         self,
-        store: VideoStore,
+        store: VideoStore | VideoMixture,
         batch_size: int,
         segment_length: int,
         rng: np.random.Generator,
@@ -48,7 +53,7 @@ class ClipSampler:
         Raises:
             DataError: no episode is long enough.
         """
-        self._store = store
+        self._store = store if isinstance(store, VideoMixture) else VideoMixture([store])
         self._batch_size = batch_size
         self._segment_length = segment_length
         self._rng = rng
@@ -60,12 +65,14 @@ class ClipSampler:
         if len(self._store) != self._seen:
             self._index()
         length = self._segment_length
-        rows = self._rng.integers(len(self._eligible), size=self._batch_size)  # (B,)
+        if self._cumulated is None:
+            rows = self._rng.integers(len(self._eligible), size=self._batch_size)  # (B,)
+        else:
+            rows = np.searchsorted(self._cumulated, self._rng.random(self._batch_size), side="right")  # (B,)
         starts = self._rng.integers(self._starts[rows])  # (B,)
-        frames = [self._store.frames(episode) for episode in self._eligible[rows].tolist()]
-        clips = np.empty((self._batch_size, length, *frames[0].shape[1:]), np.uint8)  # (B, T, Hpx, Wpx, C)
-        for clip, episode, start in zip(clips, frames, starts.tolist(), strict=True):
-            clip[:] = episode[start : start + length]
+        clips = np.empty((self._batch_size, length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)  # (B, T, Hpx, Wpx, C)
+        for clip, episode, start in zip(clips, self._eligible[rows].tolist(), starts.tolist(), strict=True):
+            self._store.read(episode, start, start + length, clip)
         return clips
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,9 +101,15 @@ class ClipSampler:
                 f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or record longer "
                 "videos"
             )
+        likely = self._store.probabilities(self._starts, self._eligible)
+        self._cumulated = None if likely is None else np.cumsum(likely)
+        if self._cumulated is not None:
+            self._cumulated[-1] = 1.0  # rounding must not let a draw fall beyond the last
 
 
-def validation_clips(store: VideoStore, count: int, segment_length: int, held_out: Collection[int]) -> Frames:
+def validation_clips(
+    store: VideoStore | VideoMixture, count: int, segment_length: int, held_out: Collection[int]
+) -> Frames:
     """Return ``(count, T, 64, 64, 3)`` clips of the held-out episodes, or of any episodes if none are held out.
 
     The clips are the same for every run on this store.

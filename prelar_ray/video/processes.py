@@ -18,7 +18,7 @@ from prelar_ray.envs.watchdog import HUNG
 from prelar_ray.errors import EnvironmentFailure, PrelarError, RenderingError
 from prelar_ray.video.episodes import EpisodeId, EpisodeRoller, RecordedEpisode, episode_name
 
-__all__ = ["ONE_THREAD", "ProcessPool"]
+__all__ = ["ONE_THREAD", "ProcessPool", "inheriting"]
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 """Environment of a process that shares its cores with others like it; 0 has llvmpipe draw in the thread that asks."""
@@ -95,7 +95,7 @@ class _Worker:
         self.episode: EpisodeId | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, config), name=f"recorder-{turn}", daemon=True)
-        with _inheriting({**ONE_THREAD, TURN: str(turn)}):
+        with inheriting({**ONE_THREAD, TURN: str(turn)}):
             self.process.start()
         theirs.close()  # now the pipe ends with the process
 
@@ -115,7 +115,7 @@ def _work(pipe: Connection, config: RunConfig) -> None:
 
 
 @contextmanager
-def _inheriting(variables: dict[str, str]) -> Iterator[None]:
+def inheriting(variables: dict[str, str]) -> Iterator[None]:
     """Start processes in the block with these environment variables, and deaf to Ctrl-C: who started them ends them.
 
     Libraries read the variables before any code of the process runs. A blocked signal stays blocked in a process that

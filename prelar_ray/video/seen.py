@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["SeenVideos"]
@@ -19,7 +20,7 @@ class SeenVideos:
     """Positions of the held-out episodes in each shard, by the shard's checksum."""
 
     @classmethod
-    def of(cls, store: VideoStore, held_out: Collection[int]) -> Self:
+    def of(cls, store: VideoStore | VideoMixture, held_out: Collection[int]) -> Self:
         """Return all videos of a store except the episodes ``held_out``."""
         shards: dict[str, list[int]] = {shard: [] for shard, _ in store.origins}
         for episode in held_out:
@@ -28,7 +29,7 @@ class SeenVideos:
         return cls(shards)
 
     @classmethod
-    def load(cls, counters: Mapping[str, Any], store: VideoStore) -> Self:
+    def load(cls, counters: Mapping[str, Any], store: VideoStore | VideoMixture) -> Self:
         """Read the counters of a checkpoint.
 
         Older checkpoints do not record their shards: ``store`` is assumed to be theirs. The oldest held nothing out.
@@ -37,15 +38,15 @@ class SeenVideos:
             return cls(counters["shards"])
         return cls.of(store, [episode for episode in counters.get("held_out", []) if episode < len(store)])
 
-    def know(self, store: VideoStore) -> bool:
+    def know(self, store: VideoStore | VideoMixture) -> bool:
         """Whether the run had any of a store's videos."""
         return any(shard in self.shards for shard, _ in store.origins)
 
-    def held_out(self, store: VideoStore) -> list[int]:
+    def held_out(self, store: VideoStore | VideoMixture) -> list[int]:
         """Return the episodes of a store that the run held out."""
         return [episode for episode, (shard, place) in enumerate(store.origins) if place in self.shards.get(shard, ())]
 
-    def unseen(self, store: VideoStore) -> list[int]:
+    def unseen(self, store: VideoStore | VideoMixture) -> list[int]:
         """Return the episodes of a store that the run held out or did not have."""
         return [
             episode
@@ -53,6 +54,6 @@ class SeenVideos:
             if shard not in self.shards or place in self.shards[shard]
         ]
 
-    def extended(self, store: VideoStore, held_out: Collection[int]) -> SeenVideos:
+    def extended(self, store: VideoStore | VideoMixture, held_out: Collection[int]) -> SeenVideos:
         """Return these and all videos of a store except its episodes ``held_out``."""
         return SeenVideos(self.shards | SeenVideos.of(store, held_out).shards)

@@ -27,6 +27,7 @@ def test_the_whole_pipeline(
         "config.yaml",
         "videos",
         "videos.actions.arrow",
+        "clips",
         "pretrain",
         "finetune",
         "film.mp4",
@@ -34,6 +35,7 @@ def test_the_whole_pipeline(
     }
     assert reported == [[str(out)]]
     assert VideoStore(out / "videos").total_frames == 24
+    assert VideoStore(out / "clips").total_frames == 132
     assert load_checkpoint(out / "pretrain").update == 5
     assert load_checkpoint(out / "finetune").update == 6
     timings = json.loads((out / "finetune" / "run.json").read_text())["timings"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prelar_ray.config import RunConfig, json_schema, load_config, preset_names, to_yaml, yaml_text
+from prelar_ray.config import RunConfig, VideoConfig, json_schema, load_config, preset_names, to_yaml, yaml_text
 from prelar_ray.errors import ConfigError
 
 
@@ -90,7 +90,13 @@ def test_an_override_of_a_text_key_is_taken_as_it_stands(text: str):
     assert load_config(overrides=[f"video.path={text}"]).video.path == text
 
 
+def test_an_override_of_a_path_in_brackets_is_several():
+    assert load_config(overrides=["video.path=[a, b]"]).video.path == ("a", "b")
+
+
 # Mistakes
+
+VIDEO = ", ".join(f"video.{name}" for name in VideoConfig.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_an_override_of_a_text_key_is_taken_as_it_stands(text: str):
         ("fintune.batch_size=3", "fintune.batch_size=3: unknown key; nearest: finetune.batch_size"),
         ("world_model.deter=3", "world_model.deter=3: unknown key; nearest: world_model.rssm.deter"),
         ("world_model.rsm.deter=3", "world_model.rsm.deter=3: unknown key; nearest: world_model.rssm.deter"),
-        ("video.zzzz=3", "video.zzzz=3: unknown key; known: video.path, video.verify, video.skip_bad"),
+        ("video.zzzz=3", f"video.zzzz=3: unknown key; known: {VIDEO}"),
         ("finetune.batch_size=0", "finetune.batch_size=0: must be >= 1"),
         ("pretrain.optimizer.eps=0", "pretrain.optimizer.eps=0: must be > 0"),
         ("loss.kl_balance=1.5", "loss.kl_balance=1.5: must be <= 1"),
@@ -231,7 +237,7 @@ def test_an_override_that_is_not_yaml_is_refused():
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_and_all(written):
-    expected = "preset=tny: unknown preset; nearest: tiny; known: demo, paper, small, tiny"
+    expected = "preset=tny: unknown preset; nearest: tiny; known: demo, metaworld-experts, paper, small, tiny"
     assert refusal(preset="tny") == expected
     assert refusal(file=written("preset: tny")) == expected
 

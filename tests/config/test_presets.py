@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,9 @@ TABLE_1 = {
     "behaviour.critic_optimizer.learning_rate": 8e-5,
     "evaluation.episodes": 10,
 }
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,3 +95,11 @@ def test_demo_has_the_networks_of_tiny_and_records_no_video_of_its_target():
     assert demo.env.task.startswith("metaworld/")
     assert demo.env.task not in demo.record.tasks
     assert demo.collect.collectors == 2
+
+
+def test_the_experts_are_those_of_all_tasks_that_are_not_of_the_benchmark():
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    benchmark = yaml_text.parse((ROOT / "tune_configs" / "metaworld6.yaml").read_text())["finetune"]["tasks"]
+    recorded = load_config("metaworld-experts").record.tasks
+    assert sorted([*recorded, *benchmark]) == sorted(f"metaworld/{name}" for name in ALL_V3_ENVIRONMENTS)

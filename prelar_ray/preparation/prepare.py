@@ -1,0 +1,232 @@
+"""Prepares a video store: sources are opened, converted, and written in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.preparation.conversion import Converter, Piece
+from prelar_ray.preparation.ledger import Ledger
+from prelar_ray.preparation.ordered import Convert, Task, convert_here, convert_in
+from prelar_ray.preparation.workers import ProcessPool
+from prelar_ray.sources.geometry import Geometry
+from prelar_ray.sources.registry import open_source
+from prelar_ray.sources.selection import Selection
+from prelar_ray.sources.source import Choice, Source
+from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.store import VideoWriter
+from prelar_ray.wording import counted
+
+__all__ = ["Preparation", "Summary", "all_tasks", "convert_locally", "open_sources", "prepare"]
+
+log = logging.getLogger(__name__)
+
+
+class Preparation(BaseModel):
+    """What is prepared, and how; the same settings and files give the same store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[Path, ...]
+    """Files and folders, in the order of the store."""
+    format: str = "auto"
+    """Name of a reader; auto: whichever recognises a source."""
+    choice: Choice = Choice()
+    geometry: Geometry = Geometry()
+    selection: Selection = Selection()
+    shuffle: bool = False
+    """Mix the order of all items."""
+    seed: int = 0
+    """Of that order."""
+    skip_bad: bool = False
+    """Leave out what cannot be read."""
+    shard_frames: Annotated[int, Field(ge=1)] = 10_000
+    """A shard is closed with the episode that reaches this many frames."""
+    compression: str = "none"
+    """Of the shards."""
+
+    @model_validator(mode="after")
+    def _actions_belong_to_frames(self) -> Self:
+        if self.choice.actions and not self.selection.keeps_all:
+            raise ValueError("--actions with --fps or --every: an action led over one frame; leave one of them out")
+        return self
+
+    def attributes(self, formats: Sequence[str]) -> dict[str, Any]:
+        """Return the attributes of the store; a resume must have the same."""
+        settings = self.model_dump(mode="json", exclude={"skip_bad", "sources", "format"}, exclude_defaults=True)
+        sources = [str(path.absolute()) for path in self.sources]
+        return {"sources": sources, "formats": list(formats), "preparation": settings}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was prepared, earlier runs of a preparation that was resumed included."""
+
+    episodes: int
+    frames: int
+    seconds: float
+    """Wall time of this run."""
+    too_short: int
+    """Episodes left out for their length."""
+    left_out: tuple[str, ...]
+    """Items, or the rest of items, that could not be read, with the reason."""
+    notes: tuple[str, ...]
+    """What a user should know, by item."""
+
+
+def open_sources(preparation: Preparation) -> list[Source]:
+    """Open all sources.
+
+    Raises:
+        DataError, ConfigError: see :func:`prelar_ray.sources.registry.open_source`.
+    """
+    return [open_source(path, preparation.choice, preparation.format) for path in preparation.sources]
+
+
+def all_tasks(preparation: Preparation, sources: Sequence[Source]) -> list[Task]:
+    """Return the items of all sources in the order of the store."""
+    tasks = [(number, item) for number, source in enumerate(sources) for item in source.items()]
+    if preparation.shuffle:
+        random.Random(preparation.seed).shuffle(tasks)
+    if not tasks:
+        raise DataError(f"{preparation.sources[0]}: nothing to convert; correct what is chosen of it")
+    return tasks
+
+
+def convert_locally(workers: int) -> Convert:
+    """Return what converts in so many processes of this machine, 0 for one a core; in this one if one is enough."""
+
+    def convert(converter: Converter, tasks: Sequence[Task]) -> Any:
+        size = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+        if size <= 1:
+            return convert_here(converter, tasks)
+        return convert_in(lambda: ProcessPool(converter, size), tasks)
+
+    return convert
+
+
+def prepare(
+    preparation: Preparation,
+    out: Path,
+    convert: Convert,
+    resume: bool = False,
+    on_item: Callable[[int, int], None] = lambda items, frames: None,
+) -> Summary:
+    """Convert all sources to the video store ``out``.
+
+    A kill, a full disk and an item that cannot be read lose nothing that a shard holds; ``resume`` continues from
+    there, and the store is the same as without the break.
+
+    Args:
+        preparation: what, and how.
+        out: new folder of the store; the folder of an earlier call with ``resume``.
+        convert: where items are converted.
+        resume: continue.
+        on_item: called with the number of new items and frames.
+
+    Raises:
+        DataError: a source cannot be read and ``skip_bad`` is off, or has changed since; nothing was long enough; the
+            disk is full.
+        ConfigError: a choice that a source does not have.
+        RunFolderError: ``out`` holds something else, or is being written by another process.
+    """
+    began = time.monotonic()
+    sources = open_sources(preparation)
+    tasks = all_tasks(preparation, sources)
+    attributes = preparation.attributes([source.describe().format for source in sources])
+    with ExitStack() as stack:
+        ledger, writer = _open_store(preparation, out, attributes, tasks, resume)
+        stack.enter_context(writer)
+        actions = None
+        if preparation.choice.actions:
+            actions = ActionWriter(actions_path(out), preparation.shard_frames, resume=writer.appended if resume else 0)
+            stack.enter_context(actions)
+        on_item(ledger.items, writer.frames)
+        converter = Converter(sources, preparation.geometry, preparation.selection)
+        _write(preparation, converter, tasks, ledger, writer, actions, convert, on_item)
+        if writer.appended == 0:
+            raise DataError(
+                f"{out}: no episode has {preparation.selection.min_frames} frames or more; see --min-frames"
+            )
+        if ledger.left_out:
+            writer.attributes["left_out"] = ledger.left_out
+    seconds = time.monotonic() - began
+    return Summary(
+        writer.episodes, writer.frames, seconds, ledger.too_short, tuple(ledger.left_out), tuple(ledger.notes)
+    )
+
+
+def _open_store(
+    preparation: Preparation, out: Path, attributes: dict[str, Any], tasks: Sequence[Task], resume: bool
+) -> tuple[Ledger, VideoWriter]:
+    """Return what the store holds, and its writer."""
+    if not resume:
+        ledger = Ledger()
+        return ledger, VideoWriter(out, attributes, preparation.shard_frames, preparation.compression, ledger.note)
+    writer = VideoWriter.resume(out, preparation.shard_frames)
+    differs = [key for key in attributes if writer.attributes.get(key) != attributes[key]]
+    if differs:
+        raise ConfigError(
+            f"{out}: was prepared with other {', '.join(differs)}: {writer.attributes.get(differs[0])}, now "
+            f"{attributes[differs[0]]}; give the same, or another --out"
+        )
+    ledger = Ledger(writer.notes)
+    ledger.check(tasks)
+    writer.note = ledger.note
+    return ledger, writer
+
+
+def _write(
+    preparation: Preparation,
+    converter: Converter,
+    tasks: Sequence[Task],
+    ledger: Ledger,
+    writer: VideoWriter,
+    actions: ActionWriter | None,
+    convert: Convert,
+    on_item: Callable[[int, int], None],
+) -> None:
+    """Convert what the store lacks and append it."""
+    pending = tasks[ledger.items :]
+    stored = ledger.pieces  # of the first, which is converted again
+    position, new = 0, 0
+    with closing(convert(converter, pending)) as converted:
+        for found in converted:
+            if isinstance(found, ConfigError):
+                raise found
+            if isinstance(found, Piece):
+                new += 1
+                if new <= stored:
+                    continue
+                ledger.piece()
+                if actions is not None and found.actions is not None:
+                    actions.append(found.actions, found.frames, found.name)
+                writer.append(found.frames, found.name)
+                on_item(0, len(found.frames))
+                continue
+            item = pending[position][1]
+            if found.failure and not preparation.skip_bad:
+                raise DataError(f"{_named(item.key, found.failure)}; --skip-bad leaves out what cannot be read")
+            ledger.finish(pending[position], found)
+            for note in found.notes:
+                log.warning("%s", _named(item.key, note))
+            if found.failure:
+                kept = f", {counted(new, 'episode')} before it kept" if new else ""
+                log.warning("left out: %s%s", _named(item.key, found.failure), kept)
+            on_item(1, 0)
+            position, new, stored = position + 1, 0, 0
+
+
+def _named(key: str, message: str) -> str:
+    """Return a message that names the item, once."""
+    return message if key in message else f"{key}: {message}"
