@@ -76,11 +76,13 @@ class VideoConfig(Component):
     """Reading of video stores for pre-training."""
 
     path: str = ""
-    """Folder of the video store; `record` writes one."""
+    """Folder of the video store, as `record` writes one, or its address, of a kind that pyarrow.fs knows (s3://...)."""
     verify: bool = True
-    """Check every shard's checksum before training."""
+    """Check every shard's checksum before training, once: again only if the shard changes."""
     skip_bad: bool = False
     """Leave damaged shards out with a warning instead of stopping."""
+    cache: str = ""
+    """Folder for local copies of stores at an address; empty: prelar_ray/videos in the user's cache folder."""
 
 
 class CheckpointConfig(Component):

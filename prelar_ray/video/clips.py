@@ -9,7 +9,7 @@ import numpy as np
 
 from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
-from prelar_ray.types import Frames
+from prelar_ray.types import IMAGE_SIZE, Frames
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
@@ -62,10 +62,9 @@ class ClipSampler:
         length = self._segment_length
         rows = self._rng.integers(len(self._eligible), size=self._batch_size)  # (B,)
         starts = self._rng.integers(self._starts[rows])  # (B,)
-        frames = [self._store.frames(episode) for episode in self._eligible[rows].tolist()]
-        clips = np.empty((self._batch_size, length, *frames[0].shape[1:]), np.uint8)  # (B, T, Hpx, Wpx, C)
-        for clip, episode, start in zip(clips, frames, starts.tolist(), strict=True):
-            clip[:] = episode[start : start + length]
+        clips = np.empty((self._batch_size, length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)  # (B, T, Hpx, Wpx, C)
+        for clip, episode, start in zip(clips, self._eligible[rows].tolist(), starts.tolist(), strict=True):
+            self._store.read(episode, start, start + length, out=clip)
         return clips
 
     def state_dict(self) -> dict[str, Any]:
