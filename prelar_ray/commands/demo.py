@@ -24,15 +24,17 @@ CLIP = resources.files("prelar_ray.commands") / "clips" / "big-buck-bunny.mp4"
 
 EPILOG = """\
 Phases: record experts on the tasks in record.tasks, prepare a clip of a real film, pre-train on both (frames only),
-diagnose the latent action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the folders it makes can be
-used with them afterwards.
+diagnose the latent action, fine-tune on env.task with Ray, evaluate, report. Each is the command of that name; the
+folders it makes can be used with them afterwards.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all phases with one configuration."""
     parser = command_parser(
-        "demo", "Run the whole pipeline in minutes: record, prepare, pretrain, diagnose, finetune, evaluate, report.", EPILOG
+        "demo",
+        "Run the whole pipeline in minutes: record, prepare, pretrain, diagnose, finetune, evaluate, report.",
+        EPILOG,
     )
     parser.set_defaults(preset="demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")

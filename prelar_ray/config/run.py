@@ -83,15 +83,18 @@ class VideoConfig(Component):
     """Reading of video stores for pre-training."""
 
     path: str | tuple[str, ...] = ""
-    """Folder of the video store, or several; `record` and `prepare` write them."""
+    """Folder of the video store, as `record` and `prepare` write it, or its address, of a kind that pyarrow.fs knows
+    (s3://...); or several of them."""
     weighting: Literal["episodes", "frames"] = "episodes"
     """What is equally likely as a clip: episodes that are long enough, or their starts."""
     weights: tuple[NonNegativeFloat, ...] = ()
     """How much each of several stores counts; none: as what it holds does."""
     verify: bool = True
-    """Check every shard's checksum before training."""
+    """Check every shard's checksum before training, once: again only if the shard changes."""
     skip_bad: bool = False
     """Leave damaged shards out with a warning instead of stopping."""
+    cache: str = ""
+    """Folder for local copies of stores at an address; empty: prelar_ray/videos in the user's cache folder."""
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from prelar_ray.sources.geometry import Geometry
 from prelar_ray.sources.registry import open_source
 from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Choice, Source
+from prelar_ray.storage.arrow import Compression
 from prelar_ray.video.actions import ActionWriter, actions_path
 from prelar_ray.video.store import VideoWriter
 from prelar_ray.wording import counted
@@ -52,7 +53,7 @@ class Preparation(BaseModel):
     """Leave out what cannot be read."""
     shard_frames: Annotated[int, Field(ge=1)] = 10_000
     """A shard is closed with the episode that reaches this many frames."""
-    compression: str = "none"
+    compression: Compression = "none"
     """Of the shards."""
 
     @model_validator(mode="after")
@@ -180,7 +181,7 @@ def _open_store(
             f"{out}: was prepared with other {', '.join(differs)}: {writer.attributes.get(differs[0])}, now "
             f"{attributes[differs[0]]}; give the same, or another --out"
         )
-    ledger = Ledger(writer.notes)
+    ledger = Ledger(writer.notes, writer.taken_back)
     ledger.check(tasks)
     writer.note = ledger.note
     return ledger, writer

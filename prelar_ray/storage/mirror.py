@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.storage.addresses import FAILURES, open_address, reason
 from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
 from prelar_ray.storage.run_folder import RunFolder, require_new
 
@@ -30,8 +30,6 @@ IMMUTABLE = (CHECKPOINTS, REPLAY)
 
 MANIFESTS = (CHECKPOINT_META, RLLIB_META)
 """Files with the checksums of the rest of a checkpoint, which is complete once they exist."""
-
-FAILURES = (OSError, pa.ArrowException)
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +50,13 @@ class Mirror:
         name = run.path.absolute().name
         self._address = f"{uri.rstrip('/')}/{name}"
         try:
-            self._fs, base = _open(uri)
+            self._fs, base = open_address(uri)
             self._base = f"{base}/{name}"
             self._fs.create_dir(self._base)
             self._there()
         except FAILURES as error:
             raise ConfigError(
-                f"checkpoint.mirror={uri}: {_reason(error)}; give an address such as s3://bucket/runs or file:///mnt/runs"
+                f"checkpoint.mirror={uri}: {reason(error)}; give an address such as s3://bucket/runs or file:///mnt/runs"
             ) from error
 
     def sync(self) -> None:
@@ -201,7 +199,7 @@ def fetch(uri: str, out: Path) -> None:
     partial = out.with_name(f".{out.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        source, base = _open(uri)
+        source, base = open_address(uri)
         if not source.get_file_info(f"{base}/run.json").is_file:
             raise DataError(f"{uri}: no run folder, it holds no run.json; name one as RUN below checkpoint.mirror")
         partial.mkdir(parents=True)
@@ -210,21 +208,16 @@ def fetch(uri: str, out: Path) -> None:
             unfinished.unlink()
         partial.rename(out)
     except FAILURES as error:
-        raise DataError(f"{uri}: cannot be copied to {out} ({_reason(error)})") from error
+        raise DataError(f"{uri}: cannot be copied to {out} ({reason(error)})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _open(uri: str) -> tuple[fs.FileSystem, str]:
-    filesystem, base = fs.FileSystem.from_uri(uri)
-    return filesystem, base.rstrip("/")
 
 
 def _try(mirror: Mirror) -> None:
     try:
         mirror.sync()
     except (ConfigError, *FAILURES) as error:
-        log.warning("checkpoint.mirror=%s: not up to date (%s); the run folder itself is", mirror.uri, _reason(error))
+        log.warning("checkpoint.mirror=%s: not up to date (%s); the run folder itself is", mirror.uri, reason(error))
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -249,7 +242,3 @@ def _is_manifest(name: str) -> bool:
 
 def _unfinished(path: Path) -> bool:
     return any(part.startswith(".") or part.endswith(".tmp") for part in path.parts)
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

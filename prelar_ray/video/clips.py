@@ -72,7 +72,7 @@ class ClipSampler:
         starts = self._rng.integers(self._starts[rows])  # (B,)
         clips = np.empty((self._batch_size, length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)  # (B, T, Hpx, Wpx, C)
         for clip, episode, start in zip(clips, self._eligible[rows].tolist(), starts.tolist(), strict=True):
-            self._store.read(episode, start, start + length, clip)
+            self._store.read(episode, start, start + length, out=clip)
         return clips
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,13 +35,15 @@ class VideoMixture:
         self._known: list[tuple[int, int]] = []  # store and its episode
 
     @classmethod
-    def open(cls, config: VideoConfig) -> Self:
+    def open(cls, config: VideoConfig, verify_again: bool = False) -> Self:
         """Open the stores of a configuration, and log what they hold and how much each counts.
+
+        With ``verify_again`` all checksums are compared, also those that were before.
 
         Raises:
             DataError: a store cannot be used.
         """
-        stores = [VideoStore.open(config, path) for path in config.paths]
+        stores = [VideoStore.open(path, config, verify_again) for path in config.paths]
         mixture = cls(stores, config.weights, config.weighting == "frames")
         if len(stores) > 1:
             for path, store, share in zip(config.paths, stores, mixture.shares(1), strict=True):
@@ -122,7 +124,9 @@ class VideoMixture:
             of = np.array([self._episodes[episode][0] for episode in chosen.tolist()], dtype=np.int64)
             totals = np.bincount(of, likely, len(self.stores))
             likely = likely * np.array(self.weights)[of] / totals[of]
-        return likely / likely.sum()
+        total: float = likely.sum()
+        normalised: npt.NDArray[np.float64] = likely / total
+        return normalised
 
     def shares(self, segment_length: int) -> list[float]:
         """Return the share of the clips of ``segment_length`` frames that come from each store."""
@@ -131,4 +135,4 @@ class VideoMixture:
         likely = self.probabilities(starts[chosen], chosen)
         likely = np.full(len(chosen), 1 / max(1, len(chosen))) if likely is None else likely
         of = np.array([self._episodes[episode][0] for episode in chosen.tolist()], dtype=np.int64)
-        return np.bincount(of, likely, len(self.stores)).tolist()
+        return [float(share) for share in np.bincount(of, likely, len(self.stores))]

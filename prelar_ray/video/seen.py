@@ -22,9 +22,10 @@ class SeenVideos:
     @classmethod
     def of(cls, store: VideoStore | VideoMixture, held_out: Collection[int]) -> Self:
         """Return all videos of a store except the episodes ``held_out``."""
-        shards: dict[str, list[int]] = {shard: [] for shard, _ in store.origins}
+        origins = store.origins
+        shards: dict[str, list[int]] = {shard: [] for shard, _ in origins}
         for episode in held_out:
-            shard, place = store.origins[episode]
+            shard, place = origins[episode]
             shards[shard].append(place)
         return cls(shards)
 
