@@ -1,13 +1,8 @@
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,68 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import prelar_ray
-from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import ArrayFile, Compression, checksum, read_arrays, write_arrays
-from prelar_ray.types import Frames
 from prelar_ray.video.seen import SeenVideos
 from prelar_ray.video.store import VideoStore, VideoWriter
-
-ATTRIBUTES = {"camera": "corner", "orientation": "upright", "render_quality": "fast", "policy": "expert"}
-
-
-def episode(length: int, seed: int = 0) -> Frames:
-    return np.random.default_rng([seed, length]).integers(0, 256, (length, 64, 64, 3), dtype=np.uint8)
-
-
-def record(path: Path, lengths: list[int], shard_frames: int = 6) -> list[Frames]:
-    episodes = [episode(length, seed) for seed, length in enumerate(lengths)]
-    with VideoWriter(path, ATTRIBUTES, shard_frames) as writer:
-        for index, frames in enumerate(episodes):
-            writer.append(frames, f"metaworld/task-{index}")
-    return episodes
-
-
-def assert_holds(store: VideoStore, episodes: list[Frames]) -> None:
-    assert len(store) == len(episodes)
-    assert store.lengths.tolist() == [len(frames) for frames in episodes]
-    assert store.total_frames == sum(len(frames) for frames in episodes)
-    for index, frames in enumerate(episodes):
-        np.testing.assert_array_equal(store.frames(index), frames)
-
-
-def edit_manifest(path: Path, **changes: Any) -> None:
-    manifest = path / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The journal of a store."""
-    return [json.loads(line) for line in (path / "shards.jsonl").read_text().splitlines()]
-
-
-def edit_first_line(path: Path, **changes: Any) -> None:
-    first, *others = lines(path)
-    text = "".join(json.dumps(line) + "\n" for line in [{**first, **changes}, *others])
-    (path / "shards.jsonl").write_text(text)
-
-
-def episodes_of(line: dict[str, Any]) -> str:
-    """The text about its episodes in a shard."""
-    return json.dumps(
-        [{"source": source, "length": length} for source, length in zip(line["sources"], line["lengths"], strict=True)]
-    )
-
-
-def to_version_1(path: Path, **changes: Any) -> None:
-    """Rewrite a store as earlier releases did, with all shards in the manifest."""
-    manifest, shards = json.loads((path / "manifest.json").read_text()), []
-    for line in lines(path):
-        kept = {key: line[key] for key in ("file", "frames", "bytes", "sha256")}
-        shards.append({**kept, "episodes": json.loads(episodes_of(line))})
-    old = {"format": manifest["format"], "version": 1, "attributes": manifest["attributes"], "complete": True}
-    (path / "manifest.json").write_text(json.dumps({**old, "shards": shards, **changes}))
-    (path / "shards.jsonl").unlink()
+from tests.video.stores import (
+    ATTRIBUTES,
+    assert_holds,
+    edit_first_line,
+    edit_manifest,
+    episode,
+    episodes_of,
+    lines,
+    record,
+    to_version_1,
+)
 
 
 @settings(max_examples=25)
@@ -191,16 +139,6 @@ def test_manifest_and_journal_describe_the_store(tmp_path: Path) -> None:
     assert first["sha256"] == checksum(path / "shard-00000.arrow")
 
 
-def test_the_manifest_is_written_when_a_store_begins_and_when_it_ends(tmp_path: Path) -> None:
-    manifest = tmp_path / "videos" / "manifest.json"
-    with VideoWriter(tmp_path / "videos", {}, 2) as writer:
-        begun = manifest.stat()
-        for seed in range(3):
-            writer.append(episode(2, seed), "a")
-        assert (manifest.stat().st_ino, manifest.stat().st_mtime_ns) == (begun.st_ino, begun.st_mtime_ns)
-    assert json.loads(manifest.read_text())["complete"]
-
-
 def test_a_store_of_version_1_is_read_and_its_videos_are_those_a_run_has_seen(tmp_path: Path) -> None:
     path = tmp_path / "videos"
     episodes = record(path, [4, 4, 4])
@@ -211,32 +149,6 @@ def test_a_store_of_version_1_is_read_and_its_videos_are_those_a_run_has_seen(tm
     assert_holds(old, episodes)
     assert (old.sources, old.attributes, old.complete, old.notes) == (new.sources, ATTRIBUTES, True, [{}, {}])
     assert seen.held_out(old) == seen.unseen(old) == [1]
-
-
-def test_a_frame_buffer_may_be_reused_after_append(tmp_path: Path) -> None:
-    frames = episode(3)
-    expected = frames.copy()
-    with VideoWriter(tmp_path / "videos", {}, 100) as writer:
-        writer.append(frames, "a")
-        frames[:] = 0
-    np.testing.assert_array_equal(VideoStore(tmp_path / "videos").frames(0), expected)
-
-
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [
-        (np.zeros((3, 64, 64, 3), np.float32), "push: frames are float32"),
-        (np.zeros((3, 32, 32, 3), np.uint8), r"push: frames have shape \(3, 32, 32, 3\)"),
-        (np.zeros((3, 3, 64, 64), np.uint8), "push: frames have shape"),
-        (np.zeros((0, 64, 64, 3), np.uint8), "push: an episode without frames"),
-    ],
-)
-def test_wrong_frames_are_refused_and_earlier_episodes_kept(tmp_path: Path, frames: Frames, message: str) -> None:
-    with VideoWriter(tmp_path / "videos", {}, 100) as writer:
-        writer.append(episode(2), "good")
-        with pytest.raises(DataError, match=message):
-            writer.append(frames, "push")
-    assert_holds(VideoStore(tmp_path / "videos"), [episode(2)])
 
 
 def test_a_store_of_other_frames_is_refused_when_opened(tmp_path: Path) -> None:
@@ -440,30 +352,6 @@ def test_a_store_is_read_while_it_is_recorded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(early, second)
 
 
-@pytest.mark.parametrize("moment", ["shard", "last shard"])
-def test_an_interrupt_waits_until_a_shard_and_its_line_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    path = tmp_path / "videos"
-    replace = os.replace
-    interrupting = {"shard": "shard-00000.arrow", "last shard": "shard-00001.arrow"}
-
-    def interrupted(temporary: Path, target: Path) -> None:
-        if target.name == interrupting[moment]:
-            monkeypatch.setattr(os, "replace", replace)
-            signal.raise_signal(signal.SIGINT)
-        replace(temporary, target)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    appended = []
-    with pytest.raises(KeyboardInterrupt), VideoWriter(path, {}, 4) as writer:  # noqa: PT012
-        for seed, length in enumerate([2, 2, 3]):
-            appended.append(episode(length, seed))
-            writer.append(appended[-1], "a")
-    assert (writer.episodes, writer.frames) == (len(appended), sum(map(len, appended)))
-    assert_holds(VideoStore(path), appended)
-
-
 def test_a_recording_that_did_not_end_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "videos"
     with VideoWriter(path, {}, 4) as writer:
@@ -497,66 +385,3 @@ def test_a_store_that_is_replaced_while_in_use_is_refused(tmp_path: Path) -> Non
     record(path, [4, 5])
     with pytest.raises(DataError, match="replaced by another recording"):
         store.refresh()
-
-
-def test_a_killed_writer_leaves_its_finished_shards(tmp_path: Path) -> None:
-    path = tmp_path / "videos"
-    program = f"""
-import os, signal
-from pathlib import Path
-import numpy as np
-from prelar_ray.video.store import VideoWriter
-writer = VideoWriter(Path({str(path)!r}), {{}}, shard_frames=4)
-for value in range(3):
-    writer.append(np.full((2, 64, 64, 3), value, np.uint8), "a")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(prelar_ray.__file__).parents[1], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    (path / "shard-00001.arrow.tmp").write_bytes(b"half a shard")
-    assert_holds(VideoStore(path), [np.full((2, 64, 64, 3), value, np.uint8) for value in range(2)])
-
-
-def test_episodes_before_an_exception_are_kept(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with VideoWriter(tmp_path / "videos", {}, 100) as writer:
-            writer.append(episode(2), "a")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert_holds(VideoStore(tmp_path / "videos"), [episode(2)])
-
-
-def test_a_writer_refuses_a_folder_with_anything_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "videos"
-    record(path, [3])
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
-    with pytest.raises(RunFolderError, match="already holds a video store; choose a new folder name, or delete"):
-        VideoWriter(path, {}, 10)
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(RunFolderError, match="already holds other files"):
-        VideoWriter(tmp_path / "other", {}, 10)
-    with pytest.raises(RunFolderError, match=r"thesis\.tex: no folder can be made here"):
-        VideoWriter(tmp_path / "other" / "thesis.tex", {}, 10)
-
-
-def test_a_full_disk_leaves_the_earlier_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "videos"
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with VideoWriter(path, {}, 3) as writer:
-        writer.append(episode(3), "a")
-        before = {file.name: file.read_bytes() for file in path.iterdir()}
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            with pytest.raises(DataError, match=r"shard-00001\.arrow.*No space left"):
-                writer.append(episode(3, 1), "b")
-    del before["writer.lock"]
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before  # leaving the block tried nothing more
-    assert not VideoStore(path).complete
-    assert_holds(VideoStore(path), [episode(3)])
