@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
@@ -19,9 +20,13 @@ from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
 from prelar_ray.video.actions import actions_path
+from prelar_ray.video.contact_sheet import write_contact_sheet
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
+
+PREVIEWED = 8
+"""Episodes that a preview draws."""
 
 INCOMPLETE = 3
 """Exit code when something was left out."""
@@ -56,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.out is None:
         raise UsageError("--out DIR is required; or --dry-run to see what was found")
-    summary = _prepare_with_progress(preparation, args)
+    try:
+        summary = _prepare_with_progress(preparation, args)
+    except KeyboardInterrupt:
+        print_next(f"{args.out} keeps what was converted", ["prepare", *_again(argv)])
+        raise
     actions = f"\nthe true actions, which training never opens: {actions_path(args.out)}" if args.actions else ""
     left_out = f"\nleft out: {counted(len(summary.left_out), 'file')}, named above" if summary.left_out else ""
     print_next(
@@ -84,6 +93,12 @@ def _prepare_with_progress(preparation: Preparation, args: argparse.Namespace) -
         from prelar_ray.distributed.preparation import prepare_on_ray  # takes seconds
 
         return prepare_on_ray(preparation, args.out, args.cluster, args.workers, args.resume, on_item)
+
+
+def _again(argv: Sequence[str] | None) -> list[str]:
+    """Return the arguments of this call, to resume it."""
+    arguments = list(sys.argv[2:] if argv is None else argv)
+    return [*arguments, *(["--resume"] if "--resume" not in arguments else [])]
 
 
 def _say(found: Survey) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import ConfigError, DataError, RunFolderError
 from prelar_ray.preparation.conversion import Converter, Piece
 from prelar_ray.preparation.ledger import Ledger
 from prelar_ray.preparation.ordered import Convert, Task, convert_here, convert_in
@@ -25,7 +25,7 @@ from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Choice, Source
 from prelar_ray.storage.arrow import Compression
 from prelar_ray.video.actions import ActionWriter, actions_path
-from prelar_ray.video.store import VideoWriter
+from prelar_ray.video.store import MANIFEST, VideoWriter, is_complete
 from prelar_ray.wording import counted
 
 __all__ = ["Preparation", "Summary", "all_tasks", "convert_locally", "open_sources", "prepare"]
@@ -172,6 +172,10 @@ def _open_store(
 ) -> tuple[Ledger, VideoWriter]:
     """Return what the store holds, and its writer."""
     if not resume:
+        if (out / MANIFEST).exists() and not is_complete(out):
+            raise RunFolderError(
+                f"{out} holds a store that is not complete; continue it with --resume, or choose another"
+            )
         ledger = Ledger()
         return ledger, VideoWriter(out, attributes, preparation.shard_frames, preparation.compression, ledger.note)
     writer = VideoWriter.resume(out, preparation.shard_frames)

@@ -53,6 +53,6 @@ class Selection(BaseModel):
                 yield previous[1]
                 moment += 1
             previous = time, picture
-        while previous is not None and moment / fps <= previous[0] + 0.5 / fps:
+        while previous is not None and moment / fps < previous[0] + 0.5 / fps:
             yield previous[1]
             moment += 1
