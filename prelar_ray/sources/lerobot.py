@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from prelar_ray.errors import DataError
 from prelar_ray.sources.choosing import check_choice, chosen_cameras, chosen_numbers
-from prelar_ray.sources.files import total_bytes
+from prelar_ray.sources.decoding import VideoFile
+from prelar_ray.sources.files import check_readable, total_bytes
 from prelar_ray.sources.film import Film
 from prelar_ray.sources.lerobot_layout import Camera, Episode, read_layout
 from prelar_ray.sources.lerobot_tables import ActionTable, pictures_of_episodes
 from prelar_ray.sources.pictures import Picture
-from prelar_ray.sources.plain_decoding import decode
 from prelar_ray.sources.source import Choice, Description, Item, Source, SourceEpisode
 from prelar_ray.video.actions import Actions
 from prelar_ray.wording import counted
@@ -63,7 +64,7 @@ class LeRobot(Source):
             frames=sum(episode.length for episode in self._episodes.values()) * len(self._cameras),
             bytes=size,
             cameras=tuple(self._cameras),
-            sizes=tuple(dict.fromkeys(camera.size for camera in self._cameras.values() if camera.size)),
+            sizes=tuple(dict.fromkeys(filter(None, map(self._size, self._cameras.values())))),
             rates=(f"{self._layout.fps:g}",),
             notes=tuple(notes),
         )
@@ -77,6 +78,15 @@ class LeRobot(Source):
         camera = self._cameras[item.detail["camera"]]
         episodes = [self._episodes[index] for index in item.detail["episodes"]]
         return self._of_video(item, camera, episodes) if camera.is_video else self._of_table(item, camera, episodes)
+
+    def _size(self, camera: Camera) -> str:
+        """Return the size of a camera's pictures, of its first video if that is there: info.json may be wrong."""
+        if camera.is_video:
+            file = next(item.files[0] for item in self._items if item.detail["camera"] == camera.key)
+            with suppress(DataError), VideoFile(file) as video:
+                figures = video.figures()
+                return f"{figures.width} x {figures.height}"
+        return camera.size
 
     def _grouped(self) -> list[Item]:
         """Return an item for each file of each camera, in the order of its first episode."""
@@ -101,11 +111,14 @@ class LeRobot(Source):
         return items
 
     def _of_video(self, item: Item, camera: Camera, episodes: list[Episode]) -> Iterator[SourceEpisode]:
-        film = Film(decode(item.files[0]), camera.period / 2)
-        for episode in episodes:
-            start, fps = self._layout.video(episode, camera.key).start, self._layout.fps
-            moments = (start + row / fps for row in range(episode.length))
-            yield self._episode(item, episode, film.at(moments))
+        check_readable(item.files[0])
+        with VideoFile(item.files[0]) as video:
+            film = Film(video.pictures(), camera.period / 2)
+            for episode in episodes:
+                start, fps = self._layout.video(episode, camera.key).start, self._layout.fps
+                found = self._episode(item, episode, film.at([start + row / fps for row in range(episode.length)]))
+                video.notes = found.notes
+                yield found
 
     def _of_table(self, item: Item, camera: Camera, episodes: list[Episode]) -> Iterator[SourceEpisode]:
         wanted = {episode.index: episode for episode in episodes}

@@ -137,25 +137,27 @@ class Layout:
 
     def _place(self, template: _Template, episode: Episode, prefix: str, camera: str) -> Place:
         chunk, start = episode.index // self.chunks_size, 0.0
-        values = {"video_key": camera, "episode_index": episode.index, "episode_chunk": chunk, "chunk_index": chunk}
+        values: dict[str, Any] = {"video_key": camera, "episode_index": episode.index, "episode_chunk": chunk}
         if "file_index" in template.names:
-            for name in ("chunk_index", "file_index", "from_timestamp"):
-                values[name] = episode.columns.get(f"{prefix}/{name}")
-            start = values.pop("from_timestamp") if camera else 0.0
-            if None in (*values.values(), start):
+            try:
+                values |= {name: int(episode.columns[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
+                start = float(episode.columns[f"{prefix}/from_timestamp"]) if camera else 0.0
+            except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
-                    f"{self.folder}/meta/episodes: not in which file and from when episode {episode.index} is "
+                    f"{self.folder}/meta/episodes: does not say in which file and from when episode {episode.index} is "
                     f"({prefix}/chunk_index, file_index, from_timestamp); complete the download"
-                )
-        elif "episode_index" not in template.names:
+                ) from error
+        elif "episode_index" in template.names:
+            values["chunk_index"] = chunk
+        else:
             raise DataError(
-                f"{self.folder}/meta/info.json: {template.key} is {template.text!r}, expected file_index or episode_index "
-                f"in it, as in LeRobot v2.0, v2.1 and v3.0; this is {self.version}"
+                f"{self.folder}/meta/info.json: {template.key} is {template.text!r}, expected file_index or "
+                f"episode_index in it, as in LeRobot v2.0, v2.1 and v3.0; this is {self.version}"
             )
         file = template.text.format(**values)
         if ".." in PurePosixPath(file).parts or PurePosixPath(file).is_absolute():
             raise DataError(f"{self.folder}/meta/info.json: {template.key} gives {file!r}, which is not in the folder")
-        return Place(file, float(start))
+        return Place(file, start)
 
 
 def read_layout(folder: Path) -> Layout:
@@ -227,8 +229,8 @@ def _episodes(folder: Path, info: _Info, cameras: list[Camera]) -> Iterator[Epis
             yield from _episodes_of_table(table, cameras)
     else:
         raise DataError(
-            f"{folder}/meta: neither episodes.jsonl nor episodes/*/*.parquet (LeRobot {info.codebase_version}); complete "
-            "the download, or convert it to v2.0, v2.1 or v3.0"
+            f"{folder}/meta: neither episodes.jsonl nor episodes/*/*.parquet (LeRobot {info.codebase_version}); "
+            "complete the download, or convert it to v2.0, v2.1 or v3.0"
         )
 
 

@@ -117,7 +117,7 @@ def _matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     array = column.combine_chunks()
     if not hasattr(array, "flatten") or not pa.types.is_nested(array.type):
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    values = array.flatten().to_numpy(zero_copy_only=False)
+    values: npt.NDArray[Any] = array.flatten().to_numpy(zero_copy_only=False)
     if len(values) % max(1, len(array)) or array.null_count:
         raise ValueError("rows of different lengths")
     return values.reshape(len(array), -1)
