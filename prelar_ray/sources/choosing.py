@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from prelar_ray.errors import ConfigError
-from prelar_ray.sources.source import Choice
+from prelar_ray.sources.source import Choice, Item
 
-__all__ = ["check_choice", "chosen_cameras", "chosen_numbers", "selects"]
+__all__ = ["check_choice", "chosen_cameras", "chosen_items", "chosen_numbers"]
 
 _OPTIONS: Final = {
     "camera": "--camera",
@@ -47,11 +47,6 @@ def chosen_cameras(choice: Choice, path: Path, cameras: Sequence[str]) -> tuple[
     return (choice.camera,)
 
 
-def selects(choice: Choice) -> bool:
-    """Whether the choice leaves out episodes by number."""
-    return bool(choice.episodes) or choice.limit is not None
-
-
 def chosen_numbers(choice: Choice, path: Path, numbers: Iterable[int]) -> list[int]:
     """Return the numbers of the episodes to read: the first ``limit`` of those that are wanted.
 
@@ -60,5 +55,29 @@ def chosen_numbers(choice: Choice, path: Path, numbers: Iterable[int]) -> list[i
     """
     chosen = list(islice((number for number in numbers if choice.wants(number)), choice.limit))
     if not chosen:
-        raise ConfigError(f"{path}: no episode is left by --episodes and --limit; numbers start at 0")
+        raise _none_left(path)
     return chosen
+
+
+def chosen_items(choice: Choice, path: Path, items: Sequence[Item], count: Callable[[Item], int]) -> Sequence[Item]:
+    """Return the items that hold chosen episodes, which are numbered through all items.
+
+    The detail of an item becomes the numbers of its chosen episodes within it, or stays None where all are chosen.
+    ``count`` tells how many episodes an item has; it is asked no further than the limit.
+
+    Raises:
+        ConfigError: no episode is left.
+    """
+    if not choice.episodes and choice.limit is None:
+        return items
+    places = enumerate((item, within) for item in items for within in range(count(item)))
+    chosen: dict[str, Item] = {}
+    for item, within in islice((place for number, place in places if choice.wants(number)), choice.limit):
+        chosen.setdefault(item.key, Item(item.key, item.files, [])).detail.append(within)
+    if not chosen:
+        raise _none_left(path)
+    return list(chosen.values())
+
+
+def _none_left(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: no episode is left by --episodes and --limit; numbers start at 0")

@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.arrays import as_actions, as_frames, no_pictures, picture_size
-from prelar_ray.sources.choosing import check_choice, chosen_cameras, chosen_numbers, selects
+from prelar_ray.sources.choosing import check_choice, chosen_cameras, chosen_items
 from prelar_ray.sources.files import mostly, total_bytes, visible_files
 from prelar_ray.sources.npz_arrays import Headers, load, read_headers
 from prelar_ray.sources.npz_streams import Stream, chunk_length, streams
@@ -56,9 +56,7 @@ class Npz(Source):
                     f"--actions: {file}: only names of DreamerV2 and 3 say what led to what; leave it out"
                 )
         found = [*streams(files), *((file,) for file in episodes)]
-        self._items = [Item(parts[0].name, parts) for parts in found]
-        if selects(choice):
-            self._items = self._selected(path)
+        self._items = chosen_items(choice, path, [Item(parts[0].name, parts) for parts in found], _count)
 
     def describe(self) -> Description:
         """See :meth:`Source.describe`."""
@@ -109,18 +107,10 @@ class Npz(Source):
                     notes = [stream.gap] if stream.gap and stop == stream.length else []
                     yield SourceEpisode(self._name, stream.pictures(camera, start, stop), actions, notes)
 
-    def _selected(self, path: Path) -> list[Item]:
-        """Return the items that hold chosen episodes, numbered through all items, with the numbers within each."""
-        places = [
-            (item, number)
-            for item in self._items
-            for number in range(1 if chunk_length(item.files[0]) is None else len(Stream(item.files).episodes()))
-        ]
-        chosen: dict[str, Item] = {}
-        for number in chosen_numbers(self._choice, path, range(len(places))):
-            item, within = places[number]
-            chosen.setdefault(item.key, Item(item.key, item.files, [])).detail.append(within)
-        return list(chosen.values())
+
+def _count(item: Item) -> int:
+    """Return how many episodes an item has."""
+    return 1 if chunk_length(item.files[0]) is None else len(Stream(item.files).episodes())
 
 
 def _rows_by_name(file: Path) -> int | None:
