@@ -102,8 +102,9 @@ class _Reading:
     def _next(self, held: deque[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
         while held:
             yield held.popleft()
-        for self._last, picture in self._frames:
-            yield self._last, picture
+        for time, picture in self._frames:
+            self._last = time
+            yield time, picture
 
     def _check(self, cut: Cut, empty: bool) -> None:
         """Note or refuse what the file is too short for."""

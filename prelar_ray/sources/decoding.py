@@ -211,10 +211,13 @@ class VideoFile:
     def _end(self) -> float | None:
         """Return the time at which the file says that it ends, in seconds, or None."""
         stream, container = self._stream, self._container
+        from_zero = "matroska" in container.format.name  # what it calls duration counts from there, not from its start
         if stream.duration is not None and stream.time_base:
-            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+            start = 0 if from_zero else stream.start_time or 0
+            return float((start + stream.duration) * stream.time_base)
         if container.duration is not None:
-            return (max(container.start_time or 0, 0) + container.duration) / av.time_base
+            start = 0 if from_zero else container.start_time or 0
+            return (start + container.duration) / av.time_base
         return None
 
 
