@@ -87,7 +87,7 @@ class LeRobot(Source):
             if episode.index in chosen:
                 for camera in self._cameras.values():
                     place = layout.video(episode, camera.key) if camera.is_video else layout.data(episode)
-                    detail = {"index": episode.index, "length": episode.length, "start": place.start}
+                    detail: dict[str, Any] = {"index": episode.index, "length": episode.length, "start": place.start}
                     detail["name"] = self._choice.name or episode.task or self._folder.resolve().name
                     if self._choice.actions:
                         detail["table"] = layout.data(episode).file
