@@ -75,7 +75,7 @@ class Hdf5(Source):
     def describe(self) -> Description:
         """See :meth:`Source.describe`; frames are estimated by the first episode where the file does not say."""
         rows = self._first[self._cameras[0]][0][0]
-        lengths = [rows if item.detail["rows"] is None else item.detail["rows"][1] for item in self._items]
+        lengths = [item.detail["rows"][1] if item.detail["rows"] else rows for item in self._items]
         sizes = [picture_size(*self._first[camera]) or () for camera in self._cameras]
         notes = []
         if set(self._cameras) & _LIBERO:
@@ -150,13 +150,11 @@ def _episodes(path: Path) -> list[Item]:
     with _opened(path) as file:
         if "ep_len" in file and "ep_offset" in file:
             spans = zip(file["ep_offset"][:].tolist(), file["ep_len"][:].tolist(), strict=True)
-            details = {f"episode {number}": ("", [*span]) for number, span in enumerate(spans)}
+            places = [(f"episode {number}", "", [*span]) for number, span in enumerate(spans)]
         else:
             demos = [name for name in file.get("data", ()) if "obs" in file["data"][name]]
-            details = {f"data/{name}": (f"data/{name}", None) for name in sorted(demos, key=natural)}
-    return [
-        Item(f"{path.name}: {key}", (path,), {"group": group, "rows": rows}) for key, (group, rows) in details.items()
-    ]
+            places = [(name, f"data/{name}", []) for name in sorted(demos, key=natural)]
+    return [Item(f"{path.name}: {key}", (path,), {"group": group, "rows": rows}) for key, group, rows in places]
 
 
 def _pictures_of(file: Any, item: Item) -> Any:

@@ -12,6 +12,7 @@ The names in a template tell whether a file holds one episode or many; the versi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def read_layout(folder: Path) -> Layout:
         DataError: a file is missing, damaged, or of an unknown structure; names it.
     """
     path = folder / "meta" / "info.json"
-    if not path.exists() and (folder / "meta_data").exists():
+    if not os.path.exists(path) and os.path.exists(folder / "meta_data"):  # never raise
         raise DataError(
             f"{folder}: LeRobot v1, which is not read; convert it with lerobot, or give its folder of videos"
         )

@@ -108,8 +108,9 @@ def test_a_chunk_that_was_saved_again_as_it_grew_counts_once(tmp_path: Path):
 
 
 def test_rows_of_a_chunk_beyond_the_length_in_its_name_do_not_count(tmp_path: Path):
-    chunk(tmp_path, 1, "a", NONE, [1, 2, 0, 0], first=[0], length=2)
-    assert [episode.levels for episode in read(Npz, tmp_path)] == [[1, 2]]
+    chunk(tmp_path, 1, "a", "b", [1, 2, 0, 0], first=[0], length=2)
+    chunk(tmp_path, 2, "b", NONE, [3, 4], first=[1])
+    assert [episode.levels for episode in read(Npz, tmp_path)] == [[1, 2, 3], [4]]
 
 
 def test_a_chunk_with_fewer_rows_than_its_name_says_is_damaged(tmp_path: Path):
