@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"{args.run}: not the folder of a pre-training run; name the one given as pretrain --out")
     pretrained = load_pretrained(args.run)
     video = chosen_videos(args, pretrained.config)
-    actions = find_actions(Path(video.path), args.actions)
+    actions = find_actions(video.path, args.actions)
     with Progress() as progress:
         diagnostics = diagnose(pretrained, video, actions, args.seed, progress)
     _show(diagnostics)

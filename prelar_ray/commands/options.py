@@ -19,6 +19,8 @@ __all__ = [
     "positive",
     "repeated",
     "resolve",
+    "verify_again",
+    "verify_option",
     "video_options",
 ]
 
@@ -99,11 +101,29 @@ def positive(text: str) -> int:
 def video_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that look at a pre-training run's videos; :func:`chosen_videos` reads them."""
     parser.add_argument(
-        "--videos", type=Path, metavar="DIR", help="video store (default: the one the run was pre-trained on)"
+        "--videos", metavar="DIR", help="video store, folder or address (default: that the run was pre-trained on)"
     )
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
     )
+    verify_option(parser)
+
+
+def verify_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for which :func:`verify_again` is."""
+    parser.add_argument("--verify", action="store_true", help="compare all checksums of the videos again, not only new")
+
+
+def verify_again(args: argparse.Namespace, video: VideoConfig) -> None:
+    """Compare all checksums of a store if :func:`verify_option` asks for it; what is right is remembered.
+
+    Raises:
+        DataError: the store cannot be used.
+    """
+    if args.verify:
+        from prelar_ray.video.store import VideoStore  # its libraries take time to load
+
+        VideoStore.open(video, verify_again=True)
 
 
 def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
@@ -111,11 +131,14 @@ def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
 
     Raises:
         UsageError: neither names any.
+        DataError: ``--verify`` finds damage.
     """
-    path = str(args.videos or config.video.path)
+    path = args.videos or config.video.path
     if not path:
         raise UsageError(f"{args.run}: its configuration names no video store (video.path); name one with --videos DIR")
-    return config.video.model_copy(update={"path": path, "skip_bad": config.video.skip_bad or args.skip_bad})
+    video = config.video.model_copy(update={"path": path, "skip_bad": config.video.skip_bad or args.skip_bad})
+    verify_again(args, video)
+    return video
 
 
 def resolve(args: argparse.Namespace) -> RunConfig:

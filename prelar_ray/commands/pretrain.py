@@ -7,9 +7,10 @@ from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
-from prelar_ray.commands.options import command_parser, override_option, resolve
+from prelar_ray.commands.options import command_parser, override_option, resolve, verify_again, verify_option
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.kinds import kind_of
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["main"]
@@ -28,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
-    override_option(parser, "--videos", "video.path", help="folder of the video store")
+    override_option(parser, "--videos", "video.path", help="folder or address of the video store")
     override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
+    verify_option(parser)
     args = parser.parse_args(argv)
     config = resolve(args)
     if args.dry_run:
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = kind_of(config, "pretrain")
     kind.check(config)
     config = _with_absolute_videos(config)
+    verify_again(args, config.video)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, None, args.resume))
@@ -54,5 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:
-    """Return the configuration with an absolute path to the videos, valid from any working directory."""
+    """Return the configuration with an absolute path to the videos, valid from any working directory, or an address."""
+    if is_address(config.video.path):
+        return config
     return load_config(None, None, [f"video.path={Path(config.video.path).absolute()}"], base=config)

@@ -18,6 +18,7 @@ from prelar_ray.learning.probe import infer_points, probe
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.seeding import derive_seed, generator
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.records import Diagnostics, ProbeScores
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import ActionFile, actions_path
@@ -39,14 +40,18 @@ STREAM = "diagnosis"
 """Name of the seeds in :mod:`prelar_ray.seeding`; another name would change every number."""
 
 
-def find_actions(videos: Path, given: Path | None) -> ActionFile | None:
+def find_actions(videos: str, given: Path | None) -> ActionFile | None:
     """Return the true actions of a video store: the given file, or the one beside the store; None if neither exists.
+
+    Beside a store at an address nobody looks.
 
     Raises:
         UsageError: the file given does not exist.
         DataError: the file is damaged or holds something else.
     """
-    path = given or actions_path(videos)
+    if given is None and is_address(videos):
+        return None
+    path = given or actions_path(Path(videos))
     if path.is_file():
         return ActionFile(path)
     if given is not None:
@@ -145,7 +150,8 @@ def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[Probe
     if len(pairs) == 1:
         return None, "true actions of one episode only; none is left to test on"
     rng = generator(seed, STREAM, 2)
-    test = [episode for episode in pairs if episode in unseen]
+    fresh = set(unseen)
+    test = [episode for episode in pairs if episode in fresh]
     if not 0 < len(test) < len(pairs):
         order = rng.permutation(list(pairs)).tolist()
         test = order[: max(1, round(TEST_SHARE * len(order)))]
@@ -159,7 +165,7 @@ def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[Probe
         train_episodes=len(train),
         test_episodes=len(test),
         test_steps=found.test_steps,
-        unseen=set(test) <= set(unseen),
+        unseen=set(test) <= fresh,
     )
     return scores, ""
 

@@ -100,7 +100,7 @@ def test_an_override_of_a_text_key_is_taken_as_it_stands(text: str):
         ("fintune.batch_size=3", "fintune.batch_size=3: unknown key; nearest: finetune.batch_size"),
         ("world_model.deter=3", "world_model.deter=3: unknown key; nearest: world_model.rssm.deter"),
         ("world_model.rsm.deter=3", "world_model.rsm.deter=3: unknown key; nearest: world_model.rssm.deter"),
-        ("video.zzzz=3", "video.zzzz=3: unknown key; known: video.path, video.verify, video.skip_bad"),
+        ("video.zzzz=3", "video.zzzz=3: unknown key; known: video.path, video.verify, video.skip_bad, video.cache"),
         ("finetune.batch_size=0", "finetune.batch_size=0: must be >= 1"),
         ("pretrain.optimizer.eps=0", "pretrain.optimizer.eps=0: must be > 0"),
         ("loss.kl_balance=1.5", "loss.kl_balance=1.5: must be <= 1"),

@@ -91,15 +91,15 @@ def test_the_video_store_itself_holds_no_action(recorded: Path) -> None:
         assert row.tobytes() not in stored
 
 
-def test_only_the_recorder_and_the_diagnostics_can_reach_the_actions() -> None:
+def test_only_what_writes_videos_and_the_diagnostics_can_reach_the_actions() -> None:
     users = set()
     for path in PACKAGE.rglob("*.py"):
         modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
         if "prelar_ray.video.actions" in modules or "actions.arrow" in path.read_text():
             users.add(path.relative_to(PACKAGE).as_posix())
     commands = {"commands/diagnose.py", "commands/record.py"}
-    recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder")}
-    assert users <= {*recorder, "training/diagnostics.py", *commands}
+    recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder", "merge")}
+    assert users <= {*recorder, "sources/source.py", "training/diagnostics.py", *commands}
 
 
 def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ from prelar_ray.video import recorder, store
 close = store.VideoWriter._close_shard
 def killed_after_the_second(self):
     close(self)
-    if len(self._manifest.shards) == 2:
+    if len(self._journal.shards) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 store.VideoWriter._close_shard = killed_after_the_second
 from tests.video.test_actions import configure
