@@ -17,6 +17,7 @@ NAMES = {
     "checkpoint": "the cost of a checkpoint for concurrent updates (torch alone)",
     "collector": "a collector beside the bare environment, and with workers that step it",
     "record": "recording videos with several processes",
+    "data": "video stores: clips from memory by compression, opening a large store",
     "end_to_end": "a whole fine-tuning run: rates, and waiting times of the roles",
     "roofline": "a figure of the results of learner --parts",
     "scaling": "an update shared by several ranks (torch alone)",

@@ -30,6 +30,7 @@ __all__ = ["COMMANDS", "dispatch", "guarded", "main", "print_next", "run_to_end"
 COMMANDS = {
     "record": "record videos of experts or random policies, for training without actions",
     "prepare": "turn videos of any format into a video store",
+    "data": "look at video stores: what they hold, damage, pictures; merge and split them",
     "pretrain": "pre-train a world model on action-free videos",
     "diagnose": "measure the latent action of a pre-training run: collapse, use by the decoder, true actions",
     "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",

@@ -19,6 +19,8 @@ __all__ = [
     "positive",
     "repeated",
     "resolve",
+    "verify_again",
+    "verify_option",
     "video_options",
 ]
 
@@ -108,6 +110,24 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
     )
+    verify_option(parser)
+
+
+def verify_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for which :func:`verify_again` is."""
+    parser.add_argument("--verify", action="store_true", help="compare all checksums of the videos again, not only new")
+
+
+def verify_again(args: argparse.Namespace, video: VideoConfig) -> None:
+    """Compare all checksums of the stores if :func:`verify_option` asks for it; what is right is remembered.
+
+    Raises:
+        DataError: the store cannot be used.
+    """
+    if args.verify:
+        from prelar_ray.video.mixture import VideoMixture  # its libraries take time to load
+
+        VideoMixture.open(video, verify_again=True)
 
 
 def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
@@ -115,14 +135,16 @@ def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
 
     Raises:
         UsageError: neither names any.
+        DataError: ``--verify`` finds damage.
     """
     path = tuple(map(str, args.videos)) or config.video.paths
     if not path:
         raise UsageError(f"{args.run}: its configuration names no video store (video.path); name one with --videos DIR")
     weights = () if args.videos else config.video.weights
-    return config.video.model_copy(
-        update={"path": path, "weights": weights, "skip_bad": config.video.skip_bad or args.skip_bad}
-    )
+    skip_bad = config.video.skip_bad or args.skip_bad
+    video = config.video.model_copy(update={"path": path, "weights": weights, "skip_bad": skip_bad})
+    verify_again(args, video)
+    return video
 
 
 def resolve(args: argparse.Namespace) -> RunConfig:

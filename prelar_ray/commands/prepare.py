@@ -20,7 +20,7 @@ from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
 from prelar_ray.video.actions import actions_path
-from prelar_ray.video.contact_sheet import write_contact_sheet
+from prelar_ray.video.sheet import draw_sheet
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     preparation = _preparation(args)
     if args.preview:
-        write_contact_sheet(args.preview, sample(preparation, PREVIEWED))
-        print_next(f"drawn: {args.preview}")
+        draw_sheet(args.preview, *sample(preparation, PREVIEWED))
+        console.print(f"{args.preview}: first, middle and last of the frames that were tried", soft_wrap=True)
         return 0
     if args.dry_run:
         _say(survey(preparation))

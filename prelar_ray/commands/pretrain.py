@@ -8,9 +8,10 @@ from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
-from prelar_ray.commands.options import command_parser, override_option, resolve
+from prelar_ray.commands.options import command_parser, override_option, resolve, verify_again, verify_option
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["main"]
@@ -30,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
-    help = "folder of the video store; again for several (short for video.path=...)"
+    help = "folder or address of the video store; again for several (short for video.path=...)"
     parser.add_argument("--videos", action="append", default=[], metavar="DIR", help=help)
     override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
+    verify_option(parser)
     args = parser.parse_args(argv)
     if args.videos:
         path = args.videos[0] if len(args.videos) == 1 else json.dumps(args.videos)
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = kind_of(config, "pretrain")
     kind.check(config)
     config = _with_absolute_videos(config)
+    verify_again(args, config.video)
     run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, None, args.resume))
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:
-    """Return the configuration with an absolute path to the videos, valid from any working directory."""
-    paths = tuple(path if "://" in path else str(Path(path).absolute()) for path in config.video.paths)
+    """Return the configuration with absolute paths to the videos, valid from any working directory."""
+    paths = tuple(path if is_address(path) else str(Path(path).absolute()) for path in config.video.paths)
     path = paths[0] if len(paths) == 1 else paths
     return config.model_copy(update={"video": config.video.model_copy(update={"path": path})})

@@ -77,7 +77,7 @@ def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) ->
             f"that, {ROWS} are needed"
         )
     rng = generator(seed, "visualize", 0)
-    found = SeenVideos.load(pretrained.counters, store).unseen(store)
+    found = set(SeenVideos.load(pretrained.counters, store).unseen(store))
     unseen = [episode for episode in long_enough if episode in found]
     chosen = rng.permutation(unseen if len(unseen) >= ROWS else long_enough)[:ROWS].tolist()
     alone = [ClipSampler(store, 1, steps + 1, rng, without=set(range(len(store))) - {episode}) for episode in chosen]

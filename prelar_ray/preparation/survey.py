@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.preparation.conversion import Converter, Finished, Piece
 from prelar_ray.preparation.ordered import Task
 from prelar_ray.preparation.prepare import Preparation, all_tasks, open_sources
@@ -73,16 +73,24 @@ def survey(preparation: Preparation, trial: bool = True) -> Survey:
     return Survey(found, len(tasks), frames, _time(preparation, sources, tasks, frames) if trial else None)
 
 
-def sample(preparation: Preparation, episodes: int) -> list[Frames]:
-    """Return the first frames ``(T, 64, 64, 3)`` of episodes from all over the sources, as they would be stored."""
+def sample(preparation: Preparation, episodes: int) -> tuple[list[str], list[Frames]]:
+    """Return names and first frames ``(T, 64, 64, 3)`` of episodes from all over the sources, as they would be stored.
+
+    Raises:
+        DataError: no episode can be read.
+    """
     sources = open_sources(preparation)
     tasks = all_tasks(preparation, sources)
     converter = _trial(preparation, sources)
-    found = []
+    names, found = list[str](), list[Frames]()
     for task in tasks[:: max(1, len(tasks) // episodes)][:episodes]:
         piece = next((piece for piece in _converted(converter, task) if isinstance(piece, Piece)), None)
-        found += [] if piece is None else [piece.frames]
-    return found
+        if piece is not None:
+            names.append(f"{task[1].key}: {piece.name}")
+            found.append(piece.frames)
+    if not found:
+        raise DataError(f"{preparation.sources[0]}: nothing of {len(tasks)} items can be read; `--dry-run` says more")
+    return names, found
 
 
 def _time(

@@ -146,7 +146,10 @@ class ArrayFile:
 
     def _batch(self, index: int) -> dict[str, npt.NDArray[Any]]:
         with _readable(self._path), self._lock:
-            return _to_arrays(self._reader.get_batch(index))
+            batch = self._reader.get_batch(index)
+            if index < self._reader.num_record_batches - 1 and batch.num_rows != self._size:
+                raise ValueError(f"batch {index} has {batch.num_rows} rows, expected {self._size}")
+            return _to_arrays(batch)
 
 
 @contextlib.contextmanager

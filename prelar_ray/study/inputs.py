@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.errors import CheckpointError, ConfigError
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
 from prelar_ray.study.sweep import Sweep
@@ -33,7 +34,7 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{key}={package}: not installed; pip install {package}, or leave it out")
     for name, given in sweep.pretrain.videos.items() if sweep.pretrain else ():
-        if isinstance(given, str) and not (Path(given) / MANIFEST).exists():
+        if isinstance(given, str) and not is_address(given) and not (Path(given) / MANIFEST).exists():
             raise ConfigError(
                 f"pretrain.videos.{name}: {given} holds no video store; record one with prelar-ray record"
             )
@@ -52,10 +53,11 @@ def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
         ConfigError: settings of a recording are wrong.
         DataError: what is there of a recording cannot be read.
     """
-    for name, path in video_stores(sweep, folder.path).items():
+    for name, store in video_stores(sweep, folder.path).items():
         given = sweep.pretrain.videos[name] if sweep.pretrain else ""
         if isinstance(given, str):
             continue
+        path = Path(store)
         if path.exists():
             if (path / MANIFEST).exists() and is_complete(path):
                 continue

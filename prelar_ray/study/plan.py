@@ -18,6 +18,7 @@ from prelar_ray.config.compare import same_pretraining
 from prelar_ray.envs import check_task
 from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.kinds import kind_of
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.records import PlanEntry
 from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep
 
@@ -124,15 +125,17 @@ def changed(run: PlannedRun, point: Mapping[str, Any]) -> PlannedRun:
     return replace(run, config=config, labels={**run.labels, **point})
 
 
-def video_stores(sweep: Sweep, folder: Path) -> dict[str, Path]:
-    """Where each data set is or will be, by name; recorded with other settings, it is another."""
+def video_stores(sweep: Sweep, folder: Path) -> dict[str, str]:
+    """Path or address where each data set is or will be, by name; recorded with other settings, it is another."""
     if not sweep.pretrain:
         return {}
-    videos = folder.absolute() / "videos"
-    return {
-        name: Path(given).absolute() if isinstance(given, str) else videos / f"{name}-{_recorded(sweep, given)}"
-        for name, given in sweep.pretrain.videos.items()
-    }
+    videos, found = folder.absolute() / "videos", {}
+    for name, given in sweep.pretrain.videos.items():
+        if isinstance(given, str):
+            found[name] = given if is_address(given) else str(Path(given).absolute())
+        else:
+            found[name] = str(videos / f"{name}-{_recorded(sweep, given)}")
+    return found
 
 
 def _recorded(sweep: Sweep, settings: Mapping[str, Any]) -> str:
@@ -151,7 +154,7 @@ def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:
         return _config(sweep, {**sweep.settings, **settings}, settings.get("seed", 0))
 
 
-def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]) -> list[PlannedRun]:
+def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, str]) -> list[PlannedRun]:
     found: dict[str, PlannedRun] = {}
     for method in _pretrained_methods(sweep, stage):
         for point, (data, store), seed in itertools.product(
@@ -165,7 +168,7 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, Path]
             if not isinstance(given, str):
                 given = _recorded(sweep, given)
             digest = _digest(parts | _not_in_name(point, "pretrain", PRETRAINING), method, given)
-            config = config.model_copy(update={"video": config.video.model_copy(update={"path": str(store)})})
+            config = config.model_copy(update={"video": config.video.model_copy(update={"path": store})})
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
             labels |= {"pretrain.seed": seed} if len(stage.seeds) > 1 else {}

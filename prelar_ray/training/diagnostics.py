@@ -19,6 +19,7 @@ from prelar_ray.learning.probe import infer_points, probe
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.seeding import derive_seed, generator
+from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.records import Diagnostics, ProbeScores
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.types import Frames
@@ -44,12 +45,15 @@ STREAM = "diagnosis"
 def find_actions(video: VideoConfig, given: Path | None) -> list[ActionFile]:
     """Return the true actions of the video stores: the given file, or those beside the stores that exist.
 
+    Beside a store at an address nobody looks.
+
     Raises:
         UsageError: the file given does not exist.
         DataError: the file is damaged or holds something else.
     """
     if given is None:
-        return [ActionFile(path) for path in map(actions_path, map(Path, video.paths)) if path.is_file()]
+        stores = [Path(path) for path in video.paths if not is_address(path)]
+        return [ActionFile(path) for path in map(actions_path, stores) if path.is_file()]
     if not given.is_file():
         raise UsageError(f"{given}: no such file; `prelar-ray record --out DIR` writes actions to DIR.actions.arrow")
     return [ActionFile(given)]
@@ -152,7 +156,8 @@ def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[Probe
     if len(pairs) == 1:
         return None, "true actions of one episode only; none is left to test on"
     rng = generator(seed, STREAM, 2)
-    test = [episode for episode in pairs if episode in unseen]
+    fresh = set(unseen)
+    test = [episode for episode in pairs if episode in fresh]
     if not 0 < len(test) < len(pairs):
         order = rng.permutation(list(pairs)).tolist()
         test = order[: max(1, round(TEST_SHARE * len(order)))]
@@ -166,7 +171,7 @@ def _probe(pairs: dict[int, Pairs], unseen: list[int], seed: int) -> tuple[Probe
         train_episodes=len(train),
         test_episodes=len(test),
         test_steps=found.test_steps,
-        unseen=set(test) <= set(unseen),
+        unseen=set(test) <= fresh,
     )
     return scores, ""
 

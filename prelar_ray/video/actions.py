@@ -1,7 +1,7 @@
 """True actions of a recording, in a separate file beside the video store that only the probe reads.
 
 ``STORE.actions.arrow`` lies beside the folder ``STORE``, not in it. :class:`~prelar_ray.video.store.VideoStore` opens
-only the shards that the manifest of its folder names, so training cannot read an action.
+only the shards that the journal of its folder names, so training cannot read an action.
 
 The file has one column ``value`` float32, the concatenated actions ``(T, A)`` of complete episodes, and as metadata
 ``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where ``frames``
@@ -11,6 +11,7 @@ is the SHA-256 of its frames: actions are looked up by the content of a video, i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, Self
@@ -24,7 +25,7 @@ from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import Frames
 
-__all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path"]
+__all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path", "copy_actions", "frames_digest"]
 
 FORMAT: Final = "prelar_ray/actions"
 VERSION: Final = "1"
@@ -97,7 +98,7 @@ class ActionWriter:
         if action.ndim != 2 or len(action) != len(frames):
             raise DataError(f"{source}: actions have shape {action.shape}, expected ({len(frames)}, A), one per frame")
         length, size = action.shape
-        record = _EpisodeRecord(source=source, length=length, size=size, frames=_digest(frames))
+        record = _EpisodeRecord(source=source, length=length, size=size, frames=frames_digest(frames))
         with interrupts_deferred():
             self._values.append(action.astype(np.float32).reshape(-1))
             self._episodes.append(record)
@@ -118,10 +119,7 @@ class ActionWriter:
     def _write(self) -> None:
         # Counted as written first: after a failure (disk full) the exit of the block must not try again.
         self._pending_frames = 0
-        values = np.concatenate(self._values)
-        episodes = _EPISODES.dump_json(tuple(self._episodes)).decode()
-        metadata = {"format": FORMAT, "version": VERSION, "sha256": _checksum(values, episodes), "episodes": episodes}
-        write_arrays(self._path, {"value": values}, metadata)
+        _write(self._path, self._values, self._episodes)
 
 
 class ActionFile:
@@ -149,15 +147,44 @@ class ActionFile:
         if _checksum(values, text) != metadata.get("sha256"):
             raise DataError(f"{path}: the checksum differs, it is damaged; restore it from a copy")
         self.in_order = _split(path, text, values)
-        self._actions = {episode.frames: action for episode, action in self.in_order}
+        self._episodes = {episode.frames: (episode, action) for episode, action in self.in_order}
 
     def __len__(self) -> int:
         """Episodes."""
-        return len(self._actions)
+        return len(self._episodes)
 
     def of(self, frames: Frames) -> Actions | None:
         """Return the actions ``(T, A)`` of the episode with these frames, or None if the file does not have it."""
-        return self._actions.get(_digest(frames))
+        found = self._episodes.get(frames_digest(frames))
+        return None if found is None else found[1]
+
+    @property
+    def episodes(self) -> dict[str, tuple[_EpisodeRecord, Actions]]:
+        """All episodes by the digest of their frames."""
+        return dict(self._episodes)
+
+
+def copy_actions(sources: Sequence[Path], target: Path, wanted: Collection[str] | None = None) -> None:
+    """Write a file with the actions of others; of the videos in ``wanted``, digests of their frames, or of all.
+
+    Nothing is written if there are none.
+
+    Raises:
+        DataError: a file is damaged, or the disk is full.
+    """
+    found: dict[str, tuple[_EpisodeRecord, Actions]] = {}
+    for source in sources:
+        found |= ActionFile(source).episodes
+    kept = [one for digest, one in found.items() if wanted is None or digest in wanted]
+    if kept:
+        _write(target, [action.reshape(-1) for _, action in kept], [record for record, _ in kept])
+
+
+def _write(path: Path, values: Sequence[npt.NDArray[np.float32]], records: Sequence[_EpisodeRecord]) -> None:
+    """Write a file of actions, ``(T * A,)`` of each episode."""
+    value, episodes = np.concatenate(values), _EPISODES.dump_json(tuple(records)).decode()
+    metadata = {"format": FORMAT, "version": VERSION, "sha256": _checksum(value, episodes), "episodes": episodes}
+    write_arrays(path, {"value": value}, metadata)
 
 
 def _split(path: Path, text: str, values: npt.NDArray[np.float32]) -> list[tuple[_EpisodeRecord, Actions]]:
@@ -177,5 +204,6 @@ def _checksum(values: npt.NDArray[np.float32], episodes: str) -> str:
     return hashlib.sha256(values.tobytes() + episodes.encode()).hexdigest()
 
 
-def _digest(frames: npt.NDArray[Any]) -> str:
+def frames_digest(frames: npt.NDArray[Any]) -> str:
+    """Return what identifies a video by its frames ``(T, 64, 64, 3)``: their SHA-256, hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()

@@ -59,13 +59,14 @@ def find_damage(
 
 
 def _compare(folder: Path, shards: Sequence[ShardRecord], on_checked: Callable[[int], object]) -> list[str]:
-    def compare(shard: ShardRecord) -> str:
-        problem = checksum_problem(folder / shard.file, shard)
-        on_checked(shard.bytes)
-        return problem
-
+    """Return what is wrong with each shard, after reading all of them."""
+    problems = []
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return list(pool.map(compare, shards))
+        compared = pool.map(lambda shard: checksum_problem(folder / shard.file, shard), shards)
+        for shard, problem in zip(shards, compared, strict=True):
+            problems.append(problem)
+            on_checked(shard.bytes)
+    return problems
 
 
 def _state(folder: Path, shard: ShardRecord) -> list[Any]:

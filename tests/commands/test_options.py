@@ -6,7 +6,7 @@ import pytest
 
 from prelar_ray.commands import options
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import ConfigError, RunFolderError
+from prelar_ray.errors import ConfigError, DataError, RunFolderError
 
 
 @pytest.fixture
@@ -86,3 +86,21 @@ def test_help_keeps_the_epilog_as_written_and_names_the_presets(parser):
     assert "examples:\n  one" in text
     assert "demo, paper, small, tiny" in text
     assert "short for video.skip_bad=true" in text
+
+
+@pytest.fixture
+def videos_parser():
+    parser = options.plain_parser("test", "", "")
+    options.video_options(parser)
+    return parser
+
+
+def test_videos_may_lie_at_an_address(videos_parser):
+    args = videos_parser.parse_args(["--videos", "s3://bucket/videos"])
+    assert options.chosen_videos(args, RunConfig()).path == "s3://bucket/videos"
+
+
+def test_chosen_videos_are_verified_again_when_asked(videos_parser, tmp_path: Path):
+    options.chosen_videos(videos_parser.parse_args(["--videos", str(tmp_path)]), RunConfig())  # nothing is opened
+    with pytest.raises(DataError, match="no manifest"):
+        options.chosen_videos(videos_parser.parse_args(["--videos", str(tmp_path), "--verify"]), RunConfig())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from prelar_ray.commands import pretrain
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.learner import PretrainLearner
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.video.store import VideoWriter
+from prelar_ray.video.store import VideoStore, VideoWriter
 
 Refused = Callable[..., str]
 
@@ -59,6 +60,30 @@ def test_a_run_finds_its_videos_from_another_folder(
     monkeypatch.chdir(tmp_path)
     assert pretrain.main(["--resume", "--out", "run", "pretrain.updates=3"]) == 0
     assert load_checkpoint(out).update == 3
+
+
+def test_videos_at_an_address_are_trained_on_and_the_run_names_the_address(
+    settings: str, videos: Path, tmp_path: Path
+) -> None:
+    out, address = tmp_path / "run", f"file://{videos}"
+    line = ["--config", settings, "--videos", address, "--out", str(out), f"video.cache={tmp_path}/cache"]
+    assert pretrain.main([*line, "pretrain.updates=2"]) == 0
+    assert load_config(None, out / "config.yaml").video.path == load_checkpoint(out).config.video.path == address
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_checksums_are_compared_again_when_asked(settings: str, videos: Path, tmp_path: Path, refused: Refused) -> None:
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    VideoStore(copy)  # compares them for the first time
+    shard = copy / "shard-00000.arrow"
+    before = shard.stat()
+    content = bytearray(shard.read_bytes())
+    content[-2000] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    line = ["--config", settings, "--videos", copy, "--out", tmp_path / "run"]
+    assert "the checksum differs" in refused(pretrain.main, *line, "--verify", code=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_continues_with_the_configuration_of_the_run(

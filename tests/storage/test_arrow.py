@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from prelar_ray.errors import DataError
-from prelar_ray.storage.arrow import checksum, read_arrays, write_arrays
+from prelar_ray.storage.arrow import ArrayFile, Compression, checksum, read_arrays, write_arrays
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -68,6 +68,59 @@ def test_arrays_and_metadata_survive_a_round_trip(
     read, read_metadata = read_arrays(path, copy=copy)
     assert_same(read, written)
     assert read_metadata == metadata
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 100),
+    st.sampled_from(["none", "lz4", "zstd"]),
+    st.sampled_from(DTYPES),
+    st.sampled_from([(), (3,), (4, 4, 3)]),
+    st.data(),
+)
+def test_any_rows_of_a_file_are_read_however_it_is_compressed(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    compression: Compression,
+    dtype: Any,
+    shape: tuple[int, ...],
+    data: st.DataObject,
+) -> None:
+    path = tmp_path_factory.mktemp("arrays") / "a.arrow"
+    written = (np.arange(rows * int(np.prod(shape))).reshape(rows, *shape) % 7).astype(dtype)
+    write_arrays(path, {"x": written, "y": np.arange(rows)}, {"k": "v"}, compression)
+    file = ArrayFile(path)
+    assert file.metadata == {"k": "v"}
+    assert file.shapes == {"x": (written.shape, written.dtype), "y": ((rows,), np.dtype(np.int64))}
+    start = data.draw(st.integers(0, rows))
+    stop = data.draw(st.integers(start, rows))
+    read = file.read("x", start, stop)
+    assert_same({"x": read}, {"x": written[start:stop]})
+    out = np.empty_like(written[start:stop])
+    assert file.read("x", start, stop, out) is out
+    assert_same({"x": out}, {"x": written[start:stop]})
+
+
+def test_damage_to_a_compressed_file_is_an_error_or_other_rows_and_never_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    image = np.random.default_rng(5).integers(0, 4, (70, 8, 8, 3), dtype=np.uint8)
+    for compression in ("lz4", "zstd"):
+        write_arrays(path, {"image": image}, {}, compression)  # type: ignore[arg-type]
+        content, refusals = path.read_bytes(), []
+        for bit in np.random.default_rng(6).integers(len(content) * 8, size=150).tolist():
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                assert ArrayFile(path).read("image", 0, 70).shape == image.shape
+            except DataError as error:
+                refusals.append(str(error))
+        assert 0 < len(refusals) < 150
+        assert all(refusal.startswith(str(path)) for refusal in refusals)
+        for length in (0, 8, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            with pytest.raises(DataError, match=r"a\.arrow: truncated"):
+                ArrayFile(path)
 
 
 def test_file_info_describes_the_written_file(tmp_path: Path) -> None:

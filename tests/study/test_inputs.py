@@ -28,7 +28,7 @@ def recorded(tmp_path: Path, folder: StudyFolder) -> Path:
     settings |= {"record.workers": 1}
     sweep = study(pretrain={"videos": {"a": settings}})
     record_videos(sweep, folder)
-    return video_stores(sweep, folder.path)["a"]
+    return Path(video_stores(sweep, folder.path)["a"])
 
 
 def test_a_recording_that_was_cut_off_is_made_again_and_a_whole_one_stays(
@@ -78,3 +78,11 @@ def test_a_package_that_is_not_installed_is_named_before_anything_starts(
     finetune = {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"behaviour.horizon": (3, 5)}}
     with pytest.raises(ConfigError, match=said):
         check_inputs(study(finetune=finetune, **parts), [])
+
+
+def test_videos_at_an_address_are_left_to_the_trainings(tmp_path: Path) -> None:
+    sweep = study(pretrain={"videos": {"a": "s3://bucket/videos"}})
+    check_inputs(sweep, [])
+    assert video_stores(sweep, tmp_path) == {"a": "s3://bucket/videos"}
+    with pytest.raises(ConfigError, match=r"pretrain\.videos\.a: absent holds no video store"):
+        check_inputs(study(pretrain={"videos": {"a": "absent"}}), [])

@@ -98,7 +98,7 @@ def test_only_what_writes_stores_and_the_diagnostics_can_reach_the_actions() -> 
         if "prelar_ray.video.actions" in modules or "actions.arrow" in path.read_text():
             users.add(path.relative_to(PACKAGE).as_posix())
     commands = {f"commands/{name}.py" for name in ("diagnose", "prepare", "record")}
-    recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder")}
+    recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder", "merge")}
     preparing = {name for name in users if name.startswith(("sources/", "preparation/"))}
     assert users <= {*recorder, *preparing, "training/diagnostics.py", *commands}
 
@@ -180,7 +180,7 @@ from prelar_ray.video import recorder, store
 close = store.VideoWriter._close_shard
 def killed_after_the_second(self):
     close(self)
-    if len(self._manifest.shards) == 2:
+    if len(self._journal.shards) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 store.VideoWriter._close_shard = killed_after_the_second
 from tests.video.test_actions import configure

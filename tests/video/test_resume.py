@@ -174,6 +174,17 @@ def test_a_shard_that_was_taken_back_stays_until_its_successor_is_written(tmp_pa
     assert len(VideoStore(conversion.path)) == 3
 
 
+def test_what_no_line_names_is_removed_and_other_files_stay(tmp_path: Path) -> None:
+    conversion = interrupted(tmp_path / "store")
+    before = files(conversion.path)
+    left = ("shard-00007.arrow", "shard-00002.arrow.tmp", "shard-00001.arrow.next.tmp", "manifest.json.tmp")
+    for name in (*left, "notes.txt", "shard-1.arrow"):
+        (conversion.path / name).write_bytes(b"left")
+    writer = conversion.resume()
+    assert files(conversion.path).keys() == {*before, "writer.lock", "notes.txt", "shard-1.arrow"}
+    del writer
+
+
 REPLACEMENT = {
     "before the journal": "journal.Journal.replace_last = kill",
     "after the journal": """

@@ -80,7 +80,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_the_files_are_the_same_bytes_however_many_processes_record(
     workers: int, tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
-    assert len(alone) == 5  # the manifest, three shards, the actions
+    assert len(alone) == 6  # manifest, journal, three shards, the actions
     assert recorded_files(configure(workers, episodes_per_task=4), tmp_path / "store") == alone
     assert not children()
 

@@ -1,0 +1,57 @@
+"""Contact sheet of a video store: first, middle and last frame of some episodes, in one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from prelar_ray.errors import DataError
+from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.video.store import VideoStore
+
+__all__ = ["draw_sheet", "write_sheet"]
+
+ENLARGE = 2
+COLUMNS = 4
+MARGIN, CAPTION = 8, 14
+"""Pixels around an episode, and for the text above it."""
+
+
+def write_sheet(path: Path, store: VideoStore, count: int, rng: np.random.Generator) -> None:
+    """Write a contact sheet of ``count`` episodes, drawn at random and shown in the order of the store.
+
+    Raises:
+        DataError: a shard is damaged, or the file cannot be written.
+    """
+    chosen = sorted(rng.permutation(len(store))[:count].tolist())
+    sources, lengths = store.sources, store.lengths
+    names = [f"{episode}: {sources[episode]}, {lengths[episode]} frames" for episode in chosen]
+    draw_sheet(path, names, [store.frames(episode) for episode in chosen])
+
+
+def draw_sheet(path: Path, names: Sequence[str], episodes: Sequence[Frames]) -> None:
+    """Write a contact sheet of episodes ``(T, 64, 64, 3)``, each under its name.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    size = IMAGE_SIZE * ENLARGE
+    width, height = 3 * size + MARGIN, size + CAPTION + MARGIN
+    columns = min(COLUMNS, len(episodes))
+    sheet = Image.new("RGB", (columns * width + MARGIN, math.ceil(len(episodes) / columns) * height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (name, frames) in enumerate(zip(names, episodes, strict=True)):
+        left, top = place % columns * width + MARGIN, place // columns * height + MARGIN
+        draw.text((left, top), name.encode("latin-1", "replace").decode("latin-1")[:60], fill="black")
+        for number, frame in enumerate((0, len(frames) // 2, len(frames) - 1)):
+            image = Image.fromarray(np.asarray(frames[frame])).resize((size, size), Image.Resampling.NEAREST)
+            sheet.paste(image, (left + number * size, top + CAPTION))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except (OSError, ValueError) as error:  # Pillow raises ValueError for a suffix that it does not know
+        raise DataError(f"{path}: cannot write: {error}; name a .png file") from error
