@@ -84,7 +84,7 @@ def test_an_unknown_option_exits_with_2(parser, capsys):
 def test_help_keeps_the_epilog_as_written_and_names_the_presets(parser):
     text = parser.format_help()
     assert "examples:\n  one" in text
-    assert "demo, paper, small, tiny" in text
+    assert "demo,metaworld-experts,paper,small,tiny" in "".join(text.split())
     assert "short for video.skip_bad=true" in text
 
 
@@ -97,7 +97,7 @@ def videos_parser():
 
 def test_videos_may_lie_at_an_address(videos_parser):
     args = videos_parser.parse_args(["--videos", "s3://bucket/videos"])
-    assert options.chosen_videos(args, RunConfig()).path == "s3://bucket/videos"
+    assert options.chosen_videos(args, RunConfig()).paths == ("s3://bucket/videos",)
 
 
 def test_chosen_videos_are_verified_again_when_asked(videos_parser, tmp_path: Path):

@@ -198,6 +198,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_published(minute_conf
     for attempt in (role.policy_weights, lambda: role.save({}), role.metrics):
         with pytest.raises(NonFiniteError, match=r"^update 2: \w+/\w+ is not finite\. The last checkpoint is intact"):
             attempt()
+    role.saved()
     assert [path.name for path in tmp_path.iterdir()] == ["000000001"]
     for value in load_checkpoint(tmp_path / "000000001").state["model"].values():
         assert value.isfinite().all()

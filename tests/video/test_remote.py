@@ -34,7 +34,7 @@ def cache(tmp_path: Path) -> Path:
 
 def opened(path: Path | str, cache: Path, again: bool = False, skip_bad: bool = False) -> VideoStore:
     address = path if isinstance(path, str) else f"file://{path}"
-    return VideoStore.open(VideoConfig(path=address, cache=str(cache), skip_bad=skip_bad), verify_again=again)
+    return VideoStore.open(address, VideoConfig(cache=str(cache), skip_bad=skip_bad), verify_again=again)
 
 
 def copies(cache: Path) -> set[str]:
@@ -88,7 +88,7 @@ def test_copies_lie_in_the_users_cache_folder_unless_a_setting_says_otherwise(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     record(tmp_path / "videos", [3])
-    VideoStore.open(VideoConfig(path=f"file://{tmp_path}/videos")).frames(0)
+    VideoStore.open(f"file://{tmp_path}/videos", VideoConfig()).frames(0)
     assert copies(tmp_path / "xdg" / "prelar_ray" / "videos") == set(checksums(tmp_path / "videos"))
 
 
@@ -174,7 +174,7 @@ def killed(self, name):
             os.kill(os.getpid(), signal.SIGKILL)
         yield chunk[100:]
 remote.RemoteFolder._chunks = killed
-store = VideoStore.open(VideoConfig(path={address!r}, cache={cache!r}))
+store = VideoStore.open({address!r}, VideoConfig(cache={cache!r}))
 store.frames(0), store.frames(1)
 """
 

@@ -18,6 +18,10 @@ from prelar_ray.video.store import VideoStore, VideoWriter
 from tests.video.stores import ATTRIBUTES, episode, files, lines, record, to_version_1
 
 
+def last_note(writer: VideoWriter) -> dict[str, Any]:
+    return writer.taken_back or (writer.notes or [{}])[-1]
+
+
 class Conversion:
     """Appends numbered episodes, and notes how many were appended."""
 
@@ -33,7 +37,7 @@ class Conversion:
 
     def resume(self) -> VideoWriter:
         writer = VideoWriter.resume(self.path, self.shard_frames, note=self.note)
-        self.done = writer.last_note.get("done", 0)
+        self.done = last_note(writer).get("done", 0)
         return writer
 
     def run(self, writer: VideoWriter, until: int | None = None) -> None:
@@ -166,11 +170,11 @@ def test_a_shard_that_was_taken_back_stays_until_its_successor_is_written(tmp_pa
     conversion = interrupted(tmp_path / "store")
     before = files(conversion.path)
     writer = conversion.resume()
-    assert (writer.episodes, writer.frames, writer.last_note) == (2, 8, {"done": 3})
+    assert (writer.episodes, writer.frames, last_note(writer)) == (2, 8, {"done": 3})
     writer.append(episode(1), "more")
     assert files(conversion.path) == before | {"writer.lock": b""}
     del writer  # as a kill would leave it
-    assert Conversion(conversion.path, [], 6).resume().last_note == {"done": 3}
+    assert last_note(Conversion(conversion.path, [], 6).resume()) == {"done": 3}
     assert len(VideoStore(conversion.path)) == 3
 
 

@@ -170,7 +170,7 @@ def test_a_note_is_kept_with_each_shard_and_describes_all_that_was_appended(tmp_
         for name, length in [("a", 4), ("b", 4), ("c", 2)]:
             appended.append(name)
             writer.append(episode(length), name)
-        assert writer.last_note == {"appended": ["a", "b"]}
+        assert writer.notes == [{"appended": ["a", "b"]}]
     assert VideoStore(tmp_path / "store").notes == [{"appended": ["a", "b"]}, {"appended": ["a", "b", "c"]}]
 
 
