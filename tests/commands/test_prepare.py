@@ -173,5 +173,5 @@ def test_the_store_says_where_it_came_from(videos: Path, tmp_path: Path) -> None
     assert main([str(videos), "--out", str(tmp_path / "out"), "--fit", "pad"]) == 0
     attributes = json.loads((tmp_path / "out" / "manifest.json").read_text())["attributes"]
     assert attributes["sources"] == [str(videos)]
-    assert attributes["formats"] == ["video files"]
+    assert attributes["formats"] == ["video"]
     assert attributes["preparation"]["geometry"] == {"fit": "pad"}
