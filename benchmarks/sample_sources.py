@@ -76,7 +76,11 @@ def write_npz(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> 
     (folder / "rlbench-npz").mkdir(parents=True)
     for number, clip in enumerate(clips):
         image = np.stack([np.asarray(Image.fromarray(pixels).resize((64, 64))) for pixels in clip])
-        rows: dict[str, Any] = {"image": image, "action": _actions(len(clip), rng), "reward": np.zeros(len(clip), np.float32)}
+        rows: dict[str, Any] = {
+            "image": image,
+            "action": _actions(len(clip), rng),
+            "reward": np.zeros(len(clip), np.float32),
+        }
         rows["is_first"] = np.arange(len(clip)) == 0
         name = f"20260101T0000{number:02d}-{number:032x}-{len(clip) - 1}.npz"
         np.savez_compressed(folder / "rlbench-npz" / name, **rows)
