@@ -76,7 +76,11 @@ def write_npz(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> 
     (folder / "rlbench-npz").mkdir(parents=True)
     for number, clip in enumerate(clips):
         image = np.stack([np.asarray(Image.fromarray(pixels).resize((64, 64))) for pixels in clip])
-        rows: dict[str, Any] = {"image": image, "action": _actions(len(clip), rng), "reward": np.zeros(len(clip), np.float32)}
+        rows: dict[str, Any] = {
+            "image": image,
+            "action": _actions(len(clip), rng),
+            "reward": np.zeros(len(clip), np.float32),
+        }
         rows["is_first"] = np.arange(len(clip)) == 0
         name = f"20260101T0000{number:02d}-{number:032x}-{len(clip) - 1}.npz"
         np.savez_compressed(folder / "rlbench-npz" / name, **rows)
@@ -143,10 +147,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
     args = parser.parse_args(argv)
-    args.to.mkdir(parents=True)
     rng = np.random.default_rng(0)
     whole = [frames_of(path, 160, 120) for path in args.videos]
     clips = [clip[start : start + LENGTH] for clip in whole for start in range(0, len(clip) - LENGTH + 1, LENGTH)]
+    if not clips:
+        parser.error(f"no video has {LENGTH} frames; give a longer one")
+    args.to.mkdir(parents=True)
     write_ssv2(args.to, clips)
     write_npz(args.to, clips, rng)
     write_lerobot(args.to / "lerobot-v2", clips, "v2.1", rng)
