@@ -20,6 +20,7 @@ from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
 from prelar_ray.video.actions import actions_path
+from prelar_ray.video.layout import MANIFEST
 from prelar_ray.video.sheet import draw_sheet
 from prelar_ray.wording import counted
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = _prepare_with_progress(preparation, args)
     except KeyboardInterrupt:
-        print_next(f"{args.out} keeps what was converted", ["prepare", *_again(argv)])
+        if (args.out / MANIFEST).exists():
+            print_next(f"{args.out} keeps what was converted", ["prepare", *_again(argv)])
         raise
     actions = f"\nthe true actions, which training never opens: {actions_path(args.out)}" if args.actions else ""
     left_out = f"\nleft out: {counted(len(summary.left_out), 'file')}, named above" if summary.left_out else ""
