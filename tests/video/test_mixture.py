@@ -135,7 +135,7 @@ def test_opening_says_what_each_store_counts(folder: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0)])
 def test_weights_that_do_not_fit_the_stores_are_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValidationError, match="expected one number for each of 2 stores in path, and not all 0"):
+    with pytest.raises(ValidationError, match="expected one for each of 2 stores in path, and not all 0"):
         VideoConfig(path=("a", "b"), weights=weights)
 
 
