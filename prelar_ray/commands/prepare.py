@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -200,8 +201,10 @@ def _preparation(args: argparse.Namespace) -> Preparation:
 
 def _expanded(source: str) -> list[Path]:
     """Return the paths of a glob in the order of their names, or the path itself."""
-    path = Path(source).expanduser()
-    if path.exists() or not re.search(r"[*?\[]", source):
+    if not source:
+        raise UsageError("SOURCE is empty; name a file or folder, . for this one")
+    path = Path(os.path.expanduser(source))  # leaves ~nobody as it is
+    if os.path.exists(path) or not re.search(r"[*?\[]", source):
         return [path]
     found = sorted(glob(str(path), recursive=True))
     if not found:

@@ -66,8 +66,10 @@ class Converter:
                 notes += episode.notes
         except ConfigError as error:
             yield error
-        except (PrelarError, OSError, MemoryError) as error:
-            yield Finished(too_short, tuple(notes), f"{error}")
+        except (PrelarError, OSError) as error:
+            yield Finished(too_short, tuple(notes), str(error) or type(error).__name__)
+        except MemoryError:  # without a message, mostly
+            yield Finished(too_short, tuple(notes), "memory ran out; fewer --workers or a lower --max-frames need less")
         else:
             yield Finished(too_short, tuple(notes))
 

@@ -108,7 +108,9 @@ class _Worker:
         self.process.join(DYING_SECONDS)
         status = self.process.exitcode
         how = f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
-        return f"the process that read it {how}"
+        return (
+            f"the process that read it {how}; where memory ran out, fewer --workers or a lower --max-frames need less"
+        )
 
     def kill(self) -> None:
         """End the process and free it."""

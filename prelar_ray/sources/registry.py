@@ -8,6 +8,7 @@ from typing import Final
 
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.source import Choice, Source
+from prelar_ray.sources.trees import folders
 
 __all__ = ["GROUP", "formats", "open_source"]
 
@@ -34,19 +35,25 @@ def open_source(path: Path, choice: Choice, name: str = "auto") -> Source:
     """Open a file or folder with the reader of ``name``, or with the first that recognises it.
 
     Raises:
-        DataError: it does not exist, no reader recognises it, or see :class:`Source`.
+        DataError: it does not exist or cannot be listed, no reader recognises it, or see :class:`Source`.
         ConfigError: no reader of that name, or see :class:`Source`.
     """
     known = formats()
     if name not in ("auto", *known):
         raise ConfigError(f"--format {name}: unknown; known are auto, {', '.join(known)}")
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; correct it")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path}: no such file or folder; correct it") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); correct the path or its permissions") from error
     if name != "auto":
         return known[name](path, choice)
     for reader in known.values():
         if reader.recognise(path):
             return reader(path, choice)
+    for _ in folders(path) if path.is_dir() else ():
+        pass  # one that cannot be listed is named, rather than that nothing is recognised
     raise DataError(
         f"{path}: none of the known formats ({', '.join(known)}); name one with --format to learn what is missing"
     )

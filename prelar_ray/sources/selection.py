@@ -7,7 +7,7 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, DataError
 
 __all__ = ["Selection"]
 
@@ -44,6 +44,7 @@ class Selection(BaseModel):
 
         Raises:
             ConfigError: a rate is asked for where the source has no time stamps.
+            DataError: a rate is asked for, and time stamps jump so far that one picture would fill an episode.
         """
         if self.fps is not None:
             return self._by_time(pictures, self.fps)
@@ -55,6 +56,11 @@ class Selection(BaseModel):
         for time, picture in pictures:
             if time is None:
                 raise ConfigError("--fps: these pictures have no times; use --every N")
+            if previous is not None and (time - previous[0]) * fps > self.max_frames:
+                raise DataError(
+                    f"times jump from {previous[0]:.1f} to {time:.1f} s, which --fps would fill with one picture; "
+                    "use --every N, or parts of it by --list"
+                )
             while previous is not None and moment / fps <= (previous[0] + time) / 2:
                 yield previous[1]
                 moment += 1

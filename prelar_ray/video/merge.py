@@ -63,10 +63,12 @@ def split(store: VideoStore, path: Path, chosen: Mask, out: tuple[Path, Path], o
         on_shard: told the number of shards done.
 
     Raises:
-        UsageError: nothing would be in one of them.
+        UsageError: nothing would be in one of them, or they are the same.
         RunFolderError: one of them, or actions beside it, exist.
         DataError: a shard is damaged, or the disk is full.
     """
+    if out[0].absolute() == out[1].absolute():
+        raise UsageError(f"{out[0]}: twice; name two new folders")
     for mask, part in zip((chosen, ~chosen), out, strict=True):
         if not mask.any():
             raise UsageError(f"{part}: no episode would be in it; choose another share or other sources")

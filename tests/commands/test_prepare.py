@@ -76,6 +76,18 @@ def test_globs_are_taken_in_the_order_of_their_names(videos: Path, tmp_path: Pat
     assert VideoStore(tmp_path / "out").sources == ["c", "a"]
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "SOURCE is empty; name a file or folder"),
+        ("~nobody-of-this-name/videos", "~nobody-of-this-name/videos: no such file or folder"),
+        ("a" * 300, "cannot be opened (File name too long)"),
+    ],
+)
+def test_a_source_that_cannot_be_a_path_is_refused(source: str, message: str, tmp_path: Path, refused: Refused) -> None:
+    assert message in refused(main, source, "--out", str(tmp_path / "out"), code=2)
+
+
 def test_what_cannot_be_read_is_named_and_left_out_on_demand(
     videos: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:

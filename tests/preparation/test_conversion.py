@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +64,16 @@ def test_actions_stay_with_their_frames_and_none_leads_into_a_piece(tmp_path: Pa
         [0, 2, 3, 4],
         [0, 6, 7],
     ]
+
+
+@pytest.mark.parametrize(("error", "said"), [(MemoryError(), "memory ran out; "), (OSError(), "OSError")])
+def test_an_error_without_a_message_is_a_failure_too(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Made, "read", failing)
+    (finished,) = convert(tmp_path, "clip 20")
+    assert isinstance(finished, Finished)
+    assert finished.failure.startswith(said)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,20 @@ def test_each_format_is_found_by_its_own_reader(tmp_path: Path, kind: str):
     assert len({item.key for item in items}) == len(items) > 0
     assert all(file.exists() for item in items for file in item.files)
     assert pickle.loads(pickle.dumps(source)).items() == items
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "videos" / "locked").mkdir(parents=True)
+    scandir = os.scandir
+
+    def denied(path: Path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=r"locked: cannot be listed \(Permission denied\); correct its permissions"):
+        open_source(tmp_path / "videos", Choice())
 
 
 def test_what_no_reader_recognises_lists_the_formats(tmp_path: Path):

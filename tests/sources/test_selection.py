@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.selection import Selection
 
 TIMES = st.lists(st.floats(0, 2, allow_subnormal=False), min_size=1, max_size=30).map(
@@ -70,3 +70,10 @@ def test_values_without_meaning_are_refused(wrong: dict[str, float]) -> None:
 def test_more_frames_at_least_than_at_most_are_refused() -> None:
     with pytest.raises(ValidationError, match="--min-frames 30: above --max-frames 20"):
         Selection(min_frames=30, max_frames=20)
+
+
+def test_a_jump_that_one_picture_would_fill_is_refused_and_what_came_before_is_kept() -> None:
+    kept = Selection(fps=10, max_frames=50).select((time, time) for time in (0.0, 0.1, 0.2, 1.7e9))
+    assert [next(kept), next(kept)] == [0.0, 0.1]
+    with pytest.raises(DataError, match=r"times jump from 0\.2 to 1700000000\.0 s"):
+        next(kept)

@@ -166,6 +166,19 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     assert len(VideoStore(tmp_path / "two")) == 3
 
 
+def test_the_parts_of_a_split_are_two_folders(tmp_path: Path) -> None:
+    write(tmp_path / "one", range(4))
+    with pytest.raises(UsageError, match="part: twice; name two new folders"):
+        split(
+            VideoStore(tmp_path / "one"),
+            tmp_path / "one",
+            np.arange(4) < 2,
+            (tmp_path / "part",) * 2,
+            lambda shards: None,
+        )
+    assert not (tmp_path / "part").exists()
+
+
 def test_a_split_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "store", range(6))
 
