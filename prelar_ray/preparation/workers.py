@@ -25,8 +25,8 @@ DYING_SECONDS: Final = 10.0
 TASKS: Final = 2
 """Of a process: while the one it converts is received and written, it can begin the next."""
 
-UNSENT: Final = 2
-"""Pieces that a process holds while this one is writing a shard."""
+UNSENT: Final = 1
+"""Pieces that a process holds while this one is writing a shard; each may be 120 MB."""
 
 
 class ProcessPool:
