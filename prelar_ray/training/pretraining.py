@@ -100,6 +100,7 @@ class _Videos:
         seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
         held_out = _held_out(config, store, seen)
         self.store, self.held_out = store, held_out
+        store.log_shares(config.video.paths, settings.segment_length)
         self.counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
         shape = settings.batch_size, settings.segment_length
         self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)

@@ -37,7 +37,7 @@ class VideoMixture:
 
     @classmethod
     def open(cls, config: VideoConfig, verify_again: bool = False) -> Self:
-        """Open the stores of a configuration, and log what they hold and how much each counts.
+        """Open the stores of a configuration.
 
         With ``verify_again`` all checksums are compared, also those that were before.
 
@@ -45,17 +45,15 @@ class VideoMixture:
             DataError: a store cannot be used.
         """
         stores = [VideoStore.open(path, config, verify_again) for path in config.paths]
-        mixture = cls(stores, config.weights, config.weighting == "frames")
-        if len(stores) > 1:
-            for path, store, share in zip(config.paths, stores, mixture.shares(1), strict=True):
-                log.info(
-                    "%s: %d episodes, %d frames, %.0f %% of the clips",
-                    path,
-                    len(store),
-                    store.total_frames,
-                    100 * share,
-                )
-        return mixture
+        return cls(stores, config.weights, config.weighting == "frames")
+
+    def log_shares(self, paths: Sequence[str], segment_length: int) -> None:
+        """Log what each of several stores, named by its path, holds and counts for clips of so many frames."""
+        if len(self.stores) == 1:
+            return
+        for path, store, share in zip(paths, self.stores, self.shares(segment_length), strict=True):
+            said = path, len(store), store.total_frames, 100 * share
+            log.info("%s: %d episodes, %d frames, %.0f %% of the clips", *said)
 
     def __len__(self) -> int:
         """Episodes."""

@@ -122,10 +122,10 @@ def test_what_a_store_gains_comes_after_all_that_was_there(tmp_path: Path, store
         np.testing.assert_array_equal(mixture.frames(len(before)), marked("n", 1, 6))
 
 
-def test_opening_says_what_each_store_counts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_each_store_counts_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "prelar_ray")
     paths = tuple(str(folder / name) for name in LENGTHS)
-    VideoMixture.open(VideoConfig(path=paths, weights=(1, 3)))
+    VideoMixture.open(VideoConfig(path=paths, weights=(1, 3))).log_shares(paths, 3)
     said = [record.message for record in caplog.records if " % of the clips" in record.message]
     assert said == [
         f"{paths[0]}: 2 episodes, 15 frames, 25 % of the clips",
