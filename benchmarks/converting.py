@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +30,7 @@ from prelar_ray.sources.source import Choice, Source
 from prelar_ray.sources.video_files import VideoFiles
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["converting"]
+__all__ = ["converting", "memory"]
 
 CPU = torch.device("cpu")
 PICTURES = 1000
@@ -105,6 +108,35 @@ def _processes(video: Path, folder: Path, repeats: int) -> list[Row]:
             rows.append({"name": f"{FILES} videos {name}, {workers}", **timing.as_row(), **rate})
         rows[-1]["speedup"] = float(np.median([one / two for one, two in turns]))
     return rows
+
+
+def memory() -> list[Row]:
+    """Return the rows of the largest resident memory of preparations of one file, which grows tenfold.
+
+    The largest of all processes so far is what the system tells, so the short file comes first.
+    """
+    rows: list[Row] = []
+    for frames in (10_000, 100_000):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _long(folder / "long.mp4", frames)
+            command = [sys.executable, "-m", "prelar_ray", "prepare", str(folder / "long.mp4"), "--out", f"{name}/out"]
+            options = ["--max-frames", "1000", "--shard-frames", "5000", "--workers", "1"]
+            subprocess.run([*command, *options], check=True, capture_output=True)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        rows.append({"name": f"one file of {frames} frames, in pieces of 1000", "peak_mib": peak})
+    return rows
+
+
+def _long(path: Path, frames: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "40"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(frames):
+            pixels = np.roll(noise, number % 128, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _clip(folder: Path) -> Path:

@@ -4,6 +4,7 @@
 after a first pass. ``of_memcpy`` is the speed relative to a plain copy of as many bytes from an array in memory to a
 new one, in the same run. ``opening`` is of a store with sparse shards: it reads the journal and looks at the size of
 each file. ``converting`` compares each format with the library alone that decodes it, and one process with two.
+``memory`` is the largest of a preparation, of a short file and a long one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from benchmarks.converting import converting
+from benchmarks.converting import converting, memory
 from benchmarks.measuring import Result, Row, Timing, report_options, show, timed
 from prelar_ray.config import load_config
 from prelar_ray.storage.arrow import Compression
@@ -29,7 +30,7 @@ from prelar_ray.video.recorder import record
 from prelar_ray.video.store import VideoStore, VideoWriter
 
 CPU = torch.device("cpu")
-PARTS = ("loading", "opening", "converting")
+PARTS = ("loading", "opening", "converting", "memory")
 FRAME_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
 SHARD_FRAMES = 10_000
 EPISODES, SHARDS = 170_000, 760
@@ -47,6 +48,7 @@ COLUMNS = {
     "frames_per_s": ".0f",
     "over_library": ".2f",
     "speedup": ".2f",
+    "peak_mib": ".0f",
 }
 
 
@@ -133,6 +135,8 @@ def main(argv: Sequence[str]) -> int:
         rows += opening(EPISODES, SHARDS, few)
     if "converting" in args.parts:
         rows += converting(args.clip, few)
+    if "memory" in args.parts:
+        rows += memory()
     settings = {"videos": str(args.videos or "point-reach"), "batch": args.batch, "parts": args.parts}
     show(Result("data", settings, {"device": "cpu"}, rows), COLUMNS, args)
     return 0
