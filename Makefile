@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .NOTPARALLEL:
 
 help:
-	@echo "make demo     set up, then record, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
+	@echo "make demo     set up, then record, prepare, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
 	@echo "make test     set up, then run the tests that need no GPU: minutes on 2 CPU cores"
 	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
 	@echo "make lint     set up, then ruff and mypy"

@@ -147,10 +147,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
     args = parser.parse_args(argv)
-    args.to.mkdir(parents=True)
     rng = np.random.default_rng(0)
     whole = [frames_of(path, 160, 120) for path in args.videos]
     clips = [clip[start : start + LENGTH] for clip in whole for start in range(0, len(clip) - LENGTH + 1, LENGTH)]
+    if not clips:
+        parser.error(f"no video has {LENGTH} frames; give a longer one")
+    args.to.mkdir(parents=True)
     write_ssv2(args.to, clips)
     write_npz(args.to, clips, rng)
     write_lerobot(args.to / "lerobot-v2", clips, "v2.1", rng)

@@ -20,6 +20,7 @@ from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
 from prelar_ray.video.actions import actions_path
+from prelar_ray.video.layout import JOURNAL
 from prelar_ray.video.sheet import draw_sheet
 from prelar_ray.wording import counted
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = _prepare_with_progress(preparation, args)
     except KeyboardInterrupt:
-        print_next(f"{args.out} keeps what was converted", ["prepare", *_again(argv)])
+        if (args.out / JOURNAL).exists():
+            print_next(f"{args.out} keeps what was converted", ["prepare", *_again(argv)])
         raise
     actions = f"\nthe true actions, which training never opens: {actions_path(args.out)}" if args.actions else ""
     left_out = f"\nleft out: {counted(len(summary.left_out), 'file')}, named above" if summary.left_out else ""
@@ -132,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--label", type=_names, default=(), metavar="A,B", help="classes of the list")
     what.add_argument("--episodes", type=_ranges, default=(), metavar="0:50,60", help="numbers of episodes")
-    what.add_argument("--limit", type=positive, metavar="N", help="the first N episodes")
+    what.add_argument("--limit", type=positive, metavar="N", help="the first N episodes of each source")
     what.add_argument("--start", type=_seconds, default=0.0, metavar="S", help="seconds (or 1:02:03) into each file")
     what.add_argument("--end", type=_seconds, metavar="S", help="seconds (or 1:02:03) into each file")
     what.add_argument("--name", default="", metavar="NAME", help="source name of the episodes; default: file or class")

@@ -83,8 +83,7 @@ class VideoConfig(Component):
     """Reading of video stores for pre-training."""
 
     path: str | tuple[str, ...] = ""
-    """Folder of the video store, as `record` and `prepare` write it, or its address, of a kind that pyarrow.fs knows
-    (s3://...); or several of them."""
+    """Video store, or several: folders, as `record` and `prepare` write them, or addresses of pyarrow.fs (s3://...)."""
     weighting: Literal["episodes", "frames"] = "episodes"
     """What is equally likely as a clip: episodes that are long enough, or their starts."""
     weights: tuple[NonNegativeFloat, ...] = ()
@@ -110,7 +109,7 @@ class VideoConfig(Component):
     @model_validator(mode="after")
     def _weights_are_of_stores(self) -> Self:
         if self.weights and (len(self.weights) != len(self.paths) or not any(self.weights)):
-            raise ValueError(f"weights: one number above 0 for each of {len(self.paths)} stores in path")
+            raise ValueError(f"weights: expected one for each of {len(self.paths)} stores in path, and not all 0")
         return self
 
 

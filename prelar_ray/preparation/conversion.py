@@ -78,8 +78,10 @@ class Converter:
             for picture in self.selection.select(episode.pictures):
                 kept.append(picture.square(self.geometry))
                 if len(kept) == most:
-                    yield _piece(kept, episode, start)
-                    kept, start = [], start + most
+                    piece = _piece(kept, episode, start)
+                    kept, start = [], start + most  # before the piece is taken: it is a copy
+                    yield piece
+                    del piece
         except ConfigError:
             raise
         except PrelarError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from prelar_ray.preparation.conversion import Finished
 from prelar_ray.preparation.ordered import Task
 from prelar_ray.sources.source import Item
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "named"]
 
 
 class Ledger:
@@ -64,9 +66,9 @@ class Ledger:
         source, item = task
         self._done.append([_key(source, item), fingerprint(item)])
         self._pieces = 0
-        self.notes += [f"{item.key}: {note}" for note in finished.notes]
+        self.notes += [named(item.key, note) for note in finished.notes]
         if finished.failure:
-            self.left_out.append(f"{item.key}: {finished.failure}")
+            self.left_out.append(named(item.key, finished.failure))
         self.too_short += finished.too_short
 
     def note(self) -> dict[str, Any]:
@@ -95,12 +97,20 @@ class Ledger:
             if _key(source, item) != key:
                 raise DataError(f"{item.key}: comes where the store has {key}; restore what was there, or {advice}")
             if fingerprint(item) != was:
-                raise DataError(f"{item.key}: has changed since it was converted; restore it, or {advice}")
+                raise DataError(
+                    f"{item.key}: has changed since it was converted, or what is taken of it; restore it, or {advice}"
+                )
 
 
-def fingerprint(item: Item) -> list[list[int]]:
-    """Return size and time (nanoseconds) of the files of an item; zeros for one that is gone."""
-    return [_stat(item, number) for number in range(len(item.files))]
+def named(key: str, message: str) -> str:
+    """Return a message that names the item, once."""
+    return message if f"{key}: " in message else f"{key}: {message}"
+
+
+def fingerprint(item: Item) -> list[Any]:
+    """Return a digest of what is read of an item, then size and time (nanoseconds) of its files; zeros for one gone."""
+    digest = hashlib.sha256(json.dumps(item.detail).encode()).hexdigest()[:16]
+    return [digest, *(_stat(item, number) for number in range(len(item.files)))]
 
 
 def _stat(item: Item, number: int) -> list[int]:

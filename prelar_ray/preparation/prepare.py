@@ -15,8 +15,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prelar_ray.errors import ConfigError, DataError, RunFolderError
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.preparation.conversion import Converter, Piece
-from prelar_ray.preparation.ledger import Ledger
+from prelar_ray.preparation.ledger import Ledger, named
 from prelar_ray.preparation.ordered import Convert, Task, convert_here, convert_in
 from prelar_ray.preparation.workers import ProcessPool
 from prelar_ray.sources.geometry import Geometry
@@ -25,7 +26,8 @@ from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Choice, Source
 from prelar_ray.storage.arrow import Compression
 from prelar_ray.video.actions import ActionWriter, actions_path
-from prelar_ray.video.store import MANIFEST, VideoWriter, is_complete
+from prelar_ray.video.layout import JOURNAL, MANIFEST
+from prelar_ray.video.store import VideoWriter, is_complete
 from prelar_ray.wording import counted
 
 __all__ = ["Preparation", "Summary", "all_tasks", "convert_locally", "open_sources", "prepare"]
@@ -150,9 +152,11 @@ def prepare(
         stack.enter_context(writer)
         actions = None
         if preparation.choice.actions:
+            if resume and writer.appended == 0:  # a kill came between the first actions and their shard
+                actions_path(out).unlink(missing_ok=True)
             actions = ActionWriter(actions_path(out), preparation.shard_frames, resume=writer.appended if resume else 0)
             stack.enter_context(actions)
-        on_item(ledger.items, writer.frames)
+        on_item(ledger.items, writer.appended_frames)
         converter = Converter(sources, preparation.geometry, preparation.selection)
         _write(preparation, converter, tasks, ledger, writer, actions, convert, on_item)
         if writer.appended == 0:
@@ -172,12 +176,15 @@ def _open_store(
 ) -> tuple[Ledger, VideoWriter]:
     """Return what the store holds, and its writer."""
     if not resume:
-        if (out / MANIFEST).exists() and not is_complete(out):
+        if (out / JOURNAL).exists() and not is_complete(out):
             raise RunFolderError(
-                f"{out} holds a store that is not complete; continue it with --resume, or choose another"
+                f"{out} holds a store that is not complete; continue it with --resume (once no other process writes "
+                "it), or choose another"
             )
         ledger = Ledger()
         return ledger, VideoWriter(out, attributes, preparation.shard_frames, preparation.compression, ledger.note)
+    if not (out / MANIFEST).exists():
+        raise RunFolderError(f"{out}: no store to continue; leave out --resume, or correct --out")
     writer = VideoWriter.resume(out, preparation.shard_frames)
     differs = [key for key in attributes if writer.attributes.get(key) != attributes[key]]
     if differs:
@@ -213,25 +220,25 @@ def _write(
                 new += 1
                 if new <= stored:
                     continue
-                ledger.piece()
-                if actions is not None and found.actions is not None:
-                    actions.append(found.actions, found.frames, found.name)
-                writer.append(found.frames, found.name)
+                with interrupts_deferred():  # ledger and store agree at each interrupt
+                    ledger.piece()
+                    if actions is not None and found.actions is not None:
+                        actions.append(found.actions, found.frames, found.name)
+                    writer.append(found.frames, found.name)
                 on_item(0, len(found.frames))
                 continue
             item = pending[position][1]
             if found.failure and not preparation.skip_bad:
-                raise DataError(f"{_named(item.key, found.failure)}; --skip-bad leaves out what cannot be read")
-            ledger.finish(pending[position], found)
+                raise DataError(
+                    f"{named(item.key, found.failure)}; --resume goes on once that is mended, and with --skip-bad "
+                    "leaves out what cannot be read"
+                )
+            with interrupts_deferred():
+                ledger.finish(pending[position], found)
             for note in found.notes:
-                log.warning("%s", _named(item.key, note))
+                log.warning("%s", named(item.key, note))
             if found.failure:
                 kept = f", {counted(new, 'episode')} before it kept" if new else ""
-                log.warning("left out: %s%s", _named(item.key, found.failure), kept)
+                log.warning("left out: %s%s", named(item.key, found.failure), kept)
             on_item(1, 0)
             position, new, stored = position + 1, 0, 0
-
-
-def _named(key: str, message: str) -> str:
-    """Return a message that names the item, once."""
-    return message if key in message else f"{key}: {message}"

@@ -15,6 +15,7 @@ from prelar_ray.preparation.ordered import Task
 from prelar_ray.preparation.prepare import Preparation, all_tasks, open_sources
 from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Description, Source
+from prelar_ray.sources.trees import spread
 from prelar_ray.types import IMAGE_SIZE, Frames
 from prelar_ray.wording import counted
 
@@ -83,7 +84,7 @@ def sample(preparation: Preparation, episodes: int) -> tuple[list[str], list[Fra
     tasks = all_tasks(preparation, sources)
     converter = _trial(preparation, sources)
     names, found = list[str](), list[Frames]()
-    for task in tasks[:: max(1, len(tasks) // episodes)][:episodes]:
+    for task in spread(tasks, episodes):
         piece = next((piece for piece in _converted(converter, task) if isinstance(piece, Piece)), None)
         if piece is not None:
             names.append(f"{task[1].key}: {piece.name}")
@@ -99,7 +100,7 @@ def _time(
     """Convert a few items for a few seconds and scale by frames, or by items where their frames are unknown."""
     converter = _trial(preparation, sources)
     began, kept, items = time.monotonic(), 0, 0
-    for task in tasks[:: max(1, len(tasks) // TRIAL_ITEMS)]:
+    for task in spread(tasks, TRIAL_ITEMS):
         for found in _converted(converter, task):
             kept += len(found.frames) if isinstance(found, Piece) else 0
             items += isinstance(found, Finished)

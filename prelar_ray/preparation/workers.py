@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections import deque
@@ -120,14 +121,19 @@ def _work(pipe: Connection, converter: Converter) -> None:
     """Convert the tasks that are asked for, until the other end closes."""
     found: Queue[Converted] = Queue(UNSENT)
     threading.Thread(target=_send, args=(pipe, found), daemon=True).start()
-    with suppress(EOFError, OSError):
-        while True:
-            for one in converter.convert(*pipe.recv()):
-                found.put(one)
+    while True:
+        try:
+            source, item = pipe.recv()
+        except (EOFError, OSError):
+            return
+        for one in converter.convert(source, item):
+            found.put(one)
 
 
 def _send(pipe: Connection, found: Queue[Converted]) -> None:
-    """Send what is found beside the conversion."""
-    with suppress(OSError):  # the other end closed, and ends this process
+    """Send what is found beside the conversion; end the process if the other end closed, for nobody takes the rest."""
+    try:
         while True:
             pipe.send(found.get())
+    except OSError:
+        os._exit(0)  # the main thread may wait for room in the queue, for ever

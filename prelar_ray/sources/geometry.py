@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import DataError
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Box", "Geometry"]
@@ -42,7 +42,7 @@ class Geometry(BaseModel):
         """Return a picture ``(H, W, 3)`` of square pixels as ``(64, 64, 3)``; one that fits already is not resampled.
 
         Raises:
-            ConfigError: ``crop`` reaches beyond the picture.
+            DataError: ``crop`` reaches beyond the picture.
         """
         if self.rotate != "auto":
             pixels = np.rot90(pixels, self.rotate // 90)
@@ -69,10 +69,10 @@ class Geometry(BaseModel):
         return padded
 
     def check_crop(self, width: int, height: int) -> None:
-        """Raise ConfigError if ``crop`` reaches beyond an upright picture of this size."""
+        """Raise DataError if ``crop`` reaches beyond an upright picture of this size."""
         box = self.crop
         if box and not (0 <= box.x < box.x + box.width <= width and 0 <= box.y < box.y + box.height <= height):
-            raise ConfigError(
+            raise DataError(
                 f"--crop {box.width}:{box.height}:{box.x}:{box.y} reaches beyond pictures of {width} x {height} "
                 "pixels; give WIDTH:HEIGHT:X:Y within them"
             )

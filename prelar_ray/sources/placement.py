@@ -54,7 +54,7 @@ class Placement:
         """Return that of stored pictures of ``width`` x ``height``.
 
         Raises:
-            ConfigError: ``geometry.crop`` reaches beyond the upright picture.
+            DataError: ``geometry.crop`` reaches beyond the upright picture.
         """
         if geometry.rotate != "auto":  # in place of what the file says
             orientation = Orientation(orientation.aspect, geometry.rotate // 90)

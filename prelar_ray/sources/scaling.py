@@ -57,7 +57,7 @@ class FrameScaler:
         """Return a frame as the store holds it, uint8 ``(64, 64, 3)``.
 
         Raises:
-            ConfigError: ``geometry.crop`` reaches beyond the frame.
+            DataError: ``geometry.crop`` reaches beyond the frame.
         """
         if self._transparent:
             frame = _over_black(frame)

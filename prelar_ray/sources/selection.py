@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prelar_ray.errors import ConfigError
 
@@ -27,6 +27,12 @@ class Selection(BaseModel):
     """Shorter episodes are left out."""
     max_frames: Annotated[int, Field(ge=1)] = 10_000
     """Longer episodes are cut into pieces of this length."""
+
+    @model_validator(mode="after")
+    def _least_is_not_above_most(self) -> Self:
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"--min-frames {self.min_frames}: above --max-frames {self.max_frames}; lower it")
+        return self
 
     @property
     def keeps_all(self) -> bool:

@@ -57,9 +57,9 @@ def folders(root: Path) -> Iterator[Folder]:
                 waiting.append((inner, passed | {real} if linked else passed))
 
 
-def spread(things: Sequence[Thing]) -> list[Thing]:
+def spread(things: Sequence[Thing], most: int = SAMPLE) -> list[Thing]:
     """Return some, evenly spread, to judge all by."""
-    number = min(SAMPLE, len(things))
+    number = min(most, len(things))
     return [things[index * len(things) // number] for index in range(number)]
 
 

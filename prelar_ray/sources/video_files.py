@@ -54,6 +54,7 @@ class VideoFiles(Source):
         if choice.end is not None and choice.end <= choice.start:
             raise ConfigError(f"--end {choice.end:g}: not after --start {choice.start:g}; seconds of each file")
         self._path, self._choice = path, choice
+        self._others = Counter[str]()  # files by the end of their names
         self._items = tuple(self._found() if choice.list is None else self._listed(choice.list))
         if not self._items:
             raise DataError(f"{path}: no video files ({', '.join(sorted(SUFFIXES))}); correct the path")
@@ -70,6 +71,9 @@ class VideoFiles(Source):
         total, missing = bytes_of([item.files[0] for item in self._items])
         if missing:
             notes.append(f"{counted(missing, 'file')} missing")
+        if self._others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self._others.most_common(4))
+            notes.append(f"not read, for they are no videos: {kinds}; name their folders if they are wanted too")
         sizes = Counter(f"{figure.width} x {figure.height}" for figure in figures)
         rates = Counter(f"{figure.rate:.4g}" for figure in figures if figure.rate)
         return Description(
@@ -97,12 +101,13 @@ class VideoFiles(Source):
         if self._path.is_file():
             yield self._item(self._path.name, self._path, self._path.stem)
             return
-        files = [
-            (f"{folder.below}/{name}" if folder.below else name, folder.below)
-            for folder in folders(self._path)
-            for name in folder.names
-            if is_video(name)
-        ]
+        files = []
+        for folder in folders(self._path):
+            for name in folder.names:
+                if is_video(name):
+                    files.append((f"{folder.below}/{name}" if folder.below else name, folder.below))
+                else:
+                    self._others[os.path.splitext(name)[1] or name] += 1
         for key, below in sorted(files)[: self._choice.limit]:
             yield self._item(key, self._path / key, below or self._path.resolve().name)
 

@@ -36,7 +36,7 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
     for name, given in sweep.pretrain.videos.items() if sweep.pretrain else ():
         if isinstance(given, str) and not is_address(given) and not (Path(given) / MANIFEST).exists():
             raise ConfigError(
-                f"pretrain.videos.{name}: {given} holds no video store; record one with prelar-ray record"
+                f"pretrain.videos.{name}: {given} holds no video store; prelar-ray record and prepare write one"
             )
     for run in {(run.init_path, run.method): run for run in runs if run.init_path}.values():
         assert run.init_path is not None

@@ -98,7 +98,7 @@ class ClipSampler:
         if len(self._eligible) == 0:
             raise DataError(
                 f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs "
-                f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or record longer "
+                f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or use longer "
                 "videos"
             )
         likely = self._store.probabilities(self._starts, self._eligible)

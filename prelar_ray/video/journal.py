@@ -12,7 +12,7 @@ from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import Compression, checksum
 from prelar_ray.storage.files import atomic_file, cannot_write
 from prelar_ray.storage.locks import FileLock
-from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents
+from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
 
 __all__ = ["Journal"]
@@ -191,8 +191,15 @@ def _lock(path: Path) -> FileLock:
 
 
 def _is_occupied(path: Path) -> bool:
-    """Whether a folder holds anything but a lock."""
-    return any(file.name != LOCK for file in path.iterdir())
+    """Whether a folder holds more than a lock and the manifest of a store that never got a shard."""
+    names = {file.name for file in path.iterdir()} - {LOCK}
+    if names != {MANIFEST}:
+        return bool(names)
+    try:
+        manifest = read_manifest(path)
+    except DataError:
+        return True
+    return manifest.version == 1 or manifest.complete
 
 
 def _refuse_occupied(path: Path) -> None:

@@ -147,7 +147,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, list[ShardRecord]]:
                 f"no {MANIFEST} in it, so it is not a video store" if path.is_dir() else "a file, expected a folder"
             )
         raise DataError(
-            f"{path}: {problem}; `prelar-ray record` writes a video store, or correct video.path (--videos)"
+            f"{path}: {problem}; `prelar-ray record` or `prepare` writes a video store, or correct the path (--videos)"
         )
     try:
         content = json.loads(file.read_bytes())

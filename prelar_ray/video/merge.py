@@ -164,7 +164,7 @@ def _refuse_same_shards(stores: Sequence[tuple[Path, VideoStore]]) -> None:
                 raise UsageError(
                     f"{path}: {shard.file} is also in {seen[shard.sha256]}; its videos would count twice, leave one out"
                 )
-            seen[shard.sha256] = path
+        seen |= {shard.sha256: path for shard in store.shards}  # one store may hold the same videos twice
 
 
 def _merged_attributes(stores: Sequence[tuple[Path, VideoStore]]) -> dict[str, Any]:

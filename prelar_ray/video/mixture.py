@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.config import VideoConfig
+from prelar_ray.errors import DataError
 from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore
 
@@ -116,6 +117,9 @@ class VideoMixture:
         """Return how likely each of the episodes ``chosen`` is, which has so many ``starts``; None: all alike.
 
         A store without any of them counts nothing, and the others share what it had.
+
+        Raises:
+            DataError: all of them are in stores whose weight is 0.
         """
         if not self.weights and not self.by_frames:
             return None
@@ -125,6 +129,11 @@ class VideoMixture:
             totals = np.bincount(of, likely, len(self.stores))
             likely = likely * np.array(self.weights)[of] / totals[of]
         total: float = likely.sum()
+        if total == 0:
+            raise DataError(
+                f"video.weights={list(self.weights)}: no video of the stores above 0 is long enough for a clip; "
+                "set a lower pretrain.segment_length, or other weights"
+            )
         normalised: npt.NDArray[np.float64] = likely / total
         return normalised
 

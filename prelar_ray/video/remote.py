@@ -160,7 +160,7 @@ class RemoteFolder(StoreFolder):
                 os.fsync(sink.fileno())
             if sha256 and digest.hexdigest() != sha256:
                 raise DataError(
-                    f"{self.name}: {name}: the checksum differs from the manifest's, it is damaged; "
+                    f"{self.name}: {name}: the checksum differs from the recorded one, it is damaged; "
                     "restore it from a copy"
                 )
             os.replace(partial, to)

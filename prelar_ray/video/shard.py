@@ -91,7 +91,7 @@ def checksum_problem(path: Path, record: ShardRecord) -> str:
     """Return what is wrong with a shard's file, after reading all of it, or nothing."""
     try:
         if checksum(path) != record.sha256:
-            return f"{path}: the checksum differs from the manifest's, it is damaged; restore it from a copy"
+            return f"{path}: the checksum differs from the recorded one, it is damaged; restore it from a copy"
         Shard(path, record)
     except DataError as error:
         return str(error)

@@ -78,7 +78,9 @@ class VideoStore:
         self._read()
         if not self._records:
             left_out = f" ({counted(len(self.damaged), 'damaged shard')} left out)" if self.damaged else ""
-            raise DataError(f"{self._folder.name}: holds no episodes{left_out}; record videos into a new folder")
+            raise DataError(
+                f"{self._folder.name}: holds no episodes{left_out}; record or prepare videos into a new folder"
+            )
         if not self.complete:
             found = f"{counted(len(self), 'episode')}, {counted(self.total_frames, 'frame')}"
             message = "%s: its recording was interrupted or is in progress; used as far as it goes: %s"

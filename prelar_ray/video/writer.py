@@ -91,6 +91,11 @@ class VideoWriter:
         return self._journal.attributes
 
     @property
+    def appended_frames(self) -> int:
+        """Frames of the episodes that were appended, written or not."""
+        return self.frames + self._pending_frames
+
+    @property
     def notes(self) -> list[dict[str, Any]]:
         """The notes of all shards, in order, without that of one that was taken back."""
         written = self._journal.shards[:-1] if self._taken_back else self._journal.shards

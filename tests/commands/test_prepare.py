@@ -83,12 +83,34 @@ def test_what_cannot_be_read_is_named_and_left_out_on_demand(
     arguments = [str(videos)]
     error = refused(main, *arguments, "--out", tmp_path / "strict", code=2)
     assert f"error: {videos / 'pull' / 'd.mp4'}" in error or "error: pull/d.mp4" in error
-    assert error.rstrip().endswith("--skip-bad leaves out what cannot be read")
+    assert error.rstrip().endswith("with --skip-bad leaves out what cannot be read")
     assert main([*arguments, "--out", str(tmp_path / "out"), "--skip-bad"]) == 3
     store = VideoStore(tmp_path / "out")
     assert len(store) == 3
     assert len(store.attributes["left_out"]) == 1
     assert "left out: 1 file, named above" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_the_store_begins_names_nothing_to_resume(
+    videos: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "survey", interrupted)
+    assert refused(main, str(videos), "--out", str(tmp_path / "out"), code=130) == "interrupted\n"
+
+
+def test_a_preview_shows_episodes_from_all_over_the_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(15):
+        write(tmp_path / "many" / f"{number:02d}.mp4", shades(2), rate=10)
+    drawn: list[str] = []
+    monkeypatch.setattr(prepare, "draw_sheet", lambda path, names, frames: drawn.extend(names))
+    assert main([str(tmp_path / "many"), "--preview", str(tmp_path / "sheet.png")]) == 0
+    assert [name.partition(".")[0] for name in drawn] == ["00", "01", "03", "05", "07", "09", "11", "13"]
 
 
 def test_an_interrupted_preparation_resumes(

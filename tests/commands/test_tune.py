@@ -181,7 +181,7 @@ def test_what_a_study_starts_from_must_be_there_before_anything_is_made(tmp_path
     stages = STAGES.replace(
         "{record.tasks: [prelar/point-reach], record.policy: random, record.episodes_per_task: 3}", "gone"
     )
-    with pytest.raises(ConfigError, match=r"^pretrain\.videos\.reach: gone holds no video store; record one"):
+    with pytest.raises(ConfigError, match=r"^pretrain\.videos\.reach: gone holds no video store; prelar-ray record"):
         tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
     stages = "finetune: {methods: [prelar], tasks: [prelar/point-reach], init: {prelar: gone}}"
     with pytest.raises(CheckpointError, match=r"^finetune\.init\.prelar: \S*gone: not a checkpoint"):

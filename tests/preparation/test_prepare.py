@@ -16,14 +16,16 @@ import pytest
 from pydantic import ValidationError
 
 from prelar_ray.errors import ConfigError, DataError, RunFolderError
-from prelar_ray.preparation.conversion import Converted, Converter, Piece
+from prelar_ray.preparation.conversion import Converted, Converter, Finished, Piece
+from prelar_ray.preparation.ledger import Ledger, named
 from prelar_ray.preparation.ordered import Convert, Task, convert_here
 from prelar_ray.preparation.prepare import Preparation, Summary, convert_locally, prepare
 from prelar_ray.sources import registry
 from prelar_ray.sources.selection import Selection
-from prelar_ray.sources.source import Choice
+from prelar_ray.sources.source import Choice, Item
+from prelar_ray.types import Frames
 from prelar_ray.video.actions import ActionFile, actions_path
-from prelar_ray.video.store import VideoStore
+from prelar_ray.video.store import VideoStore, VideoWriter
 from tests.preparation.sources import Made, made, picture
 
 LINES = ("a 5", "b 30", "c 1", "d 12", "e 7 odd", "f 9")
@@ -152,6 +154,68 @@ def test_sources_that_changed_are_noticed(
     assert files(tmp_path / "out") == before
 
 
+def test_an_interrupt_between_the_ledger_and_the_store_loses_no_episode(
+    source: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, append = tmp_path / "out", VideoWriter.append
+
+    def interrupted(writer: VideoWriter, frames: Frames, name: str) -> None:
+        if writer.appended == 4:
+            signal.raise_signal(signal.SIGINT)
+        append(writer, frames, name)
+
+    monkeypatch.setattr(VideoWriter, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, choice=Choice(actions=True))
+    monkeypatch.setattr(VideoWriter, "append", append)
+    run(source, out, resume=True, choice=Choice(actions=True))
+    assert files(out) == whole
+
+
+def test_other_parts_of_the_same_file_are_noticed(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ledger.finish((0, Item("a", (), {"start": 0.0})), Finished(0, ()))
+    ledger.check([(0, Item("a", (), {"start": 0.0}))])
+    with pytest.raises(DataError, match="a: has changed since it was converted, or what is taken of it"):
+        ledger.check([(0, Item("a", (), {"start": 1.0}))])
+
+
+def test_an_item_is_named_once_where_its_message_names_it() -> None:
+    assert named("b/5.mp4", "videos/b/5.mp4: empty") == "videos/b/5.mp4: empty"
+    assert named("5", "cut short after 15 pictures") == "5: cut short after 15 pictures"
+
+
+def test_a_store_that_got_no_shard_is_begun_anew(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no episode has 50 frames or more"):
+        run(source, tmp_path / "out", selection=Selection(min_frames=50))
+    assert run(source, tmp_path / "out").episodes == 9
+
+
+def test_actions_written_before_a_kill_that_no_shard_has_are_written_again(
+    source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, stopping(0, KeyboardInterrupt()), choice=Choice(actions=True))
+    actions_path(out).write_bytes(whole["actions"])
+    run(source, out, resume=True, choice=Choice(actions=True))
+    assert files(out) == whole
+
+
+def test_a_resume_needs_a_store(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="out: no store to continue; leave out --resume"):
+        run(source, tmp_path / "out", resume=True)
+
+
+def test_a_resume_counts_the_frames_that_are_there(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", stopping(1, KeyboardInterrupt()))
+    seen: list[int] = []
+    prepare(preparation(source), tmp_path / "out", convert_here, True, lambda items, frames: seen.append(frames))
+    assert seen[0] == 5
+    assert sum(seen) == VideoStore(tmp_path / "out").total_frames
+
+
 def test_a_resume_with_other_settings_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out", stopping(5, KeyboardInterrupt()))
@@ -174,7 +238,7 @@ def test_what_cannot_be_read_ends_the_preparation_by_name_or_is_left_out(
     fault: str, workers: int, tmp_path: Path
 ) -> None:
     source = made(tmp_path / "source" / "clips.made", "a 5", f"broken 9 {fault}", "c 4")
-    with pytest.raises(DataError, match="^broken: .*; --skip-bad leaves out"):
+    with pytest.raises(DataError, match="^broken: .*; --resume goes on .*with --skip-bad leaves out"):
         run(source, tmp_path / "strict", convert_locally(workers))
     assert VideoStore(tmp_path / "strict").sources[0] == "a"
     summary = run(source, tmp_path / "lenient", convert_locally(workers), skip_bad=True)
@@ -242,6 +306,14 @@ if __name__ == "__main__":
 """
 
 
+def runs(process: str) -> bool:
+    """Whether a process of this number runs; one that ended, and that nobody waits for, does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_kill_leaves_no_process_and_a_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     lines = [f"clip{number:03d} 150" for number in range(60)]
     source, out = made(tmp_path / "source" / "clips.made", *lines), tmp_path / "out"
@@ -252,8 +324,14 @@ def test_a_kill_leaves_no_process_and_a_resume_gives_the_same_bytes(tmp_path: Pa
     journal = out / "shards.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
         time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before the kill"
+    assert len(children) >= 2
+    deadline = time.monotonic() + 20
+    while left := [child for child in children if runs(child)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.05)
     settings = {"selection": Selection(), "shard_frames": 400}
     run(source, out, convert_locally(2), resume=True, **settings)
     run(source, tmp_path / "whole", **settings)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import DataError
 from prelar_ray.sources.decoding import VideoFile
 from prelar_ray.sources.geometry import Box, Geometry
 from prelar_ray.sources.pictures import Frame
@@ -201,7 +201,7 @@ def test_pixels_that_are_not_square_are_widened_before_crop_and_fit(tmp_path: Pa
 def test_a_crop_beyond_the_upright_picture_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", [asymmetric()] * 2, change=lambda stream: stream.set_display_rotation(90))
     decode(path, Geometry(crop=Box(64, 96, 0, 0)))
-    with pytest.raises(ConfigError, match="64 x 96"):
+    with pytest.raises(DataError, match="64 x 96"):
         decode(path, Geometry(crop=Box(96, 64, 0, 0)))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import DataError
 from prelar_ray.sources.geometry import Box, Geometry
 from prelar_ray.sources.placement import Orientation, Placement
 from tests.sources.clips import asymmetric
@@ -40,7 +40,7 @@ def test_steps_follow_each_other_upright_crop_flip() -> None:
 
 def test_a_crop_beyond_the_picture_is_refused_with_both_sizes() -> None:
     for box in (Box(10, 10, 95, 0), Box(10, 10, -1, 0), Box(0, 5, 0, 0), Box(10, 90, 0, 0)):
-        with pytest.raises(ConfigError, match=r"--crop .* 100 x 80"):
+        with pytest.raises(DataError, match=r"--crop .* 100 x 80"):
             Geometry(crop=box).apply(asymmetric(80, 100))
 
 

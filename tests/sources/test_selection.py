@@ -65,3 +65,8 @@ def test_pictures_are_asked_for_one_by_one() -> None:
 def test_values_without_meaning_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Selection.model_validate(wrong)
+
+
+def test_more_frames_at_least_than_at_most_are_refused() -> None:
+    with pytest.raises(ValidationError, match="--min-frames 30: above --max-frames 20"):
+        Selection(min_frames=30, max_frames=20)

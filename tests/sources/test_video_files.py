@@ -59,6 +59,15 @@ def keys(source: VideoFiles) -> list[str]:
 # Trees
 
 
+def test_what_is_not_read_beside_videos_is_said(tree: Path) -> None:
+    (tree / "frames").mkdir()
+    for number in range(3):
+        (tree / "frames" / f"{number}.jpg").touch()
+    assert VideoFiles(tree, Choice()).describe().notes == (
+        "not read, for they are no videos: 3 .jpg, 1 .txt; name their folders if they are wanted too",
+    )
+
+
 def test_a_tree_is_read_by_path_and_named_after_its_folders(tree: Path) -> None:
     source = VideoFiles(tree, Choice())
     assert keys(source) == ["a/deep/x.webm", "b/10.mp4", "b/2.MP4", "top.mkv"]
@@ -105,7 +114,7 @@ def test_a_description_judges_all_files_by_some(tree: Path) -> None:
     assert (found.items, found.episodes, found.frames) == (5, 5, 150)
     assert found.bytes == sum((tree / item.key).stat().st_size for item in VideoFiles(tree, Choice()).items())
     assert (found.sizes, found.rates) == (("96 x 64",), ("10",))
-    assert len(found.notes) == 1
+    assert len(found.notes) == 2
     assert "git lfs pull" in found.notes[0]
     assert VideoFiles(tree, choose(start=1, end=2)).describe().frames == 50
 

@@ -147,6 +147,14 @@ def test_a_store_is_not_merged_with_itself(tmp_path: Path) -> None:
     assert not (tmp_path / "both").exists()
 
 
+def test_a_store_that_holds_the_same_videos_twice_can_be_merged(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "one", {}, 3) as writer:
+        for _ in range(2):
+            writer.append(episode(3, 0), "a")
+    write(tmp_path / "two", range(2))
+    assert len(merged(tmp_path / "both", tmp_path / "one", tmp_path / "two")) == 4
+
+
 def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "one", range(3))
     write(tmp_path / "two", range(3, 6))

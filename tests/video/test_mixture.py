@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prelar_ray.config import VideoConfig
+from prelar_ray.errors import DataError
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler
 from prelar_ray.video.mixture import VideoMixture
@@ -134,5 +135,11 @@ def test_opening_says_what_each_store_counts(folder: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0)])
 def test_weights_that_do_not_fit_the_stores_are_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValidationError, match="one number above 0 for each of 2 stores"):
+    with pytest.raises(ValidationError, match="expected one for each of 2 stores in path, and not all 0"):
         VideoConfig(path=("a", "b"), weights=weights)
+
+
+def test_clips_longer_than_all_videos_that_count_are_refused(stores: list[VideoStore]) -> None:
+    mixture = VideoMixture(stores, (0, 1))
+    with pytest.raises(DataError, match=r"video.weights=\[0, 1\]: no video of the stores above 0 is long enough"):
+        ClipSampler(mixture, 4, 6, np.random.default_rng(0))

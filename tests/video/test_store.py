@@ -174,7 +174,7 @@ def test_a_shard_with_more_than_frames_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_empty_and_foreign_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent: no such folder.*video\.path"):
+    with pytest.raises(DataError, match=r"absent: no such folder.*--videos"):
         VideoStore(tmp_path / "absent")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file: a file, expected a folder; .*--videos"):
