@@ -11,11 +11,11 @@ from prelar_ray.envs import register_gymnasium
 
 __all__ = ["register_with_ray"]
 
-FAMILIES = ("point-reach", "metaworld", "dmc")
+FAMILIES = ("point-reach", "arena", "metaworld", "dmc")
 
 
 def register_with_ray() -> None:
-    """Register ``prelar_ray/point-reach``, ``prelar_ray/metaworld`` and ``prelar_ray/dmc`` with Ray Tune and RLlib.
+    """Register ``prelar_ray/point-reach``, ``arena``, ``metaworld`` and ``dmc`` with Ray Tune and RLlib.
 
     RLlib's ``env_config`` becomes the keyword arguments of the environment, for example ``{"task": "reach-v3"}``.
     """

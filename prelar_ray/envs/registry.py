@@ -1,4 +1,4 @@
-"""Environments by task id: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach"."""
+"""Environments by task id: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach", "prelar/arena-push"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import gymnasium
 
 from prelar_ray.config import EnvConfig
-from prelar_ray.envs import dmc, metaworld
+from prelar_ray.envs import arena, dmc, metaworld
 from prelar_ray.envs.pixel_env import PixelEnv, check_task_name
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.errors import ConfigError
@@ -18,7 +18,7 @@ __all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gym
 _FAMILIES: Final[dict[str, Callable[[], list[str]]]] = {
     "metaworld": metaworld.task_names,
     "dmc": dmc.task_names,
-    "prelar": lambda: ["point-reach"],
+    "prelar": lambda: ["point-reach", *arena.task_names()],
 }
 
 
@@ -55,7 +55,9 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     if family == "prelar":
         if env.camera != "default":
             raise ConfigError(f"env.camera={env.camera}: {env.task} has no cameras; leave env.camera=default")
-        return PointReach(env.action_repeat, seed)
+        if name == "point-reach":
+            return PointReach(env.action_repeat, seed)
+        return arena.Arena(name, env.action_repeat, seed)
     build, published_camera = (metaworld.MetaWorld, "corner") if family == "metaworld" else (dmc.DeepMindControl, "0")
     camera = published_camera if env.camera == "default" else env.camera
     return build(name, camera, env.render_quality, env.action_repeat, seed)
@@ -73,14 +75,16 @@ def action_size(env: EnvConfig) -> int:
 
 
 def register_gymnasium() -> None:
-    """Register the three families with gymnasium; calling it again changes nothing.
+    """Register the families with gymnasium; calling it again changes nothing.
 
-    Ids ``prelar_ray/point-reach-v0``, ``prelar_ray/metaworld-v0`` and ``prelar_ray/dmc-v0``; the latter two take
-    ``task``, ``camera`` and ``render_quality``, all take ``action_repeat`` and ``seed``. From a program that has not
-    imported this package: ``gymnasium.make("prelar_ray.envs:prelar_ray/point-reach-v0")``.
+    Ids ``prelar_ray/point-reach-v0``, ``prelar_ray/arena-v0``, ``prelar_ray/metaworld-v0`` and ``prelar_ray/dmc-v0``;
+    all take ``action_repeat`` and ``seed``, all but the first ``task``, and the last two ``camera`` and
+    ``render_quality``. From a program that has not imported this package:
+    ``gymnasium.make("prelar_ray.envs:prelar_ray/point-reach-v0")``.
     """
     for name, entry_point in {
         "point-reach": "prelar_ray.envs.point_reach:PointReach",
+        "arena": "prelar_ray.envs.arena:Arena",
         "metaworld": "prelar_ray.envs.metaworld:MetaWorld",
         "dmc": "prelar_ray.envs.dmc:DeepMindControl",
     }.items():

@@ -5,7 +5,7 @@ from prelar_ray.distributed.environments import register_with_ray
 
 def test_rllib_finds_every_family_by_name() -> None:
     register_with_ray()
-    for family in ("point-reach", "metaworld", "dmc"):
+    for family in ("point-reach", "arena", "metaworld", "dmc"):
         assert _global_registry.contains(ENV_CREATOR, f"prelar_ray/{family}")
 
 

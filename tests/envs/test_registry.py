@@ -46,7 +46,7 @@ def test_registering_again_changes_nothing() -> None:
     before = dict(gymnasium.registry)
     register_gymnasium()
     assert gymnasium.registry == before
-    assert {f"prelar_ray/{name}-v0" for name in ("point-reach", "metaworld", "dmc")} <= set(before)
+    assert {f"prelar_ray/{name}-v0" for name in ("point-reach", "arena", "metaworld", "dmc")} <= set(before)
 
 
 @pytest.mark.render
