@@ -44,7 +44,7 @@ class EnvConfig(Component):
     """The environment."""
 
     task: str = "metaworld/reach-v3"
-    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK or prelar/point-reach."""
+    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK, prelar/point-reach or prelar/arena-TASK."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
     camera: str = "default"
