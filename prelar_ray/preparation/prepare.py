@@ -230,7 +230,7 @@ def _write(
             item = pending[position][1]
             if found.failure and not preparation.skip_bad:
                 raise DataError(
-                    f"{named(item.key, found.failure)}; --resume goes on once that is mended, and with --skip-bad "
+                    f"{named(item.key, found.failure)}; --resume continues once that is repaired, and with --skip-bad "
                     "leaves out what cannot be read"
                 )
             with interrupts_deferred():
