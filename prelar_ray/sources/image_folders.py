@@ -15,11 +15,12 @@ from PIL import Image
 
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.choosing import check_choice
+from prelar_ray.sources.files import total_bytes
 from prelar_ray.sources.geometry import Geometry
 from prelar_ray.sources.lists import read_list
 from prelar_ray.sources.pictures import Frame, decoded
 from prelar_ray.sources.source import Choice, Description, Item, Source, SourceEpisode
-from prelar_ray.sources.trees import bytes_of, folders, spread
+from prelar_ray.sources.trees import folders, spread
 from prelar_ray.sources.video_files import is_video
 from prelar_ray.wording import counted
 
@@ -80,7 +81,7 @@ class ImageFolders(Source):
                 notes.append(str(error))
                 continue
             counts.append(len(pictures))
-            volumes.append(bytes_of([picture.path for picture in pictures])[0])
+            volumes.append(total_bytes(picture.path for picture in pictures)[0])
         listed = [item.detail["frames"] for item in self._items]
         estimated = round(len(self._items) * sum(counts) / len(counts)) if counts else None
         return Description(

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from prelar_ray.errors import DataError
 
-__all__ = ["Folder", "bytes_of", "folders", "spread"]
+__all__ = ["Folder", "folders", "spread"]
 
 SAMPLE: Final = 20
 """Files that are opened to describe a source."""
@@ -61,14 +61,3 @@ def spread(things: Sequence[Thing], most: int = SAMPLE) -> list[Thing]:
     """Return some, evenly spread, to judge all by."""
     number = min(most, len(things))
     return [things[index * len(things) // number] for index in range(number)]
-
-
-def bytes_of(files: Sequence[Path]) -> tuple[int, int]:
-    """Return the size of files together, and how many are missing."""
-    total = missing = 0
-    for file in files:
-        try:
-            total += file.stat().st_size
-        except OSError:
-            missing += 1
-    return total, missing

@@ -12,9 +12,10 @@ from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.choosing import check_choice
 from prelar_ray.sources.cuts import Cut, cut_episodes
 from prelar_ray.sources.decoding import Figures, VideoFile
+from prelar_ray.sources.files import total_bytes
 from prelar_ray.sources.lists import Entry, read_list
 from prelar_ray.sources.source import Choice, Description, Item, Source, SourceEpisode
-from prelar_ray.sources.trees import bytes_of, folders, spread
+from prelar_ray.sources.trees import folders, spread
 from prelar_ray.wording import counted
 
 __all__ = ["SUFFIXES", "VideoFiles", "is_video"]
@@ -68,9 +69,9 @@ class VideoFiles(Source):
                     figures.append(video.figures())
             except DataError as error:
                 notes.append(str(error))
-        total, missing = bytes_of([item.files[0] for item in self._items])
+        total, missing = total_bytes(item.files[0] for item in self._items)
         if missing:
-            notes.append(f"{counted(missing, 'file')} missing")
+            notes.append(f"{counted(len(missing), 'file')} missing")
         if self._others:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self._others.most_common(4))
             notes.append(f"not read, for they are no videos: {kinds}; name their folders if they are wanted too")
