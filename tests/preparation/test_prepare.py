@@ -238,7 +238,7 @@ def test_what_cannot_be_read_ends_the_preparation_by_name_or_is_left_out(
     fault: str, workers: int, tmp_path: Path
 ) -> None:
     source = made(tmp_path / "source" / "clips.made", "a 5", f"broken 9 {fault}", "c 4")
-    with pytest.raises(DataError, match="^broken: .*; --resume goes on .*with --skip-bad leaves out"):
+    with pytest.raises(DataError, match="^broken: .*; --resume continues .*with --skip-bad leaves out"):
         run(source, tmp_path / "strict", convert_locally(workers))
     assert VideoStore(tmp_path / "strict").sources[0] == "a"
     summary = run(source, tmp_path / "lenient", convert_locally(workers), skip_bad=True)
