@@ -139,7 +139,7 @@ def _show(argv: Sequence[str]) -> int:
     if suffix not in (".png", *SUFFIXES):
         raise UsageError(f"--to {args.to}: must end in .png, {' or '.join(SUFFIXES)}")
     prepare_file(args.to)
-    store = VideoStore.open(args.store, VideoConfig())
+    store = VideoStore.open(args.store, VideoConfig(skip_bad=True))  # what is intact can be shown, with a warning
     rng = generator(args.seed, "data-show")
     if suffix == ".png":
         write_sheet(args.to, store, args.count, rng)

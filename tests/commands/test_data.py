@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_a_sheet_shows_first_middle_and_last_frames(
         left, top = number % 4 * 392 + 8, number // 4 * 150 + 8 + 14
         assert (pixels[top : top + 128, left : left + 384] == 20 * number).all()
     assert (height, width) == (3 * 150 + 8, 4 * 392 + 8)
+
+
+def test_what_is_intact_of_a_damaged_store_is_shown(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    (copy / "verified.json").unlink(missing_ok=True)
+    shard = sorted(copy.glob("shard-*.arrow"))[0]
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert run(capsys, "show", copy, "--to", tmp_path / "sheet.png")[1] == f"{tmp_path / 'sheet.png'}\n"
+    assert f"{shard.name} is left out" in caplog.text
 
 
 def test_a_film_shows_random_clips(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
