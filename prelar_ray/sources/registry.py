@@ -9,6 +9,7 @@ from typing import Final
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.source import Choice, Source
 from prelar_ray.sources.trees import folders
+from prelar_ray.video.layout import MANIFEST
 
 __all__ = ["GROUP", "formats", "open_source"]
 
@@ -47,6 +48,8 @@ def open_source(path: Path, choice: Choice, name: str = "auto") -> Source:
         raise DataError(f"{path}: no such file or folder; correct it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); correct the path or its permissions") from error
+    if (path / MANIFEST).is_file():
+        raise DataError(f"{path}: a video store already; `prelar-ray data merge` joins stores")
     if name != "auto":
         return known[name](path, choice)
     for reader in known.values():

@@ -11,6 +11,7 @@ import pytest
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.sources.registry import formats, open_source
 from prelar_ray.sources.source import Choice
+from prelar_ray.video.writer import VideoWriter
 from tests.sources.reading import plain
 from tests.sources.test_lerobot import images, v2, v3
 from tests.sources.test_npz import NONE, chunk, dreamer, save
@@ -64,6 +65,13 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(DataError, match=r"locked: cannot be listed \(Permission denied\); correct its permissions"):
         open_source(tmp_path / "videos", Choice())
+
+
+def test_a_video_store_is_no_source(tmp_path: Path):
+    with VideoWriter(tmp_path / "store", {}, 10) as writer:
+        writer.append(plain([1, 2]), "test")
+    with pytest.raises(DataError, match="store: a video store already; `prelar-ray data merge` joins stores"):
+        open_source(tmp_path / "store", Choice())
 
 
 def test_what_no_reader_recognises_lists_the_formats(tmp_path: Path):
