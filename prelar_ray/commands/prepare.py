@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from prelar_ray.commands.cli import print_next
 from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.errors import UsageError
-from prelar_ray.preparation.prepare import Preparation, Summary, convert_locally, prepare
+from prelar_ray.preparation.prepare import Preparation, Summary, check_out, convert_locally, prepare
 from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_with_progress(preparation: Preparation, args: argparse.Namespace) -> Summary:
+    check_out(args.out, args.resume)  # before minutes of looking at a large source
     found = survey(preparation, trial=False)
     _say(found)
     frames = 0

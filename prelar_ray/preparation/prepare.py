@@ -26,11 +26,12 @@ from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Choice, Source
 from prelar_ray.storage.arrow import Compression
 from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.journal import refuse_occupied
 from prelar_ray.video.layout import JOURNAL, MANIFEST
 from prelar_ray.video.store import VideoWriter, is_complete
 from prelar_ray.wording import counted
 
-__all__ = ["Preparation", "Summary", "all_tasks", "convert_locally", "open_sources", "prepare"]
+__all__ = ["Preparation", "Summary", "all_tasks", "check_out", "convert_locally", "open_sources", "prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -171,20 +172,32 @@ def prepare(
     )
 
 
+def check_out(out: Path, resume: bool) -> None:
+    """Check the folder of a store, before long work starts.
+
+    Raises:
+        RunFolderError: it holds something else, an incomplete store without ``resume``, or no store to resume.
+    """
+    if resume and not (out / MANIFEST).exists():
+        raise RunFolderError(f"{out}: no store to continue; leave out --resume, or correct --out")
+    if resume or not out.is_dir():
+        return
+    if (out / JOURNAL).exists() and not is_complete(out):
+        raise RunFolderError(
+            f"{out} holds a store that is not complete; continue it with --resume (once no other process writes it), "
+            "or choose another"
+        )
+    refuse_occupied(out)
+
+
 def _open_store(
     preparation: Preparation, out: Path, attributes: dict[str, Any], tasks: Sequence[Task], resume: bool
 ) -> tuple[Ledger, VideoWriter]:
     """Return what the store holds, and its writer."""
+    check_out(out, resume)
     if not resume:
-        if (out / JOURNAL).exists() and not is_complete(out):
-            raise RunFolderError(
-                f"{out} holds a store that is not complete; continue it with --resume (once no other process writes "
-                "it), or choose another"
-            )
         ledger = Ledger()
         return ledger, VideoWriter(out, attributes, preparation.shard_frames, preparation.compression, ledger.note)
-    if not (out / MANIFEST).exists():
-        raise RunFolderError(f"{out}: no store to continue; leave out --resume, or correct --out")
     writer = VideoWriter.resume(out, preparation.shard_frames)
     differs = [key for key in attributes if writer.attributes.get(key) != attributes[key]]
     if differs:

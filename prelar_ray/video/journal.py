@@ -15,7 +15,7 @@ from prelar_ray.storage.locks import FileLock
 from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "refuse_occupied"]
 
 LOCK = "writer.lock"
 NEXT = ".next"
@@ -49,7 +49,7 @@ class Journal:
             path.mkdir(parents=True, exist_ok=True)
             if (path / MANIFEST).exists() and (path / LOCK).exists():
                 _lock(path).release()  # refuses a folder that is being written
-            _refuse_occupied(path)
+            refuse_occupied(path)
             lock = _lock(path)
         except OSError as error:
             raise RunFolderError(
@@ -57,7 +57,7 @@ class Journal:
             ) from error
         journal = cls(path, manifest, [], lock)
         try:
-            _refuse_occupied(path)  # another process may have been faster
+            refuse_occupied(path)  # another process may have been faster
             journal._write_manifest()
         except BaseException:
             journal.close()
@@ -202,7 +202,8 @@ def _is_occupied(path: Path) -> bool:
     return manifest.version == 1 or manifest.complete
 
 
-def _refuse_occupied(path: Path) -> None:
+def refuse_occupied(path: Path) -> None:
+    """Raise RunFolderError if the folder at ``path`` holds a store or other files."""
     if _is_occupied(path):
         content = "a video store" if (path / MANIFEST).exists() else "other files"
         raise RunFolderError(f"{path} already holds {content}; choose a new folder name, or delete this one first")
