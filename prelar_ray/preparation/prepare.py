@@ -19,7 +19,7 @@ from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.preparation.conversion import Converter, Piece
 from prelar_ray.preparation.ledger import Ledger, named
 from prelar_ray.preparation.ordered import Convert, Task, convert_here, convert_in
-from prelar_ray.preparation.workers import ProcessPool
+from prelar_ray.preparation.workers import ConverterPool
 from prelar_ray.sources.geometry import Geometry
 from prelar_ray.sources.registry import open_source
 from prelar_ray.sources.selection import Selection
@@ -114,7 +114,7 @@ def convert_locally(workers: int) -> Convert:
         size = min(workers or len(os.sched_getaffinity(0)), len(tasks))
         if size <= 1:
             return convert_here(converter, tasks)
-        return convert_in(lambda: ProcessPool(converter, size), tasks)
+        return convert_in(lambda: ConverterPool(converter, size), tasks)
 
     return convert
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from contextlib import suppress
@@ -15,9 +14,9 @@ from typing import Final
 
 from prelar_ray.preparation.conversion import Converted, Converter, Finished, Piece
 from prelar_ray.preparation.ordered import Task
-from prelar_ray.video.processes import ONE_THREAD, inheriting
+from prelar_ray.video.processes import ONE_THREAD, how_it_ended, inheriting
 
-__all__ = ["ProcessPool"]
+__all__ = ["ConverterPool"]
 
 DYING_SECONDS: Final = 10.0
 """For a process whose pipe broke to end."""
@@ -29,7 +28,7 @@ UNSENT: Final = 1
 """Pieces that a process holds while this one is writing a shard; each may be 120 MB."""
 
 
-class ProcessPool:
+class ConverterPool:
     """Spawned processes: a fork would share the threads of FFmpeg, which then hang. One that dies is replaced.
 
     A script that prepares in several processes needs the usual ``if __name__ == "__main__":``.
@@ -107,7 +106,7 @@ class _Worker:
         """Say how the process ended."""
         self.process.join(DYING_SECONDS)
         status = self.process.exitcode
-        how = f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
+        how = how_it_ended(status)
         return (
             f"the process that read it {how}; where memory ran out, fewer --workers or a lower --max-frames need less"
         )

@@ -18,7 +18,7 @@ from prelar_ray.envs.watchdog import HUNG
 from prelar_ray.errors import EnvironmentFailure, PrelarError, RenderingError
 from prelar_ray.video.episodes import EpisodeId, EpisodeRoller, RecordedEpisode, episode_name
 
-__all__ = ["ONE_THREAD", "ProcessPool", "inheriting"]
+__all__ = ["ONE_THREAD", "ProcessPool", "how_it_ended", "inheriting"]
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 """Environment of a process that shares its cores with others like it; 0 has llvmpipe draw in the thread that asks."""
@@ -81,10 +81,15 @@ class ProcessPool:
         status = worker.process.exitcode
         if status == -HUNG:
             return RenderingError(f"{name}: {HANG_ADVICE.format(seconds=FIRST_FRAME_SECONDS)}")
-        how = f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
+        how = how_it_ended(status)
         return EnvironmentFailure(
             f"{name}: the process that rolled it {how}; where memory ran out, fewer record.workers need less"
         )
+
+
+def how_it_ended(status: int | None) -> str:
+    """Return for example "was killed by SIGKILL", from the exit code of a process."""
+    return f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
 
 
 class _Worker:
