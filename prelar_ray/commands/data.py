@@ -40,7 +40,7 @@ EPILOG = """\
   info      episodes, frames, bytes, sources, lengths, whether it is complete
   verify    compare all checksums; exit code 3 if a shard is damaged
   show      a contact sheet (.png) of some episodes, or a film (.gif, .mp4) of random clips
-  merge     one store of several: shards are linked or copied, nothing is encoded anew
+  merge     one store of several: shards are linked or copied, nothing is re-encoded
   split     two stores of one, at random or by source
 
 `prelar-ray data COMMAND --help` explains one.

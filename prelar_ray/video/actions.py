@@ -85,7 +85,9 @@ class ActionWriter:
         if resume:
             kept = ActionFile(path).in_order[:resume]
             if len(kept) < resume:
-                raise DataError(f"{path}: actions of {len(kept)} episodes, the videos are {resume}; start anew")
+                raise DataError(
+                    f"{path}: actions of {len(kept)} episodes, the videos are {resume}; prepare into a new folder"
+                )
             self._episodes = [record for record, _ in kept]
             self._values = [action.reshape(-1) for _, action in kept]
 

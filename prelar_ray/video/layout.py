@@ -11,7 +11,7 @@
     folder/writer.lock         while a process writes the store
 
 A shard is complete before the journal names it. A last line without a line break was cut off by a kill, and does not
-count. Version 1 had the shards in the manifest, which was written anew with each of them.
+count. Version 1 had the shards in the manifest, which was rewritten with each of them.
 """
 
 from __future__ import annotations

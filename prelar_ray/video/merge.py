@@ -1,4 +1,4 @@
-"""Makes one store of several, or two of one, without encoding anything anew.
+"""Makes one store of several, or two of one, without re-encoding anything.
 
 Shards that stay whole are linked, or copied where that is not possible; of others the arrays of the episodes are
 copied. True actions that lie beside a store go along.

@@ -56,7 +56,7 @@ def test_a_merged_store_holds_all_episodes_in_order_and_its_shards_are_those_of_
     assert (both.complete, both.compression) == (True, "mixed")
     assert both.file(0).samefile(one.file(0))
     seen = SeenVideos.of(one, [1])
-    assert seen.unseen(both) == [1, *range(4, 9)]  # a run goes on with what it held out
+    assert seen.unseen(both) == [1, *range(4, 9)]  # a run keeps what it held out
 
 
 def test_where_nothing_can_be_linked_shards_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
