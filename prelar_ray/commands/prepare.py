@@ -30,6 +30,9 @@ __all__ = ["main"]
 PREVIEWED = 8
 """Episodes that a preview draws."""
 
+SHORT = 5
+"""Names of items of too short episodes that are printed."""
+
 INCOMPLETE = 3
 """Exit code when something was left out."""
 
@@ -112,8 +115,10 @@ def _say(found: Survey) -> None:
 def _short(summary: Summary, preparation: Preparation) -> str:
     if not summary.too_short:
         return ""
-    least = preparation.selection.min_frames
-    return f"\nleft out: {counted(summary.too_short, 'episode')} shorter than {counted(least, 'frame')} (--min-frames)"
+    named = ", ".join(dict.fromkeys(summary.too_short[:SHORT]))
+    more = ", ..." if len(summary.too_short) > SHORT else ""
+    what, least = counted(len(summary.too_short), "episode"), counted(preparation.selection.min_frames, "frame")
+    return f"\nleft out: {what} shorter than {least} (--min-frames): {named}{more}"
 
 
 def _parser() -> argparse.ArgumentParser:

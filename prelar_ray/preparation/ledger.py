@@ -21,14 +21,14 @@ class Ledger:
     Attributes:
         left_out: what was left out so far, by item, with the reason.
         notes: what a user should know so far, by item.
-        too_short: episodes left out for their length so far.
+        too_short: items of the episodes left out for their length so far, one for each.
     """
 
     def __init__(self, notes: Sequence[dict[str, Any]] = (), pending: dict[str, Any] | None = None) -> None:
         """Read the notes of a store's shards, in their order, and of one whose episodes will be written again."""
         self.left_out: list[str] = []
         self.notes: list[str] = []
-        self.too_short = 0
+        self.too_short: list[str] = []
         self._done: list[list[Any]] = []  # key and fingerprint of each item
         self._pieces = 0  # of the item after these
         for note in notes:
@@ -45,7 +45,7 @@ class Ledger:
         self.too_short += note["too_short"]
 
     def _counts(self) -> tuple[int, int, int, int]:
-        return len(self._done), len(self.left_out), len(self.notes), self.too_short
+        return len(self._done), len(self.left_out), len(self.notes), len(self.too_short)
 
     @property
     def items(self) -> int:
@@ -69,7 +69,7 @@ class Ledger:
         self.notes += [named(item.key, note) for note in finished.notes]
         if finished.failure:
             self.left_out.append(named(item.key, finished.failure))
-        self.too_short += finished.too_short
+        self.too_short += [item.key] * finished.too_short
 
     def note(self) -> dict[str, Any]:
         """Return the note of the shard that is closed now: what happened since the one before it."""
@@ -80,7 +80,7 @@ class Ledger:
             "pieces": self._pieces,
             "left_out": self.left_out[left_out:],
             "notes": self.notes[notes:],
-            "too_short": self.too_short - too_short,
+            "too_short": self.too_short[too_short:],
         }
 
     def check(self, tasks: Sequence[Task]) -> None:

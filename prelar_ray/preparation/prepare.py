@@ -80,8 +80,8 @@ class Summary:
     frames: int
     seconds: float
     """Wall time of this run."""
-    too_short: int
-    """Episodes left out for their length."""
+    too_short: tuple[str, ...]
+    """Items of the episodes left out for their length."""
     left_out: tuple[str, ...]
     """Items, or the rest of items, that could not be read, with the reason."""
     notes: tuple[str, ...]
@@ -167,9 +167,8 @@ def prepare(
         if ledger.left_out:
             writer.attributes["left_out"] = ledger.left_out
     seconds = time.monotonic() - began
-    return Summary(
-        writer.episodes, writer.frames, seconds, ledger.too_short, tuple(ledger.left_out), tuple(ledger.notes)
-    )
+    too_short, left_out, notes = tuple(ledger.too_short), tuple(ledger.left_out), tuple(ledger.notes)
+    return Summary(writer.episodes, writer.frames, seconds, too_short, left_out, notes)
 
 
 def check_out(out: Path, resume: bool) -> None:

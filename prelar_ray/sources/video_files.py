@@ -74,7 +74,7 @@ class VideoFiles(Source):
             notes.append(f"{counted(len(missing), 'file')} missing")
         if self._others:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self._others.most_common(4))
-            notes.append(f"not read, for they are no videos: {kinds}; name their folders if they are wanted too")
+            notes.append(f"not read, for they are no videos: {kinds}; unpack or name them if they are wanted too")
         sizes = Counter(f"{figure.width} x {figure.height}" for figure in figures)
         rates = Counter(f"{figure.rate:.4g}" for figure in figures if figure.rate)
         return Description(

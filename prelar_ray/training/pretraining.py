@@ -10,8 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config import RunConfig
@@ -148,7 +146,7 @@ class Pretraining(Loop):
         self.saving = Every(config.checkpoint.every_updates, updates)
         self.loss = float("nan")
         self._reader = ThreadPoolExecutor(1, "clips")
-        self._next: Future[tuple[Frames, dict[str, Any]]] | None = None
+        self._next: Future[tuple[list[Frames], dict[str, Any]]] | None = None
         self._position = videos.sampler.state_dict()  # after the last clips that were learnt from
         self._clear()
 
@@ -173,7 +171,7 @@ class Pretraining(Loop):
     def advance(self) -> None:
         """Make one update, then do what is due."""
         clips, position = self._read()  # line 6
-        shares = [[[share]] for share in np.split(clips, self.config.learner.ranks)]
+        shares = [[[share]] for share in clips]
         with interrupts_deferred():
             self.learners.update(shares)  # line 7
             self._position = position
@@ -185,11 +183,13 @@ class Pretraining(Loop):
         if self.saving.due(updates):
             self._begin_save()
 
-    def _read(self) -> tuple[Frames, dict[str, Any]]:
-        """Return clips and the sampler's state after them, and let the next be read meanwhile."""
+    def _read(self) -> tuple[list[Frames], dict[str, Any]]:
+        """Return the clips of each rank and the sampler's state after them, and let the next be read meanwhile."""
+        sampler, ranks = self.videos.sampler, self.config.learner.ranks
 
-        def sample() -> tuple[Frames, dict[str, Any]]:
-            return self.videos.sampler.sample(), self.videos.sampler.state_dict()
+        def sample() -> tuple[list[Frames], dict[str, Any]]:
+            draw = sampler.draw()
+            return [sampler.read(draw.share(rank, ranks)) for rank in range(ranks)], sampler.state_dict()
 
         clips = (self._next or self._reader.submit(sample)).result()
         self._next = self._reader.submit(sample)

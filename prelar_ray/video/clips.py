@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
@@ -14,7 +15,7 @@ from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
 
-__all__ = ["ClipSampler", "held_out_episodes", "validation_clips"]
+__all__ = ["ClipSampler", "Draw", "held_out_episodes", "validation_clips"]
 
 
 def held_out_episodes(store: VideoStore | VideoMixture, segment_length: int, share: float) -> list[int]:
@@ -31,11 +32,27 @@ def held_out_episodes(store: VideoStore | VideoMixture, segment_length: int, sha
     return sorted(eligible[order[:count]].tolist())
 
 
+class Draw(NamedTuple):
+    """Which clips a batch has.
+
+    The ranks of a learner divide a draw among them. The draws do not depend on how many they are, so the clips of a
+    seed are the same for any number of ranks, and a run may resume with another number.
+    """
+
+    episodes: npt.NDArray[np.int64]
+    """``(B,)``."""
+    starts: npt.NDArray[np.int64]
+    """First frame of each clip, ``(B,)``."""
+
+    def share(self, rank: int, ranks: int) -> Draw:
+        """Return the clips of one of ``ranks``, which are a divisor of ``B``."""
+        return Draw(np.split(self.episodes, ranks)[rank], np.split(self.starts, ranks)[rank])
+
+
 class ClipSampler:
     """Draws an episode among those with at least ``T`` frames, then a start uniformly within it.
 
-    Episodes are equally likely where the mixture says nothing else. The ranks of a learner share each batch: the clips
-    are the same, in the same order, however many ranks there are, so a resume may have another number of them.
+    Episodes are equally likely where the mixture says nothing else.
     """
 
     def __init__(
@@ -62,16 +79,23 @@ class ClipSampler:
 
     def sample(self) -> Frames:
         """Return contiguous clips, a new uint8 array ``(B, T, 64, 64, 3)``."""
+        return self.read(self.draw())
+
+    def draw(self) -> Draw:
+        """Choose the next clips, without reading them."""
         if len(self._store) != self._seen:
             self._index()
-        length = self._segment_length
         if self._cumulated is None:
             rows = self._rng.integers(len(self._eligible), size=self._batch_size)  # (B,)
         else:
             rows = np.searchsorted(self._cumulated, self._rng.random(self._batch_size), side="right")  # (B,)
-        starts = self._rng.integers(self._starts[rows])  # (B,)
-        clips = np.empty((self._batch_size, length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)  # (B, T, Hpx, Wpx, C)
-        for clip, episode, start in zip(clips, self._eligible[rows].tolist(), starts.tolist(), strict=True):
+        return Draw(self._eligible[rows], self._rng.integers(self._starts[rows]))
+
+    def read(self, draw: Draw) -> Frames:
+        """Read chosen clips, a new uint8 array ``(len(draw.starts), T, 64, 64, 3)``."""
+        length = self._segment_length
+        clips = np.empty((len(draw.starts), length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        for clip, episode, start in zip(clips, draw.episodes.tolist(), draw.starts.tolist(), strict=True):
             self._store.read(episode, start, start + length, out=clip)
         return clips
 

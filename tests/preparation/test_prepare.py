@@ -88,7 +88,7 @@ def test_the_store_holds_all_episodes_in_order_cut_and_named(source: Path, tmp_p
         *[("a", 5), ("b", 8), ("b", 8), ("b", 8), ("b", 6), ("d", 8), ("d", 4), ("e", 7), ("f", 8)]
     ]
     assert (summary.episodes, summary.frames) == (len(store), store.total_frames)
-    assert summary.too_short == 1  # c; the frame of f behind its eight is a remainder
+    assert summary.too_short == ("c",)  # the frame of f behind its eight is a remainder
     assert summary.notes == ("e: odd colours",)
     np.testing.assert_array_equal(store.frames(4)[0], picture(1, 24))
 

@@ -64,7 +64,7 @@ def test_what_is_not_read_beside_videos_is_said(tree: Path) -> None:
     for number in range(3):
         (tree / "frames" / f"{number}.jpg").touch()
     assert VideoFiles(tree, Choice()).describe().notes == (
-        "not read, for they are no videos: 3 .jpg, 1 .txt; name their folders if they are wanted too",
+        "not read, for they are no videos: 3 .jpg, 1 .txt; unpack or name them if they are wanted too",
     )
 
 

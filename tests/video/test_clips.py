@@ -100,6 +100,45 @@ def test_a_restored_sampler_continues_the_exact_sequence(tmp_path: Path) -> None
         np.testing.assert_array_equal(restored.sample(), clips)
 
 
+@settings(max_examples=25)
+@given(
+    lengths=st.lists(st.integers(3, 9), min_size=1, max_size=6),
+    ranks=st.integers(1, 4),
+    each=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    resumed=st.integers(0, 3),
+)
+def test_ranks_divide_each_batch_all_of_it_and_none_of_it_twice(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], ranks: int, each: int, seed: int, resumed: int
+) -> None:
+    store = record(tmp_path_factory.mktemp("videos"), lengths)
+    whole = ClipSampler(store, ranks * each, 3, np.random.default_rng(seed))
+    one_rank = [positions(whole.sample()) for _ in range(4)]
+
+    shared = ClipSampler(store, ranks * each, 3, np.random.default_rng(seed))
+    for number, expected in enumerate(one_rank):
+        if number == resumed:  # by a run that has only this
+            state = shared.state_dict()
+            shared = ClipSampler(store, ranks * each, 3, np.random.default_rng(seed + 1))
+            shared.load_state_dict(state)
+        draw = shared.draw()
+        by_rank = [positions(shared.read(draw.share(rank, ranks))) for rank in range(ranks)]
+        assert [len(clips) for clips in by_rank] == [each] * ranks
+        assert [clip for clips in by_rank for clip in clips] == expected  # in this order: no row is of two ranks
+
+
+def test_the_clips_of_all_ranks_together_reach_every_start_as_often(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [7, 7])
+    sampler = ClipSampler(store, 40, 3, np.random.default_rng(0))
+    counts = np.zeros((2, 2, 5))  # rank, episode, start
+    for _ in range(100):
+        draw = sampler.draw()
+        for rank in range(2):
+            share = draw.share(rank, 2)
+            np.add.at(counts[rank], (share.episodes, share.starts), 1)
+    np.testing.assert_allclose(counts / counts.sum(axis=(1, 2), keepdims=True), 0.1, atol=0.034)  # 5 deviations
+
+
 def test_videos_shorter_than_a_clip_are_refused(tmp_path: Path) -> None:
     store = record(tmp_path / "videos", [4, 7, 5])
     with pytest.raises(
