@@ -107,9 +107,16 @@ class VideoConfig(Component):
         return ", ".join(self.paths)
 
     @model_validator(mode="after")
+    def _stores_are_different(self) -> Self:
+        twice = [path for position, path in enumerate(self.paths) if path in self.paths[:position]]
+        if twice:
+            raise ValueError(f"video.path: {twice[0]} is named twice; use weights to let it count more")
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_of_stores(self) -> Self:
         if self.weights and (len(self.weights) != len(self.paths) or not any(self.weights)):
-            raise ValueError(f"weights: expected one for each of {len(self.paths)} stores in path, and not all 0")
+            raise ValueError(f"video.weights: expected one for each of {len(self.paths)} stores in path, and not all 0")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -98,13 +99,28 @@ def open_sources(preparation: Preparation) -> list[Source]:
 
 
 def all_tasks(preparation: Preparation, sources: Sequence[Source]) -> list[Task]:
-    """Return the items of all sources in the order of the store."""
+    """Return the items of all sources in the order of the store.
+
+    Raises:
+        DataError: there are none, or two sources have the same.
+    """
     tasks = [(number, item) for number, source in enumerate(sources) for item in source.items()]
+    if len(sources) > 1:
+        _refuse_twice(preparation, tasks)
     if preparation.shuffle:
         random.Random(preparation.seed).shuffle(tasks)
     if not tasks:
         raise DataError(f"{preparation.sources[0]}: nothing to convert; correct what is chosen of it")
     return tasks
+
+
+def _refuse_twice(preparation: Preparation, tasks: Sequence[Task]) -> None:
+    seen: dict[tuple[str, ...], int] = {}
+    for number, item in tasks:
+        read = *(os.path.abspath(path) for path in item.files), json.dumps(item.detail)
+        if (first := seen.setdefault(read, number)) != number:
+            one, other = preparation.sources[first], preparation.sources[number]
+            raise DataError(f"{item.key}: in {one} and in {other}; name one of them, so that nothing is taken twice")
 
 
 def convert_locally(workers: int) -> Convert:

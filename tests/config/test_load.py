@@ -179,6 +179,10 @@ def test_ranks_that_cannot_share_a_batch_are_refused(overrides: list[str], messa
             "replay.capacity_steps=100 is below finetune.random_steps=5000; the random phase would not fit",
         ),
         (
+            ["video.path=[a, b, a]"],
+            "video.path: a is named twice; use weights to let it count more",
+        ),
+        (
             ["collect.max_age_updates=3"],
             "collect.max_age_updates=3 is below collect.publish_every_updates=10; weights would be too old before the "
             "next are published",

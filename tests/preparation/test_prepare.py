@@ -80,6 +80,12 @@ def whole(source: Path, tmp_path: Path) -> dict[str, bytes]:
     return files(tmp_path / "whole")
 
 
+def test_an_item_of_two_sources_is_refused_and_nothing_written(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^a: in .* and in .*; name one of them, so that nothing is taken twice"):
+        run(source, tmp_path / "out", sources=(source, source.parent / "." / source.name))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_store_holds_all_episodes_in_order_cut_and_named(source: Path, tmp_path: Path) -> None:
     summary = run(source, tmp_path / "out")
     store = VideoStore(tmp_path / "out")
