@@ -23,9 +23,9 @@ TAKEN_OVER = (
 """Sections and settings behind the parts that fine-tuning takes over from pre-training."""
 
 NETWORKS = {
-    "pretrain": ("world_model",),
+    "pretrain": ("world_model", "loss.balance"),
     "finetune": (
-        *("world_model", "behaviour.actor", "behaviour.critic", "loss.aux_reward_weight"),
+        *("world_model", "behaviour.actor", "behaviour.critic", "loss.balance", "loss.aux_reward_weight"),
         *("finetune.bonus.weight", "finetune.bonus.input", "finetune.bonus.projection", "finetune.bonus.queue"),
     ),
 }

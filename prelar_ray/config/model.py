@@ -141,6 +141,8 @@ class WorldModelConfig(Component):
 class LossConfig(Component):
     """World-model losses, Eq. (10), (14), (15)."""
 
+    balance: Literal["none", "learnt"] = "none"
+    """Factor on top of the weights of image, reward and dynamics losses: none, or learnt for each (HarmonyDream)."""
     image_weight: NonNegativeFloat = 1.0
     """Weight of the image log-likelihood."""
     reward_weight: NonNegativeFloat = 1.0

@@ -35,6 +35,7 @@ SOURCES = {
     "world_model.inverse_dynamics_head": "published code",
     "world_model.action_encoder": "published code",
     "world_model.reward_head": "published code: reward and auxiliary reward",
+    "loss.balance": "Eq. (10), (15): fixed weights; learnt ones are HarmonyDream's",
     "loss.image_weight": "Eq. (10), (12)",
     "loss.reward_weight": "Eq. (15)",
     "loss.aux_reward_weight": "Eq. (15)",

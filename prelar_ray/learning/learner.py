@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, ConfigError
+from prelar_ray.learning.balance import LossBalance
 from prelar_ray.learning.behaviour import BehaviourLearner, imagine_step
 from prelar_ray.learning.captured import CapturedUpdate, Compute, CudaGraphs
 from prelar_ray.learning.clock import UpdateClock
@@ -45,6 +46,9 @@ class _Learner(ABC):
     """Base class of both phases: an update from arrays to metrics, device, noise, update counter."""
 
     role: str
+    balanced: tuple[str, ...]  # losses with a scale of their own, where the configuration asks for it
+    model: WorldModel
+    optimizer: Optimizer
 
     def __init__(self, config: RunConfig, noise: Noise | None, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
@@ -57,6 +61,7 @@ class _Learner(ABC):
         torch.manual_seed(derive_seed(config.seed, self.role, 0))  # initial parameters
         self.noise = noise or Noise(derive_seed(config.seed, self.role, 1, *self._index), self.device)
         self.precision = Precision(config.precision, self.device, self.noise.dtype)
+        self.balance = LossBalance.of(config.loss, self.balanced).to(self.device, self.noise.dtype)
         self.updates = 0
         self.clock = UpdateClock(self.device)
         self._transfer = Transfer(self.device)
@@ -112,10 +117,31 @@ class _Learner(ABC):
     def _forget_gradients(self) -> None:
         self._shared.zero_grad(set_to_none=True)
 
-    def _state_replaced(self) -> None:
-        """Drop a captured update, which would use the tensors that a checkpoint has replaced."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resume needs; a collective call with several ranks."""
+        return {
+            "model": self.model.state_dict(),
+            "balance": self.balance.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise": self._noise_state(),
+            "precision": self.precision.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: parameters do not fit this configuration.
+        """
+        load_module(self.model, state["model"], "model")
+        load_module(self.balance, state.get("balance", {}), "balance")  # older checkpoints have none
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        self.updates = int(state["updates"])
+        self._load_noise(state["noise"])
         if isinstance(self._run, CapturedUpdate):
-            self._run.forget()
+            self._run.forget()  # it would use the tensors that the checkpoint has replaced
 
     @property
     def _index(self) -> tuple[int, ...]:
@@ -199,14 +225,16 @@ class PretrainLearner(_Learner):
     """First half of Algorithm 1: the world model learns from action-free clips."""
 
     role = "pretrain-learner"
+    balanced = ("image", "dynamics_kl")
+    model: PretrainWorldModel
 
     def __init__(self, config: RunConfig, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
         super().__init__(config, noise, ranks)
         self.model = self._place(PretrainWorldModel(config.world_model))
         if self._compiles:
             compile_networks(self.model)
-        self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
-        self._share(model=self.model)
+        self.optimizer = Optimizer([self.model, self.balance], config.pretrain.optimizer, ranks=ranks)
+        self._share(model=self.model, balance=self.balance)
 
     def update(self, clips: Frames) -> None:
         """One update on this rank's rows ``(B, T, Hpx, Wpx, C)`` of the clips, uint8 (lines 6-7)."""
@@ -245,7 +273,7 @@ class PretrainLearner(_Learner):
     def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])
         is_first[:, 0].fill_(1)
-        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks)
+        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks, self.balance)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
@@ -255,34 +283,13 @@ class PretrainLearner(_Learner):
             latent_action = self.model.to_inputs(None if latent is None else latent.point, image[:, :, 0, 0, 0])
             return predict(self.model, image, latent_action, context)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resume needs; a collective call with several ranks."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "noise": self._noise_state(),
-            "precision": self.precision.state_dict(),
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken.
-
-        Raises:
-            CheckpointError: parameters do not fit this configuration.
-        """
-        load_module(self.model, state["model"], "model")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.load_state_dict(state["precision"])
-        self.updates = int(state["updates"])
-        self._load_noise(state["noise"])
-        self._state_replaced()
-
 
 class FinetuneLearner(_Learner):
     """Second half of Algorithm 1: world model with real actions and rewards, then behaviour in imagination."""
 
     role = "finetune-learner"
+    balanced = ("image", "reward", "dynamics_kl")
+    model: FinetuneWorldModel
 
     def __init__(self, config: RunConfig, action: int, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
         super().__init__(config, noise, ranks)
@@ -297,7 +304,7 @@ class FinetuneLearner(_Learner):
             self.bonus = IntrinsicBonus(size, tune.bonus, ranks).to(self.device)
         perceiving, others = self.model.parameter_groups()
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
-        self.dynamics_optimizer = Optimizer(perceiving, tune.dynamics_optimizer, frozen_updates, ranks)
+        self.dynamics_optimizer = Optimizer([*perceiving, self.balance], tune.dynamics_optimizer, frozen_updates, ranks)
         self.optimizer = Optimizer(others, tune.optimizer, ranks=ranks)
         step = compiled(imagine_step) if self._compiles else imagine_step
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, self.model, self.precision, step, ranks)
@@ -305,7 +312,7 @@ class FinetuneLearner(_Learner):
             rewards = self.model.reward, self.model.aux_reward, self.behaviour.model.reward
             critics = self.actor_critic.critic, self.actor_critic.slow_critic
             compile_networks(self.model, [head for head in (*rewards, *critics) if head is not None])
-        self._share(model=self.model, actor_critic=self.actor_critic)
+        self._share(model=self.model, actor_critic=self.actor_critic, balance=self.balance)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
         """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10).
@@ -339,6 +346,7 @@ class FinetuneLearner(_Learner):
                 is_first,
                 self.noise,
                 self.ranks,
+                self.balance,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -370,16 +378,11 @@ class FinetuneLearner(_Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resume needs; a collective call with several ranks."""
-        return {
-            "model": self.model.state_dict(),
+        return super().state_dict() | {
             "actor_critic": self.actor_critic.state_dict(),
             "bonus": self.bonus.state_dict() if self.bonus else {},
             "dynamics_optimizer": self.dynamics_optimizer.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "behaviour": self.behaviour.state_dict(),
-            "noise": self._noise_state(),
-            "precision": self.precision.state_dict(),
-            "updates": self.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -388,14 +391,9 @@ class FinetuneLearner(_Learner):
         Raises:
             CheckpointError: parameters do not fit this configuration.
         """
-        load_module(self.model, state["model"], "model")
+        super().load_state_dict(state)
         load_module(self.actor_critic, state["actor_critic"], "actor_critic")
         if self.bonus:
             load_module(self.bonus, state["bonus"], "bonus")
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.behaviour.load_state_dict(state["behaviour"])
-        self.precision.load_state_dict(state["precision"])
-        self.updates = int(state["updates"])
-        self._load_noise(state["noise"])
-        self._state_replaced()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prelar_ray.config import LossConfig
+from prelar_ray.learning.balance import UNBALANCED, LossBalance
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.kl import action_kl, balanced_kl
@@ -36,6 +37,7 @@ def pretrain_loss(
     is_first: Tensor,
     noise: Noise,
     ranks: Ranks = ALONE,
+    balance: LossBalance = UNBALANCED,
 ) -> WorldModelLoss:
     """Eq. (14) on action-free clips.
 
@@ -44,6 +46,7 @@ def pretrain_loss(
         is_first: ``(B, T)``.
         ranks: group of learners that share the batch. The consistency term compares distances of all ranks; latent
             actions are swapped within a rank.
+        balance: learnt scales of the losses.
     """
     rssm = model.rssm
     latent = model.infer_latent_actions(image)
@@ -64,7 +67,7 @@ def pretrain_loss(
         terms["consistency"] = consistency_loss(state_distance, action_distance, config.consistency_gradient)
         weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
         metrics["model/latent_action_std"] = latent.spread.detach().mean()
-    return _weighted(terms, weights, metrics, posterior)
+    return _weighted(terms, weights, metrics, posterior, balance)
 
 
 def finetune_loss(
@@ -77,6 +80,7 @@ def finetune_loss(
     is_first: Tensor,
     noise: Noise,
     ranks: Ranks = ALONE,
+    balance: LossBalance = UNBALANCED,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience.
 
@@ -86,6 +90,7 @@ def finetune_loss(
         action: ``(B, T, A)``; index t led to step t.
         reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
+        balance: learnt scales of the losses.
     """
     rssm = model.rssm
     embed = model.encoder(image)
@@ -114,7 +119,7 @@ def finetune_loss(
     if model.aux_reward is not None:
         terms["aux_reward"] = 0.5 * (model.aux_reward(feature) - reward).square().mean()
         weights["aux_reward"] = config.aux_reward_weight
-    return _weighted(terms, weights, metrics, posterior)
+    return _weighted(terms, weights, metrics, posterior, balance)
 
 
 def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Tensor:
@@ -125,13 +130,17 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
 
 
 def _weighted(
-    terms: dict[str, Tensor], weights: dict[str, float], metrics: dict[str, Tensor], posterior: State
+    terms: dict[str, Tensor],
+    weights: dict[str, float],
+    metrics: dict[str, Tensor],
+    posterior: State,
+    balance: LossBalance,
 ) -> WorldModelLoss:
     """Sum the weighted terms; a term without a weight, or the reverse, raises."""
-    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    total = balance({name: weights[name] * term for name, term in terms.items()})
     assert weights.keys() == terms.keys()
     metrics |= {f"loss/{name}": term.detach() for name, term in terms.items()}
-    return WorldModelLoss(total, metrics | {"loss/total": total.detach()}, posterior)
+    return WorldModelLoss(total, metrics | {"loss/total": total.detach()} | balance.metrics(), posterior)
 
 
 @torch.no_grad()

@@ -66,7 +66,8 @@ COLOURS = ("C0", "C1", "C3", "C4", "C5", "C6", "C7")
 """C2 is the grey of references."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ((5, 2), (2, 1.5), (7, 1.5, 1.5, 1.5), (1, 1.2))
-"""Of published curves."""
+DASHED_MARKERS = ("", *MARKERS)
+"""Of published curves: those that have the same dashes have different markers."""
 DOTS: dict[str, Any] = {"marker": "o", "markersize": 3}
 
 
@@ -81,8 +82,8 @@ class Style:
     @property
     def line(self) -> dict[str, Any]:
         """Arguments of ``Axes.plot``."""
-        dashed: dict[str, Any] = {"dashes": self.dashes} if self.dashes else {"marker": self.marker, "markersize": 3.5}
-        return {"color": self.colour, **dashed}
+        dashed: dict[str, Any] = {"dashes": self.dashes} if self.dashes else {}
+        return {"color": self.colour, "marker": self.marker, "markersize": 3.5, **dashed}
 
 
 def series_styles(series: Iterable[str], published: Iterable[str] = ()) -> dict[str, Style]:
@@ -92,7 +93,8 @@ def series_styles(series: Iterable[str], published: Iterable[str] = ()) -> dict[
         again, place = divmod(number, len(COLOURS))
         styles[name] = Style(COLOURS[place], MARKERS[(place + again) % len(MARKERS)])
     for number, name in enumerate(published):
-        styles[name] = Style("C2", "", DASHES[number % len(DASHES)])
+        again, place = divmod(number, len(DASHES))
+        styles[name] = Style("C2", DASHED_MARKERS[again % len(DASHED_MARKERS)], DASHES[place])
     return styles
 
 

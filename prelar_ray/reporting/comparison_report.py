@@ -18,22 +18,27 @@ from prelar_ray.reporting.charts import (
     series_styles,
     shares_chart,
 )
-from prelar_ray.reporting.compare import Group, Options, compare, heat_maps, series_table, task_curves
+from prelar_ray.reporting.compare import Curve, Group, Options, compare, heat_maps, series_table, task_curves
 from prelar_ray.reporting.drawing import AXIS_LABELS
 from prelar_ray.reporting.formats import spaced, steps_text
 from prelar_ray.reporting.notes import comparison_notes
 from prelar_ray.reporting.pages import Panel, alike, machines, write_page
 from prelar_ray.reporting.protocols import check_protocols, protocols_by_task
+from prelar_ray.reporting.published_curves import (
+    LENGTH,
+    published_caption,
+    published_means,
+    published_series,
+    sources_of,
+)
 from prelar_ray.reporting.read import Study, is_study, read_scores_of, read_study
 from prelar_ray.reporting.scores import (
     FINISHED,
     METRIC_NAMES,
-    SOURCE,
     SUCCESS,
     RunScores,
     Series,
     name_series,
-    published_series,
     read_scores,
     write_scores,
 )
@@ -85,7 +90,8 @@ def write_comparison(paths: Sequence[Path], out: Path, options: Options) -> Comp
     prepare_file(page)
     prepare_file(folder / "scores.csv")
     tasks = {run.task for run in runs if not run.scores.empty}
-    published = published_series(tasks) if options.published else {}
+    until = max(LENGTH, *(run.last_step for run in runs))
+    published = published_series(tasks, until) if options.published else {}
     groups = compare(series, options, published)
     sections = list(_sections(series, groups, published))
     for panel in (panel for _, _, panels in sections for panel in panels):
@@ -114,7 +120,9 @@ def write_comparison(paths: Sequence[Path], out: Path, options: Options) -> Comp
         lost=[run for run in everything if not _is_sound(run)],
         costs=list(costs.itertuples()),
         totals=list(total_costs(costs).itertuples()) if len(costs) else [],
-        published=SOURCE if published else "",
+        sources=sources_of(published),
+        published_means=published_means([task for group in groups for task in group.tasks]) if published else None,
+        until=until,
     )
     return ComparisonReport(page, everything, groups)
 
@@ -155,11 +163,12 @@ def _sections(series: Series, groups: Sequence[Group], published: Series) -> Ite
             yield f"{label.capitalize()} over two settings", "", maps
     tasks = [task for group in groups for task in group.tasks]
     own, theirs = series_table(series), series_table(published)
+    captions = {task: published_caption(published, task) for task in tasks}
     for metric, label in METRIC_NAMES.items():
         curves = {
             task: (task_curves(own, task, metric), task_curves(theirs, task, metric, published=True)) for task in tasks
         }
-        if panels := [_task(task, metric, *both, styles) for task, both in curves.items() if both[0]]:
+        if panels := [_task(task, metric, *both, styles, captions[task]) for task, both in curves.items() if both[0]]:
             yield f"{label.capitalize()} per task", "", panels
 
 
@@ -205,11 +214,15 @@ def _heat_maps(series: Series, group: Group) -> Iterator[Panel]:
         yield Panel(chart, heat_map.method, meaning, f"heat-map-{_file(heat_map.method)}-{_short(group.metric)}")
 
 
-def _task(task: str, metric: str, own: Sequence[Any], theirs: Sequence[Any], styles: Mapping[str, Style]) -> Panel:
+def _task(
+    task: str, metric: str, own: Sequence[Curve], theirs: Sequence[Curve], styles: Mapping[str, Style], caption: str
+) -> Panel:
     """Return the curves on a task: of returns too where success is what runs are compared by."""
     counts = sorted({curve.count for curve in own})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
     meaning = f"Mean over {seeds}. {_bands(len(own)) if counts[-1] > 1 else 'One seed: no interval.'}"
+    if theirs:
+        meaning += f" {caption}"
     chart = curves_chart([*own, *theirs], styles, METRIC_NAMES[metric], metric == SUCCESS)
     return Panel(chart, task, meaning, f"{_short(metric)}-{_file(task)}")
 

@@ -84,8 +84,8 @@ def comparison_notes(
     notes += map(Note, _episodes(series))
     if published:
         text = (
-            "Dashed curves are published ones of another code and simulator version: a reference, no comparison "
-            "under equal conditions. They enter no number on this page."
+            "Dashed curves are published ones of other codes, simulator versions and in part other protocols: "
+            "references, no comparison under equal conditions. They enter no number of a series on this page."
         )
         notes.append(Note(text))
     return notes

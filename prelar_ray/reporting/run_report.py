@@ -32,6 +32,7 @@ __all__ = ["write_report"]
 GROUPS = {
     "train": ("Training episodes", "env_steps"),
     "loss": ("World-model losses", "update"),
+    "loss_scale": ("Learnt factors of the losses", "update"),
     "validation": ("Losses on held-out clips", "update"),
     "behaviour": ("Behaviour learning", "update"),
     "bonus": ("Intrinsic bonus", "update"),

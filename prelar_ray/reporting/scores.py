@@ -11,9 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +30,11 @@ __all__ = [
     "METRIC_NAMES",
     "NOT_BEGUN",
     "RETURN",
-    "SOURCE",
     "SUCCESS",
     "SYMBOLS",
     "RunScores",
     "Series",
     "name_series",
-    "published_series",
     "read_scores",
     "score_table",
     "shown",
@@ -67,13 +63,6 @@ OPTIONAL = {**dict.fromkeys(METRIC_NAMES, pa.float64()), "status": pa.string(), 
 
 LABEL = "label."
 """Begins the columns of settings whose own name has no dot, so that they are known as settings."""
-
-SOURCE = "Seo et al., APV (ICML 2022), raw scores published with their code"
-PUBLISHED = (
-    ("apv_2022_metaworld_success.csv", "metaworld/{}-v3", "MuJoCo 2.0"),
-    ("apv_2022_dmc_return.csv", "dmc/{}", "simulator version not stated"),
-)
-"""Tables of published scores: file, how its tasks are called here, simulator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,24 +283,3 @@ def _protocol(text: str | None, path: Path) -> dict[str, str]:
     if not isinstance(protocol, dict):
         raise DataError(f"{path}: protocol is {text!r}, expected a JSON object or nothing")
     return {str(item): str(value) for item, value in protocol.items()}
-
-
-def published_series(tasks: Iterable[str]) -> dict[str, list[RunScores]]:
-    """Return published runs on the given tasks, by a name that says where they come from; they enter no number."""
-    wanted = set(tasks)
-    series: dict[str, list[RunScores]] = {}
-    for name, run in _published():
-        if run.task in wanted:
-            series.setdefault(name, []).append(run)
-    return series
-
-
-@cache
-def _published() -> list[tuple[str, RunScores]]:
-    found = []
-    for name, task, simulator in PUBLISHED:
-        with resources.as_file(resources.files("prelar_ray.reporting") / "published" / name) as path:
-            for run in read_scores(Path(path)):
-                here = replace(run, task=task.format(run.task.replace("_", "-")), source=SOURCE)
-                found.append((f"{run.method} (published, {simulator})", here))
-    return found

@@ -30,6 +30,9 @@ METRICS: dict[str, Metric] = {
     ),
     "loss/reward": Metric("nats", "Half the squared error of the reward plus intrinsic bonus (fine-tuning)."),
     "loss/aux_reward": Metric("nats", "Half the squared error of the plain reward (fine-tuning)."),
+    "loss_scale/image": Metric("", "Learnt factor of the image loss, on top of its weight (loss.balance=learnt)."),
+    "loss_scale/reward": Metric("", "Learnt factor of both reward losses (loss.balance=learnt, fine-tuning)."),
+    "loss_scale/dynamics_kl": Metric("", "Learnt factor of the dynamics KL (loss.balance=learnt)."),
     "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
     "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
     "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
@@ -81,7 +84,9 @@ METRICS: dict[str, Metric] = {
         "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
     ),
     "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
-    "grad_norm/dynamics": Metric("", "Global gradient norm of encoder and RSSM, before clipping (fine-tuning)."),
+    "grad_norm/dynamics": Metric(
+        "", "Global gradient norm of encoder, RSSM and loss scales, before clipping (fine-tuning)."
+    ),
     "grad_norm/heads": Metric("", "Global gradient norm of action encoder, heads and decoder, before clipping."),
     "grad_norm/actor": Metric("", "Global gradient norm of the actor, before clipping."),
     "grad_norm/critic": Metric("", "Global gradient norm of the critic, before clipping."),

@@ -114,7 +114,10 @@ def test_equal_shapes_of_another_meaning_are_refused(saved: Any, tmp_path: Path)
 
 
 def test_settings_that_no_part_taken_over_knows_may_differ(saved: Any, tmp_path: Path) -> None:
-    saved("pretrain", change(PRELAR, "loss.action_kl_weight=0.1", "world_model.inverse_dynamics.depth=4"))
+    saved(
+        "pretrain",
+        change(PRELAR, "loss.action_kl_weight=0.1", "world_model.inverse_dynamics.depth=4", "loss.balance=learnt"),
+    )
     pretrained_checkpoint(tmp_path / "run", change(PRELAR, "world_model.action_encoder.hidden=9", "precision=bfloat16"))
 
 
@@ -149,6 +152,14 @@ def test_what_is_no_network_may_change_with_a_resume(saved: Any) -> None:
 def test_a_switch_is_a_network(saved: Any) -> None:
     with pytest.raises(CheckpointError, match=r"made with finetune\.bonus\.weight=1 \(here 0\); leave --preset"):
         resumable_checkpoint(saved("finetune", PRELAR), change(PRELAR, "finetune.bonus.weight=0"))
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize(("before", "after"), [("none", "learnt"), ("learnt", "none")])
+def test_learnt_scales_of_the_losses_stay_with_a_run(saved: Any, phase: str, before: str, after: str) -> None:
+    store = saved(phase, change(PRELAR, f"loss.balance={before}"))
+    with pytest.raises(CheckpointError, match=rf"made with loss\.balance={before} \(here {after}\); leave --preset"):
+        resumable_checkpoint(store, change(PRELAR, f"loss.balance={after}"))
 
 
 def test_a_run_is_not_made_shorter_than_it_is(saved: Any) -> None:

@@ -29,6 +29,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "synchronised": (BOTH, (SYNCHRONISED,)),
     "soft consistency": (("pretrain",), ("loss.consistency_gradient=soft", SYNCHRONISED)),
     "normalised reward": (("finetune",), ("behaviour.reward_momentum=0.5", SYNCHRONISED)),
+    "learnt balance": (BOTH, ("loss.balance=learnt", SYNCHRONISED)),
     "contextwm": (BOTH, ("method=contextwm", "world_model.context.dropout=0", SYNCHRONISED)),
     "apv": (BOTH, ("method=apv", SYNCHRONISED)),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import pandas as pd
 import pytest
 
 from prelar_ray.errors import DataError, UsageError
-from prelar_ray.reporting import scores
-from prelar_ray.reporting.compare import Options, compare, series_table, task_curves
 from prelar_ray.reporting.scores import (
     RETURN,
     SUCCESS,
     RunScores,
     name_series,
-    published_series,
     read_scores,
     score_table,
     shown,
@@ -174,53 +170,3 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, make_scores: MakeSc
             assert getattr(read, name) == getattr(run, name)
         pd.testing.assert_frame_equal(read.scores, run.scores, check_exact=True, check_names=False)
     assert again[1].reason == "as its table of scores says"
-
-
-def test_tasks_are_found_by_this_project_s_names() -> None:
-    series = published_series(["metaworld/lever-pull-v3", "dmc/hopper-hop", "prelar/point-reach"])
-    assert {name: {run.task for run in runs} for name, runs in series.items()} == {
-        "DreamerV2 (published, MuJoCo 2.0)": {"metaworld/lever-pull-v3"},
-        "APV (published, MuJoCo 2.0)": {"metaworld/lever-pull-v3"},
-        "DreamerV2 (published, simulator version not stated)": {"dmc/hopper-hop"},
-        "APV (Locomotion) (published, simulator version not stated)": {"dmc/hopper-hop"},
-        "APV (Manipulation) (published, simulator version not stated)": {"dmc/hopper-hop"},
-    }
-    assert {len(runs) for runs in series.values()} == {8}
-    assert published_series(["prelar/point-reach"]) == {}
-
-
-def test_all_published_tasks_have_a_name_here() -> None:
-    tasks = {run.task for _, run in scores._published()}
-    assert tasks == {
-        *(f"metaworld/{name}-v3" for name in ("lever-pull", "drawer-open", "door-lock", "reach", "dial-turn")),
-        "metaworld/button-press-topdown-wall-v3",
-        *("dmc/hopper-hop", "dmc/quadruped-walk", "dmc/quadruped-run"),
-    }
-
-
-def test_published_curves_are_marked_and_enter_no_number(make_scores: MakeScores) -> None:
-    task = "metaworld/lever-pull-v3"
-    series, published = name_series([make_scores(task=task, success=[0.25])]), published_series([task])
-    curves = task_curves(series_table(published), task, SUCCESS, published=True)
-    assert all(curve.published and curve.count == 8 for curve in curves)
-    assert curves[0].x[[0, -1]].tolist() == [5000, 245000]
-    assert task_curves(series_table(published), task, RETURN) == []
-    (group,) = compare(series, Options(), published)
-    assert [curve.published for curve in group.mean_curves] == [False, True, True]
-    assert list(group.mean) == list(group.scores) == ["prelar"]
-    assert group.mean["prelar"].count == 1
-
-
-def test_the_published_curve_over_tasks_needs_all_of_them(make_scores: MakeScores) -> None:
-    tasks = ["metaworld/lever-pull-v3", "metaworld/push-v3"]
-    series = name_series([make_scores(task=task) for task in tasks])
-    (group,) = compare(series, Options(), published_series(tasks))
-    assert [curve.published for curve in group.mean_curves] == [False]
-
-
-def test_the_tables_are_part_of_a_wheel() -> None:
-    root = Path(__file__).parents[2]
-    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    package = root / "prelar_ray"
-    shipped = {path for pattern in settings["package-data"]["prelar_ray"] for path in package.glob(pattern)}
-    assert {path for path in (package / "reporting").rglob("*") if path.suffix in (".csv", ".html")} <= shipped
