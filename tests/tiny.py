@@ -27,6 +27,14 @@ _WIDTHS = (
     "finetune.bonus.neighbours=3",
 )
 
+ROBUST = (
+    *(f"world_model.{part}.norm=layer" for part in ("encoder", "decoder", "inverse_dynamics")),
+    *("world_model.rssm.uniform_mix=0.01", "world_model.reward_distribution=two_hot"),
+    *("behaviour.critic_distribution=two_hot", "behaviour.return_normalisation=percentiles"),
+    *("behaviour.slow_critic_every=1", "behaviour.slow_critic_fraction=0.02"),
+)
+"""Everything that makes world model and critic robust to scales, which the published code has none of."""
+
 
 def tiny_config(*overrides: str) -> RunConfig:
     """A run of a few thousand parameters; ``overrides`` as on the command line."""

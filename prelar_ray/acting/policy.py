@@ -18,6 +18,7 @@ from prelar_ray.models.actor_critic import Actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
+from prelar_ray.models.resnet import folded_config
 from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
@@ -73,8 +74,8 @@ class Policy(nn.Module):
         super().__init__()
         model = config.world_model
         self.action_size, self.task = action, config.env.task
-        # The norms are folded into the convolutions' weights; see `acting_weights`.
-        self.encoder = ImageEncoder(model.encoder.model_copy(update={"norm": "none"}))
+        # Batch norms are folded into the convolutions' weights; see `acting_weights`.
+        self.encoder = ImageEncoder(folded_config(model.encoder))
         self.action_encoder = action_input(model, action)
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
         self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)

@@ -17,6 +17,7 @@ from prelar_ray.config.model import (
     LossConfig,
     MLPConfig,
     RSSMConfig,
+    ScalarDistribution,
     WorldModelConfig,
 )
 from prelar_ray.config.run import RLLIB, EnvConfig, RecordConfig, RunConfig, VideoConfig
@@ -47,6 +48,7 @@ __all__ = [
     "RSSMConfig",
     "RecordConfig",
     "RunConfig",
+    "ScalarDistribution",
     "VideoConfig",
     "WorldModelConfig",
     "json_schema",

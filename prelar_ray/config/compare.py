@@ -15,7 +15,8 @@ from prelar_ray.config.run import RunConfig
 __all__ = ["NETWORKS", "POLICY", "TAKEN_OVER", "differences", "same_pretraining"]
 
 TAKEN_OVER = (
-    *("world_model.encoder", "world_model.decoder", "world_model.rssm"),
+    *("world_model.encoder", "world_model.decoder"),
+    *(f"world_model.rssm.{width}" for width in ("deter", "hidden", "stoch", "classes")),
     *("world_model.context.enabled", "world_model.context.heads", "world_model.latent_action"),
     *("world_model.latent_action_source", "world_model.latent_action_distribution"),
     "world_model.inverse_dynamics_input",
@@ -25,7 +26,8 @@ TAKEN_OVER = (
 NETWORKS = {
     "pretrain": ("world_model", "loss.balance"),
     "finetune": (
-        *("world_model", "behaviour.actor", "behaviour.critic", "loss.balance", "loss.aux_reward_weight"),
+        *("world_model", "behaviour.actor", "behaviour.critic", "behaviour.critic_distribution"),
+        *("behaviour.return_normalisation", "loss.balance", "loss.aux_reward_weight"),
         *("finetune.bonus.weight", "finetune.bonus.input", "finetune.bonus.projection", "finetune.bonus.queue"),
     ),
 }
@@ -34,7 +36,7 @@ NETWORKS = {
 POLICY = ("world_model", "behaviour.actor")
 """Sections behind the networks that act."""
 
-_PRETRAINING = (*TAKEN_OVER, "loss.action_kl_weight", "loss.consistency_weight")
+_PRETRAINING = (*TAKEN_OVER, "world_model.rssm.uniform_mix", "loss.action_kl_weight", "loss.consistency_weight")
 _SWITCHES = {"loss.aux_reward_weight", "finetune.bonus.weight"}  # at 0 a network is not there; else they are weights
 _RATES = {"world_model.context.mask", "world_model.context.dropout"}  # no network has them in its shape
 

@@ -11,7 +11,18 @@ from pydantic import Field, model_validator
 
 from prelar_ray.config.component import Component, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
-__all__ = ["ContextConfig", "ConvConfig", "HeadConfig", "LossConfig", "MLPConfig", "RSSMConfig", "WorldModelConfig"]
+__all__ = [
+    "ContextConfig",
+    "ConvConfig",
+    "HeadConfig",
+    "LossConfig",
+    "MLPConfig",
+    "RSSMConfig",
+    "ScalarDistribution",
+    "WorldModelConfig",
+]
+
+ScalarDistribution = Literal["gaussian", "two_hot"]
 
 
 class ConvConfig(Component):
@@ -23,8 +34,8 @@ class ConvConfig(Component):
     """Residual stacks, each with one halving (encoder) or doubling (decoder) of the size."""
     layers: PositiveInt = 2
     """Residual layers per stack."""
-    norm: Literal["batch", "none"] = "batch"
-    """Normalisation inside residual layers: batch statistics while the world model trains, or none."""
+    norm: Literal["batch", "layer", "none"] = "batch"
+    """Normalisation in residual layers: over the batch while the world model trains, channels per position, or none."""
 
 
 class MLPConfig(Component):
@@ -47,6 +58,8 @@ class RSSMConfig(Component):
     """Stochastic groups S."""
     classes: Annotated[int, Field(ge=2)] = 32
     """Classes K per stochastic group."""
+    uniform_mix: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Share of the uniform distribution that is mixed into prior and posterior; 0 mixes none, 0.01 as DreamerV3."""
 
 
 class HeadConfig(Component):
@@ -102,6 +115,8 @@ class WorldModelConfig(Component):
     """Action encoder, real action to latent action (fine-tuning)."""
     reward_head: MLPConfig = MLPConfig()
     """Reward and auxiliary reward heads."""
+    reward_distribution: ScalarDistribution = "gaussian"
+    """What the reward heads predict: the mean of a unit Gaussian, or 255 bins in symlog space (two-hot)."""
 
     @model_validator(mode="after")
     def _latent_action_splits_into_groups(self) -> WorldModelConfig:

@@ -15,7 +15,7 @@ from prelar_ray.config.component import (
     PositiveInt,
     Settings,
 )
-from prelar_ray.config.model import MLPConfig
+from prelar_ray.config.model import MLPConfig, ScalarDistribution
 
 __all__ = [
     "BehaviourConfig",
@@ -57,16 +57,24 @@ class BehaviourConfig(Component):
     """Momentum of the running magnitude that divides imagined rewards; 1 leaves them as they are."""
     entropy_weight: NonNegativeFloat = 1e-4
     """Weight eta of the policy entropy."""
+    return_normalisation: Literal["none", "percentiles"] = "none"
+    """Actor's lambda-returns: as they are, or over the running range of their 5th to 95th percentile, at least 1."""
+    return_momentum: Fraction = 0.99
+    """Momentum of the running range of returns."""
     critic_target: Literal["paper", "published"] = "paper"
     """Critic's target: the lambda-return, or the published code's lambda-return with the entropy bonus added."""
     slow_critic_every: PositiveInt = 100
-    """Updates between hard copies of the critic into the slow critic."""
+    """Updates between steps of the slow critic towards the critic."""
+    slow_critic_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the way that such a step goes: 1 copies; 0.02 at every update averages over about 50 of them."""
     actor: MLPConfig = MLPConfig()
     """Actor network."""
     actor_min_std: PositiveFloat = 0.1
     """Smallest standard deviation of the policy before truncation."""
     critic: MLPConfig = MLPConfig()
     """Critic network."""
+    critic_distribution: ScalarDistribution = "gaussian"
+    """What the critic predicts: the mean of a unit Gaussian, or 255 bins in symlog space (two-hot)."""
     actor_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=8e-5)
     """Optimiser of the actor."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=8e-5)

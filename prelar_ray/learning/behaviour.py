@@ -14,6 +14,7 @@ from prelar_ray.learning.lambda_return import lambda_return
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.ranks import ALONE, Ranks
+from prelar_ray.learning.return_range import ReturnRange
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import Actor, ActorCritic
 from prelar_ray.models.distributions import TruncatedNormal
@@ -134,6 +135,9 @@ class BehaviourLearner:
         self.critic_optimizer = Optimizer([actor_critic.critic], config.critic_optimizer, ranks=ranks)
         device = next(actor_critic.parameters()).device
         self.reward_normaliser = RunningMagnitude(config.reward_momentum, ranks=ranks).to(device)
+        self.return_range: ReturnRange | None = None
+        if config.return_normalisation == "percentiles":
+            self.return_range = ReturnRange(config.return_momentum, ranks).to(device)
         self.updates = 0
 
     def update(self, start: State, noise: Noise) -> dict[str, Tensor]:
@@ -155,15 +159,17 @@ class BehaviourLearner:
         target = lambda_return(reward[:-1], value[:-1], config.discount, value[-1], config.return_lambda)
         weight = self._weights(target)  # (H, 1)
         bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
-        actor_loss = -(weight[:-1] * (target[1:] + bonus)).mean()
+        # No value is subtracted as a baseline: without gradient it would change nothing.
+        scaled = target if self.return_range is None else target / self.return_range(target)
+        actor_loss = -(weight[:-1] * (scaled[1:] + bonus)).mean()
         precision.backward(actor_loss)
 
         target = returns = target.detach()
         if config.critic_target == "published":
             target = torch.cat([target[:1], target[1:] + bonus.detach()])
         with precision.autocast():
-            prediction = parts.critic(imagination.feature[:-1].detach())
-        critic_loss = (weight * 0.5 * (prediction - target).square()).mean()
+            loss, prediction = parts.critic.loss(imagination.feature[:-1].detach(), target)  # (H, N)
+        critic_loss = (weight * loss).mean()
         precision.backward(critic_loss)
 
         metrics = {
@@ -171,19 +177,21 @@ class BehaviourLearner:
             "behaviour/critic_loss": critic_loss.detach(),
             "behaviour/entropy": imagination.entropy[:-1].detach().mean(),
             "behaviour/reward": reward.detach().mean(),
-            "behaviour/value": prediction.detach().mean(),
+            "behaviour/value": prediction.mean(),
             "behaviour/target": returns.mean(),
             "grad_norm/actor": self.actor_optimizer.step(precision),
             "grad_norm/critic": self.critic_optimizer.step(precision),
         }
+        if self.return_range is not None:
+            metrics["behaviour/return_range"] = self.return_range.range.clone()
         return metrics
 
     def advance(self) -> None:
-        """Count the update, and copy the slow critic every so many; not in :meth:`update`, which may be captured."""
+        """Count the update, and move the slow critic every so many; not in :meth:`update`, which may be captured."""
         self.actor_optimizer.advance()
         self.critic_optimizer.advance()
         if self.updates % self.config.slow_critic_every == 0:
-            self.parts.copy_slow_critic()
+            self.parts.copy_slow_critic(self.config.slow_critic_fraction)
         self.updates += 1
 
     def _weights(self, target: Tensor) -> Tensor:
@@ -192,12 +200,14 @@ class BehaviourLearner:
         return (self.config.discount**steps).unsqueeze(-1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of optimisers and reward normaliser, and the update counter of the slow critic."""
+        """Return the states of optimisers and normalisers, and the update counter of the slow critic."""
+        ranges = {} if self.return_range is None else {"return_range": self.return_range.state_dict()}
         return {
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "reward_normaliser": self.reward_normaliser.state_dict(),
             "updates": self.updates,
+            **ranges,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,4 +215,6 @@ class BehaviourLearner:
         self.actor_optimizer.load_state_dict(state["actor_optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         load_module(self.reward_normaliser, state["reward_normaliser"], "reward_normaliser")
+        if self.return_range is not None:
+            load_module(self.return_range, state.get("return_range", {}), "return_range")
         self.updates = int(state["updates"])

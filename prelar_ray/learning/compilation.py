@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prelar_ray.errors import ResourceError
 from prelar_ray.learning.captured import Compute
 from prelar_ray.models.rssm import RSSM
+from prelar_ray.models.two_hot import TwoHotMLP
 from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
 
 __all__ = ["check_compiler", "compile_networks", "compiled", "compiles", "eagerly", "or_eagerly"]
@@ -57,6 +58,8 @@ def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None
         parts.append(model.inverse_dynamics.trunk)
     for part in parts:
         part.compile(dynamic=False)  # symbolic shapes would make slower kernels, and batches have one shape
+        if isinstance(part, TwoHotMLP):
+            part.loss = compiled(part.loss)  # type: ignore[method-assign]
     for module in model.modules():
         if isinstance(module, RSSM):
             module.filter_step = compiled(module.filter_step)  # type: ignore[method-assign]

@@ -109,7 +109,7 @@ def finetune_loss(
     terms = {
         "image": -image_log_prob(decoded, image).mean(),
         "dynamics_kl": dynamics_kl,
-        "reward": 0.5 * (model.reward(feature[:, : target.shape[1]]) - target).square().mean(),
+        "reward": model.reward.loss(feature[:, : target.shape[1]], target)[0].mean(),
     }
     weights = {
         "image": config.image_weight,
@@ -117,7 +117,7 @@ def finetune_loss(
         "reward": config.reward_weight,
     }
     if model.aux_reward is not None:
-        terms["aux_reward"] = 0.5 * (model.aux_reward(feature) - reward).square().mean()
+        terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
     return _weighted(terms, weights, metrics, posterior, balance)
 

@@ -22,7 +22,7 @@ def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tenso
 
     Args:
         model: state of a :class:`~prelar_ray.models.world_model.FinetuneWorldModel`. Acting normalises with running
-            statistics, so the norms of the encoder are folded into the convolutions before them.
+            statistics, so the batch norms of the encoder are folded into the convolutions before them.
         actor_critic: state of an :class:`~prelar_ray.models.actor_critic.ActorCritic`.
 
     Raises:

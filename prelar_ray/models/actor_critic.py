@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from prelar_ray.config import BehaviourConfig, MLPConfig
 from prelar_ray.models.distributions import TruncatedNormal
-from prelar_ray.models.layers import MLP, full_precision, hidden_layers, initialise
+from prelar_ray.models.layers import full_precision, hidden_layers, initialise
+from prelar_ray.models.two_hot import scalar_head
 
 __all__ = ["Actor", "ActorCritic"]
 
@@ -62,12 +63,15 @@ class ActorCritic(nn.Module):
     def __init__(self, feature: int, action: int, config: BehaviourConfig) -> None:
         super().__init__()
         self.actor = Actor(feature, action, config.actor, config.actor_min_std)
-        self.critic = MLP(feature, config.critic)
-        self.slow_critic = MLP(feature, config.critic).requires_grad_(False)
+        self.critic = scalar_head(feature, config.critic, config.critic_distribution)
+        self.slow_critic = scalar_head(feature, config.critic, config.critic_distribution).requires_grad_(False)
         initialise(self)
         self.copy_slow_critic()
 
     @torch.no_grad()
-    def copy_slow_critic(self) -> None:
-        """Make the slow critic equal to the critic."""
-        self.slow_critic.load_state_dict(self.critic.state_dict())
+    def copy_slow_critic(self, fraction: float = 1.0) -> None:
+        """Move the slow critic towards the critic: slow <- slow + fraction (critic - slow); 1 makes them equal."""
+        if fraction == 1:
+            self.slow_critic.load_state_dict(self.critic.state_dict())
+        else:
+            torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), fraction)

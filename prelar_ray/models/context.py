@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.noise import Noise
-from prelar_ray.models.resnet import ResidualEncoder
+from prelar_ray.models.resnet import ResidualEncoder, norm_layer
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["LARGEST_SIDE", "ContextAttention", "ContextEncoder", "SceneContext"]
@@ -87,7 +87,7 @@ class ContextAttention(nn.Module):
         self.key_position = nn.Parameter(torch.zeros(side * side, channels))
         self.attention = nn.MultiheadAttention(channels, config.heads, config.dropout, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.norm = nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
+        self.norm = norm_layer(channels, norm)
 
     def forward(self, x: Tensor, context: SceneContext) -> Tensor:
         """Return ``relu(x + attention)``."""

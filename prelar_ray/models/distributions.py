@@ -18,6 +18,7 @@ __all__ = [
     "categorical_entropy",
     "categorical_kl",
     "gaussian_kl",
+    "mix_uniform",
     "sample_one_hot",
 ]
 
@@ -36,6 +37,20 @@ def sample_one_hot(logits: Tensor, gumbel: Tensor | None) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     one_hot = torch.zeros_like(probabilities).scatter_(-1, index, 1.0)
     return one_hot + (probabilities - probabilities.detach())
+
+
+def mix_uniform(logits: Tensor, mix: float) -> Tensor:
+    """Mix categoricals with the uniform distribution: logits of (1 - mix) softmax(logits) + mix / K.
+
+    No class is then less likely than mix / K, which bounds KL divergences and keeps gradients finite.
+
+    Args:
+        logits: ``(..., K)``.
+        mix: share of the uniform distribution in [0, 1); 0 returns ``logits`` as they are.
+    """
+    if not mix:
+        return logits
+    return ((1 - mix) * logits.softmax(dim=-1) + mix / logits.shape[-1]).log()
 
 
 def categorical_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:

@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from prelar_ray.config import MLPConfig
 from prelar_ray.errors import CheckpointError
 
-__all__ = ["MLP", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]
+__all__ = ["MLP", "ZeroLinear", "full_precision", "hidden_layers", "initialise", "load_module", "parameter_count"]
+
+
+class ZeroLinear(nn.Linear):
+    """Linear layer that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        """Set weights and biases to zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases everywhere except normalisation layers, as published."""
+    """Xavier-uniform weights and zero biases, as published; norms and :class:`ZeroLinear` stay as they are made."""
     for part in module.modules():
+        if isinstance(part, ZeroLinear):
+            continue
         if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
@@ -42,6 +53,15 @@ class MLP(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """Return the mean, ``(..., F) -> (...)``."""
         return full_precision(self.out(self.hidden(feature)).squeeze(-1))
+
+    def loss(self, feature: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare the prediction with ``target`` ``(...)``.
+
+        Returns:
+            The negative log-likelihood without its constant, nats, and the mean without gradient, both ``(...)``.
+        """
+        mean = self(feature)
+        return 0.5 * (mean - target).square(), mean.detach()
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -12,14 +12,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prelar_ray.config import ConvConfig
 from prelar_ray.errors import CheckpointError
+from prelar_ray.models.layer_norm import LayerNorm2d
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["ResidualEncoder", "ResidualLayer", "fold_norms", "residual_encoder_size"]
+__all__ = ["ResidualEncoder", "ResidualLayer", "fold_norms", "folded_config", "norm_layer", "residual_encoder_size"]
 
 _EPS = 1e-5
 
 
-def _norm(channels: int, kind: str) -> nn.Module:
+def norm_layer(channels: int, kind: str) -> nn.Module:
+    """Build the normalisation that :class:`~prelar_ray.config.ConvConfig` names, ``(N, c, h, w) -> (N, c, h, w)``."""
+    if kind == "layer":
+        return LayerNorm2d(channels)
     return nn.BatchNorm2d(channels, eps=_EPS) if kind == "batch" else nn.Identity()
 
 
@@ -33,12 +37,12 @@ class ResidualLayer(nn.Module):
         super().__init__()
         bias = norm == "none"  # a norm layer has its own shift
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
-        self.norm1 = _norm(outputs, norm)
+        self.norm1 = norm_layer(outputs, norm)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
-        self.norm2 = _norm(outputs, norm)
+        self.norm2 = norm_layer(outputs, norm)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs:
-            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), _norm(outputs, norm))
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), norm_layer(outputs, norm))
 
     def forward(self, x: Tensor, around: Tensor | None = None) -> Tensor:
         # In place wherever the backward pass does not need the overwritten value: half the activation memory.
@@ -51,7 +55,7 @@ def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold the batch norms of residual layers, in evaluation mode, into their convolutions.
 
     Returns:
-        State of the same layers with ``norm="none"``, whose outputs differ only by rounding.
+        State of the same layers with :func:`folded_config`, whose outputs differ only by rounding.
 
     Raises:
         CheckpointError: a norm layer is incomplete.
@@ -68,6 +72,11 @@ def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             weight, None, mean, variance, _EPS, scale, shift
         )
     return folded
+
+
+def folded_config(config: ConvConfig) -> ConvConfig:
+    """Return the configuration that the layers of ``config`` have after :func:`fold_norms`; other norms stay."""
+    return config.model_copy(update={"norm": "none"}) if config.norm == "batch" else config
 
 
 def residual_encoder_size(config: ConvConfig) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prelar_ray.config import RSSMConfig
-from prelar_ray.models.distributions import sample_one_hot
+from prelar_ray.models.distributions import mix_uniform, sample_one_hot
 from prelar_ray.models.gathered import Gathered
 from prelar_ray.models.layers import full_precision
 
@@ -82,6 +82,7 @@ class RSSM(nn.Module):
         super().__init__()
         self.stoch, self.classes, self.deter = config.stoch, config.classes, config.deter
         self.groups = config.stoch  # sampled per observed step
+        self.uniform_mix = config.uniform_mix
         self.size = config.stoch * config.classes
         self.feature = self.size + config.deter
         self.input = nn.Linear(self.size + latent_action, config.hidden)
@@ -189,14 +190,17 @@ class RSSM(nn.Module):
         state = deter.to(form)
         hidden = F.elu(torch.addmm(terms[2], state, weights[2].t()))
         raw = torch.addmm(terms[3], hidden, weights[3].t())
-        logits = full_precision(raw).unflatten(-1, (self.stoch, self.classes))
+        logits = self._logits(raw)
         inputs = tuple(x.detach() for x in (previous, joined, state, hidden))
         return sample_one_hot(logits, gumbel), deter, logits, inputs
 
     def prior_logits(self, deter: Tensor) -> Tensor:
         """Logits of p(s^_t | deter), ``(..., D) -> (..., S, K)``."""
-        logits = full_precision(self.prior(deter))
-        return logits.unflatten(-1, (self.stoch, self.classes))
+        return self._logits(self.prior(deter))
+
+    def _logits(self, raw: Tensor) -> Tensor:
+        """Logits of prior or posterior from the last layer's outputs, ``(..., S*K) -> (..., S, K)``."""
+        return mix_uniform(full_precision(raw).unflatten(-1, (self.stoch, self.classes)), self.uniform_mix)
 
     def prior_step(self, state: State, latent_action: Tensor, gumbel: Tensor | None = None) -> State:
         """One step without an observation: ``(N, ...), (N, L) -> (N, ...)``."""

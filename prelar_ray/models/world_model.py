@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +15,11 @@ from prelar_ray.models.image_decoder import ImageDecoder
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
 from prelar_ray.models.latent_action import LatentAction
-from prelar_ray.models.layers import MLP, initialise
+from prelar_ray.models.layers import initialise
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
+from prelar_ray.models.two_hot import scalar_head
 
 __all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
 
@@ -91,8 +94,9 @@ class FinetuneWorldModel(WorldModel):
         encoder = action_input(config, action)
         super().__init__(config, encoder.size)
         self.action_encoder = encoder
-        self.reward = MLP(self.rssm.feature, config.reward_head)
-        self.aux_reward = MLP(self.rssm.feature, config.reward_head) if aux_reward else None
+        head = partial(scalar_head, self.rssm.feature, config.reward_head, config.reward_distribution)
+        self.reward = head()
+        self.aux_reward = head() if aux_reward else None
         initialise(self)
 
     @property

@@ -37,6 +37,12 @@ _STRUCTURE = (
 )
 """Settings in which the networks of methods differ."""
 
+_UNPUBLISHED = {
+    **{f"world_model.{part}.norm": "layer" for part in ("encoder", "decoder", "inverse_dynamics")},
+    **{"world_model.reward_distribution": "two_hot", "behaviour.critic_distribution": "two_hot"},
+}
+"""Settings under which tensors have published names and other meanings."""
+
 _BEHAVIOUR = ("actor", "critic", "slow_critic")
 _FILLED = "bonus.filled"
 _RESIDUAL_BIAS = re.compile(r".*\.stacks\.\d+\.\d+\.(conv1|conv2|skip\.0)\.bias")
@@ -131,8 +137,9 @@ def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:
         layout: one of :data:`prelar_ray.published.names.LAYOUTS`; by default that of the import, or ``prelar``.
 
     Raises:
-        OfficialCheckpointError: a tensor has no place in the layout.
+        OfficialCheckpointError: a tensor has no place in the layout; the published code lacks what a setting chooses.
     """
+    _refuse_unpublished(checkpoint)
     origin = checkpoint.counters.get(ORIGIN, {})
     layout = layout or origin.get("layout", LAYOUTS[0])
     own = _flat(checkpoint.state)
@@ -154,6 +161,16 @@ def export_state(checkpoint: Checkpoint, layout: str | None = None) -> Export:
     if aliases is None:
         aliases = _aliases(checkpoint)
     return Export(layout, tensors, tuple(aliases), checkpoint.phase == "pretrain", left_out)
+
+
+def _refuse_unpublished(checkpoint: Checkpoint) -> None:
+    chosen = [f"{key}={value}" for key, value in _UNPUBLISHED.items() if _at(checkpoint.config, key) == value]
+    if checkpoint.config.world_model.rssm.uniform_mix:
+        chosen.append(f"world_model.rssm.uniform_mix={checkpoint.config.world_model.rssm.uniform_mix:g}")
+    if chosen:
+        raise OfficialCheckpointError(
+            f"{checkpoint.path}: the published code has no {chosen[0]}; only checkpoints without it can be exported"
+        )
 
 
 # Names

@@ -28,11 +28,13 @@ METRICS: dict[str, Metric] = {
     "loss/consistency": Metric(
         "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training)."
     ),
-    "loss/reward": Metric("nats", "Half the squared error of the reward plus intrinsic bonus (fine-tuning)."),
-    "loss/aux_reward": Metric("nats", "Half the squared error of the plain reward (fine-tuning)."),
     "loss_scale/image": Metric("", "Learnt factor of the image loss, on top of its weight (loss.balance=learnt)."),
     "loss_scale/reward": Metric("", "Learnt factor of both reward losses (loss.balance=learnt, fine-tuning)."),
     "loss_scale/dynamics_kl": Metric("", "Learnt factor of the dynamics KL (loss.balance=learnt)."),
+    "loss/reward": Metric(
+        "nats", "Half the squared error, or two-hot cross-entropy, of the reward plus intrinsic bonus (fine-tuning)."
+    ),
+    "loss/aux_reward": Metric("nats", "The same of the plain reward (fine-tuning)."),
     "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
     "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
     "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
@@ -94,11 +96,18 @@ METRICS: dict[str, Metric] = {
     "bonus/mean": Metric("", "Mean intrinsic bonus of the batch, after normalisation and weighting."),
     "bonus/scale": Metric("", "Running magnitude by which the bonus is divided."),
     "behaviour/actor_loss": Metric("", "Loss of the actor: minus weighted lambda-returns and entropy bonus."),
-    "behaviour/critic_loss": Metric("", "Weighted half squared error of the critic against its target."),
+    "behaviour/critic_loss": Metric(
+        "", "Weighted half squared error, or two-hot cross-entropy, of the critic against its target."
+    ),
     "behaviour/entropy": Metric("nats", "Mean entropy of the policy on imagined states."),
     "behaviour/reward": Metric("", "Mean predicted reward, bonus included, on imagined states."),
     "behaviour/value": Metric("", "Mean value of imagined states by the critic."),
     "behaviour/target": Metric("", "Mean lambda-return of imagined states."),
+    "behaviour/return_range": Metric(
+        "",
+        "Running range from the 5th to the 95th percentile of lambda-returns (behaviour.return_normalisation).",
+        "Above 1, the actor's returns are divided by it.",
+    ),
     "rllib/total_loss": Metric("", "Loss of an RLlib algorithm's learner, all terms together (methods rllib/NAME)."),
     "rllib/policy_loss": Metric("", "Clipped surrogate loss of PPO's policy."),
     "rllib/value_loss": Metric("", "Squared error of PPO's value function, in the scale of rllib.reward_scale."),

@@ -119,6 +119,8 @@ def test_settings_that_no_part_taken_over_knows_may_differ(saved: Any, tmp_path:
         change(PRELAR, "loss.action_kl_weight=0.1", "world_model.inverse_dynamics.depth=4", "loss.balance=learnt"),
     )
     pretrained_checkpoint(tmp_path / "run", change(PRELAR, "world_model.action_encoder.hidden=9", "precision=bfloat16"))
+    robust = ("world_model.rssm.uniform_mix=0.01", "world_model.reward_distribution=two_hot")
+    pretrained_checkpoint(tmp_path / "run", change(PRELAR, *robust))
 
 
 def test_a_method_from_scratch_takes_no_pretraining(tmp_path: Path) -> None:
@@ -162,6 +164,19 @@ def test_learnt_scales_of_the_losses_stay_with_a_run(saved: Any, phase: str, bef
         resumable_checkpoint(store, change(PRELAR, f"loss.balance={after}"))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        *("world_model.encoder.norm=layer", "world_model.rssm.uniform_mix=0.01"),
+        *("world_model.reward_distribution=two_hot", "behaviour.critic_distribution=two_hot"),
+        "behaviour.return_normalisation=percentiles",
+    ],
+)
+def test_what_a_checkpoint_means_stays_with_a_resume(saved: Any, other: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"made with {other.split('=')[0]}=\S+ \(here {other.split('=')[1]}\)"):
+        resumable_checkpoint(saved("finetune", PRELAR), change(PRELAR, other))
+
+
 def test_a_run_is_not_made_shorter_than_it_is(saved: Any) -> None:
     store = saved("pretrain", PRELAR)
     with pytest.raises(UsageError, match=r"^pretrain\.updates=30: \S+/000000031 has done 31 already; ask for more, or"):
@@ -179,6 +194,8 @@ def test_a_finished_run_may_have_gone_a_step_too_far(saved: Any) -> None:
 
 def test_an_evaluation_with_other_networks_is_refused_by_key(saved: Any) -> None:
     checkpoint = saved("finetune", PRELAR).latest()
+    with pytest.raises(CheckpointError, match=r"rssm\.uniform_mix=0 \(here 0\.01\); leave"):
+        check_evaluable(checkpoint, change(PRELAR, "world_model.rssm.uniform_mix=0.01"))
     check_evaluable(checkpoint, change(PRELAR, "evaluation.envs=3", "behaviour.critic.units=9"))
     with pytest.raises(CheckpointError, match=r"behaviour\.actor\.units=400 \(here 9\); leave these keys out"):
         check_evaluable(checkpoint, change(PRELAR, "behaviour.actor.units=9"))

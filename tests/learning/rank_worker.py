@@ -15,7 +15,7 @@ from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.types import SequenceBatch
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, ROBUST, tiny_batch, tiny_clips, tiny_config
 
 ROWS = 4
 WITHOUT_NORMS = tuple(f"world_model.{part}.norm=none" for part in ("encoder", "decoder", "inverse_dynamics"))
@@ -30,6 +30,11 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "soft consistency": (("pretrain",), ("loss.consistency_gradient=soft", SYNCHRONISED)),
     "normalised reward": (("finetune",), ("behaviour.reward_momentum=0.5", SYNCHRONISED)),
     "learnt balance": (BOTH, ("loss.balance=learnt", SYNCHRONISED)),
+    "returns over their range": (
+        ("finetune",),
+        (*WITHOUT_NORMS, "behaviour.return_normalisation=percentiles", "behaviour.return_momentum=0"),
+    ),
+    "robust": (BOTH, ROBUST),
     "contextwm": (BOTH, ("method=contextwm", "world_model.context.dropout=0", SYNCHRONISED)),
     "apv": (BOTH, ("method=apv", SYNCHRONISED)),
 }

@@ -82,6 +82,21 @@ def test_slow_critic_is_copied_every_100_updates_by_default() -> None:
         assert same(subject.parts.slow_critic, kept) != is_copied
 
 
+def test_slow_critic_moves_by_a_fraction_of_the_way_to_the_critic() -> None:
+    """slow <- slow + fraction (critic - slow)."""
+    subject, model = learner("behaviour.slow_critic_every=2", "behaviour.slow_critic_fraction=0.25")
+    parts = subject.parts
+    for update in range(5):
+        before = snapshot(parts.slow_critic)
+        step(subject, model, Noise(update))
+        fraction = 0.25 if update % 2 == 0 else 0.0
+        for name, value in parts.slow_critic.state_dict().items():
+            expected = before[name] + fraction * (parts.critic.state_dict()[name] - before[name])
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
+    assert not same(parts.slow_critic, parts.critic.state_dict())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in parts.slow_critic.parameters())
+
+
 def test_imagination_applies_each_action_to_the_state_before_it() -> None:
     subject, model = learner()
     start, noise = starts(model), Deterministic()
@@ -177,6 +192,40 @@ def test_critic_regresses_on_the_return_or_as_published_on_return_plus_entropy()
     assert same(first.parts.actor, second.parts.actor.state_dict())
     without = [run("behaviour.entropy_weight=0", f"behaviour.critic_target={x}")[0] for x in ("paper", "published")]
     assert torch.equal(without[0]["behaviour/critic_loss"], without[1]["behaviour/critic_loss"])
+
+
+def test_the_actor_maximises_returns_over_their_range_and_the_critic_regresses_on_them_as_they_are() -> None:
+    """Loss of the actor: -mean weight (V / max(1, S) + eta entropy), S the range of returns."""
+    on = ("behaviour.entropy_weight=0", "behaviour.return_normalisation=percentiles")
+    plain, first = run("behaviour.entropy_weight=0")
+    scaled, second = run(*on, "behaviour.return_momentum=0")
+    assert plain["behaviour/target"] == scaled["behaviour/target"]
+    assert plain["behaviour/critic_loss"] == scaled["behaviour/critic_loss"]
+    assert same(first.parts.critic, second.parts.critic.state_dict())
+    size = scaled["behaviour/return_range"]
+    assert size > 2
+    for name in ("behaviour/actor_loss", "grad_norm/actor"):
+        torch.testing.assert_close(scaled[name] * size, plain[name].double())
+    small, third = run(*on, "behaviour.return_momentum=1")  # the range stays at zero
+    assert small["behaviour/return_range"] == 0
+    assert small["behaviour/actor_loss"] == plain["behaviour/actor_loss"]
+    assert same(third.parts.actor, first.parts.actor.state_dict())
+
+
+def test_a_two_hot_critic_learns_returns_of_any_scale() -> None:
+    subject, model = learner(
+        *("behaviour.critic_distribution=two_hot", "behaviour.discount=0.01", "behaviour.horizon=2"),
+        *("behaviour.critic_optimizer.learning_rate=0.02", "behaviour.actor_optimizer.learning_rate=1e-9"),
+    )
+    with torch.no_grad():
+        model.reward.out.weight.zero_()
+        model.reward.out.bias.fill_(5000.0)
+    metrics = step(subject, model, Deterministic())
+    assert metrics["behaviour/value"] == 0
+    assert 5000 <= metrics["behaviour/target"] < 5100
+    for _ in range(80):
+        metrics = step(subject, model, Deterministic())
+    torch.testing.assert_close(metrics["behaviour/value"], metrics["behaviour/target"], rtol=0.05, atol=0)
 
 
 def test_critic_loss_falls_towards_a_target_that_stands_still() -> None:

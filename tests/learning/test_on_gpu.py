@@ -15,7 +15,7 @@ from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.transfer import Transfer
 from tests.learning.test_captured import assert_equal_states, update
 from tests.parity.check import main as check_parity
-from tests.tiny import ACTION, tiny_batch, tiny_config
+from tests.tiny import ACTION, ROBUST, tiny_batch, tiny_config
 
 pytestmark = pytest.mark.gpu
 
@@ -53,9 +53,19 @@ def test_captured_updates_equal_eager_ones_across_frozen_start_slow_critic_and_r
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
-def test_compiled_captured_updates_stay_near_eager_ones(phase: str) -> None:
-    eager = learner(phase, "compile=false", "learner.graph=never")
-    fused = learner(phase, "compile=true", "learner.graph=always")
+def test_captured_updates_of_robust_parts_equal_eager_ones(phase: str) -> None:
+    settings = (*ROBUST, "behaviour.return_momentum=0.5", "compile=false")
+    eager, captured = (learner(phase, *settings, f"learner.graph={graph}") for graph in ("never", "always"))
+    for seed in range(EAGER_FIRST + 8):
+        assert update(captured, seed) == pytest.approx(update(eager, seed), rel=1e-5)
+    assert_equal_states(captured, eager)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("settings", [(), ROBUST], ids=["published", "robust"])
+def test_compiled_captured_updates_stay_near_eager_ones(settings: tuple[str, ...], phase: str) -> None:
+    eager = learner(phase, *settings, "compile=false", "learner.graph=never")
+    fused = learner(phase, *settings, "compile=true", "learner.graph=always")
     for seed in range(EAGER_FIRST + 5):
         assert update(fused, seed) == pytest.approx(update(eager, seed), rel=2e-2, abs=1e-3)
 

@@ -42,6 +42,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
         for part in ("encoder", "decoder", "vanet")
         for option, value in {"mlp_keys": "$^", "cnn_keys": "image", "act": "elu", "norm": "none"}.items()
     },
+    **{f"{part}.res_norm": ("batch", "none") for part in ("encoder", "decoder", "vanet")},
     "encoder_type": ("resnet",),
     "decoder_type": ("resnet",),
     "vanet.discrete": (0,),

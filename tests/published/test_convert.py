@@ -384,6 +384,18 @@ def test_what_has_no_place_in_a_layout_is_not_exported(tmp_path: Path, publish: 
     assert not (tmp_path / "published").exists()
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("world_model.encoder.norm=layer", "world_model.decoder.norm=layer", "world_model.rssm.uniform_mix=0.01"),
+        *("world_model.reward_distribution=two_hot", "behaviour.critic_distribution=two_hot"),
+    ],
+)
+def test_what_the_published_code_cannot_compute_is_not_exported(setting: str, publish: Publish) -> None:
+    with pytest.raises(OfficialCheckpointError, match=f"the published code has no {setting}; only"):
+        publish(FinetuneLearner(tiny_config(setting), ACTION))
+
+
 def test_an_import_is_the_same_each_time(publish: Publish) -> None:
     folder = publish(trained("apv", "finetune"))
     one, two = imported(folder, TWO_CLASSES), imported(folder, TWO_CLASSES)
