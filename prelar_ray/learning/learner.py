@@ -125,8 +125,7 @@ class FinetuneLearner(BaseLearner):
         super().__init__(config, noise, ranks)
         tune = config.finetune
         dtype = self.noise.dtype
-        aux_reward = config.loss.aux_reward_weight > 0
-        self.model = self._place(FinetuneWorldModel(config.world_model, action, aux_reward))
+        self.model = self._place(FinetuneWorldModel.of_run(config, action))
         self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
@@ -145,7 +144,7 @@ class FinetuneLearner(BaseLearner):
         self._share(model=self.model, actor_critic=self.actor_critic)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
-        """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10).
+        """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10), and what else goes on learning.
 
         Raises:
             CheckpointError: the method learns from scratch; a tensor is missing or has another shape.
@@ -157,13 +156,20 @@ class FinetuneLearner(BaseLearner):
             state = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
             load_module(module, state, part)
 
-    def update(self, batch: SequenceBatch) -> None:
-        """One update of world model, then behaviour (lines 20-24), on this rank's rows of the batch."""
-        self._update(batch.image, batch.action, batch.reward, batch.is_first)
+    def update(self, batch: SequenceBatch, clips: Frames | None = None) -> None:
+        """One update of world model, then behaviour (lines 20-24), on this rank's rows of the batch.
+
+        Args:
+            batch: segments of replay.
+            clips: of videos to rehearse, uint8 ``(V, T, Hpx, Wpx, C)``: the world model alone learns from them.
+        """
+        videos = () if clips is None else (clips,)
+        self._update(batch.image, batch.action, batch.reward, batch.is_first, *videos)
 
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
-        image, *others = inputs
-        action, reward, is_first = (x.to(self.noise.dtype) for x in others)
+        image, action, reward, is_first, *videos = inputs
+        action, reward, is_first = (x.to(self.noise.dtype) for x in (action, reward, is_first))
+        image = torch.cat([image, *videos]) if videos else image
         self.model.train()
         with self.precision.autocast():
             loss = finetune_loss(
