@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointFolders, CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
-from prelar_ray.config.compare import NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
+from prelar_ray.config.compare import INVERSE_DYNAMICS, NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
 from prelar_ray.errors import CheckpointError, UsageError
 
 __all__ = [
@@ -48,7 +48,8 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
     # The file names its own method, so it cannot be combined with another one.
     known = checkpoint.path.parent.name == "checkpoints" and settings.is_file() and theirs == config.method
     advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
-    _check_networks(f"--init {init}", checkpoint, config, TAKEN_OVER, advice)
+    taken_over = (*TAKEN_OVER, *INVERSE_DYNAMICS) if config.finetunes_inverse_dynamics else TAKEN_OVER
+    _check_networks(f"--init {init}", checkpoint, config, taken_over, advice)
     return checkpoint.path
 
 

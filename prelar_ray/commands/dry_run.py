@@ -72,7 +72,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     with torch.device("meta"):
         from_scratch = config.world_model.latent_action_source == "none"
         pretrain = None if from_scratch else PretrainWorldModel(config.world_model)
-        finetune = FinetuneWorldModel(config.world_model, action, config.loss.aux_reward_weight > 0)
+        finetune = FinetuneWorldModel.of_run(config, action)
         parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
         size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
         bonus = IntrinsicBonus(size, config.finetune.bonus)
@@ -85,13 +85,14 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
 
         def world_model() -> Tensor:
             shape = (config.finetune.batch_size, config.finetune.segment_length)
-            flags, actions = torch.empty(shape), torch.empty(*shape, action)
+            rows, clips = config.finetune.replay_rows, config.finetune.clip_rows
+            flags, actions = torch.empty(rows, shape[1]), torch.empty(rows, shape[1], action)
             # The bonus has no gradient, and its sorting is useless on the meta device.
-            image = _image(shape)
-            return finetune_loss(finetune, config.loss, None, image, actions, flags, flags, noise).total
+            drawn = Deterministic(torch.empty(clips, dtype=torch.int64))
+            return finetune_loss(finetune, config.loss, None, _image(shape), actions, flags, flags, drawn).total
 
         def behaviour() -> Tensor:
-            start = finetune.rssm.initial(config.finetune.batch_size * config.finetune.segment_length)
+            start = finetune.rssm.initial(config.finetune.replay_rows * config.finetune.segment_length)
             imagined = FrozenModel(finetune, torch.float32)
             features = imagine(imagined, parts.actor, start, config.behaviour.horizon, noise).feature
             total: Tensor = imagined.reward(features).sum() + parts.slow_critic(features).sum()

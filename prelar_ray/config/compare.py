@@ -12,7 +12,7 @@ from typing import Any
 from prelar_ray.config.load import load_config, method_names
 from prelar_ray.config.run import RunConfig
 
-__all__ = ["NETWORKS", "POLICY", "TAKEN_OVER", "differences", "same_pretraining"]
+__all__ = ["INVERSE_DYNAMICS", "NETWORKS", "POLICY", "TAKEN_OVER", "differences", "same_pretraining"]
 
 TAKEN_OVER = (
     *("world_model.encoder", "world_model.decoder"),
@@ -23,12 +23,19 @@ TAKEN_OVER = (
 )
 """Sections and settings behind the parts that fine-tuning takes over from pre-training."""
 
+INVERSE_DYNAMICS = (
+    *("world_model.inverse_dynamics", "world_model.inverse_dynamics_head"),
+    "world_model.latent_action_classes",
+)
+"""Those behind the inverse dynamics encoder besides, where fine-tuning goes on with it."""
+
 NETWORKS = {
     "pretrain": ("world_model", "loss.balance"),
     "finetune": (
         *("world_model", "behaviour.actor", "behaviour.critic", "behaviour.critic_distribution"),
         *("behaviour.return_normalisation", "loss.balance", "loss.aux_reward_weight"),
         *("finetune.bonus.weight", "finetune.bonus.input", "finetune.bonus.projection", "finetune.bonus.queue"),
+        *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),
     ),
 }
 """Sections and settings behind all that a checkpoint of a phase holds."""
@@ -37,7 +44,10 @@ POLICY = ("world_model", "behaviour.actor")
 """Sections behind the networks that act."""
 
 _PRETRAINING = (*TAKEN_OVER, "world_model.rssm.uniform_mix", "loss.action_kl_weight", "loss.consistency_weight")
-_SWITCHES = {"loss.aux_reward_weight", "finetune.bonus.weight"}  # at 0 a network is not there; else they are weights
+_SWITCHES = {
+    *("loss.aux_reward_weight", "finetune.bonus.weight"),
+    *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),
+}  # at 0 a network is not there; else they are weights
 _RATES = {"world_model.context.mask", "world_model.context.dropout"}  # no network has them in its shape
 
 

@@ -112,7 +112,7 @@ class WorldModelConfig(Component):
     inverse_dynamics_head: HeadConfig = HeadConfig()
     """Head of the inverse dynamics encoder."""
     action_encoder: HeadConfig = HeadConfig()
-    """Action encoder, real action to latent action (fine-tuning)."""
+    """Action encoder, real action to latent action, and its mirror, the action decoder (fine-tuning)."""
     reward_head: MLPConfig = MLPConfig()
     """Reward and auxiliary reward heads."""
     reward_distribution: ScalarDistribution = "gaussian"
@@ -171,10 +171,16 @@ class LossConfig(Component):
     free_nats: NonNegativeFloat = 0.0
     """Floor of the mean dynamics KL, nats."""
     action_kl_weight: NonNegativeFloat = 1.0
-    """Weight beta_a of the latent-action KL (pre-training)."""
+    """Weight beta_a of the latent-action KL (pre-training, rehearsal)."""
     action_prior_std: PositiveFloat = 1.0
     """Standard deviation of the latent action's prior; the published code computes with 1.2449."""
     consistency_weight: NonNegativeFloat = 1.0
-    """Weight beta_r of the action-state consistency loss (pre-training)."""
+    """Weight beta_r of the action-state consistency loss (pre-training, rehearsal)."""
     consistency_gradient: Literal["straight_through", "soft", "published"] = "straight_through"
     """Gradient of the consistency loss: smooth behind the published value, smooth both ways, or the published zero."""
+    tie_weight: NonNegativeFloat = 0.0
+    """Weight of the tie of the action encoder to the latent action inferred from frames (fine-tuning); 0: no tie."""
+    tie_gradient: Literal["action_encoder", "both"] = "action_encoder"
+    """What the tie trains: the action encoder alone, or the inverse dynamics encoder too."""
+    action_decoder_weight: NonNegativeFloat = 0.0
+    """Weight of the real action decoded from the inferred latent action (fine-tuning); 0 leaves the decoder out."""

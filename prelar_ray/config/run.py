@@ -193,6 +193,33 @@ class RunConfig(Component):
         """Name of the RLlib algorithm that the method is; empty for the methods of this package."""
         return self.method.removeprefix(RLLIB) if self.method.startswith(RLLIB) else ""
 
+    @property
+    def finetunes_inverse_dynamics(self) -> bool:
+        """Whether fine-tuning goes on with the inverse dynamics encoder of pre-training."""
+        return any(self._uses_of_inverse_dynamics.values())
+
+    @property
+    def _uses_of_inverse_dynamics(self) -> dict[str, float]:
+        """Settings that need it in fine-tuning, with their values: those above 0 do."""
+        return {
+            "loss.tie_weight": self.loss.tie_weight,
+            "loss.action_decoder_weight": self.loss.action_decoder_weight,
+            "finetune.rehearsal.share": self.finetune.rehearsal.share,
+        }
+
+    @model_validator(mode="after")
+    def _finetuning_infers_latent_actions_where_it_uses_them(self) -> RunConfig:
+        needed = {"latent_action_source": "inverse_dynamics", "action_input": "encoder"}
+        for key, value in self._uses_of_inverse_dynamics.items():
+            for part, kind in needed.items():
+                found = getattr(self.world_model, part)
+                if value and found != kind:
+                    raise ValueError(
+                        f"{key}={value:g}: fine-tuning has no latent actions inferred from frames and encoded from "
+                        f"actions with world_model.{part}={found}; use world_model.{part}={kind}, or {key}=0"
+                    )
+        return self
+
     @model_validator(mode="after")
     def _deterministic_latent_action_has_no_kl(self) -> RunConfig:
         model, weight = self.world_model, self.loss.action_kl_weight
@@ -228,6 +255,24 @@ class RunConfig(Component):
             raise ValueError(
                 f"learner.ranks={ranks}: pretrain.batch_size={self.pretrain.batch_size} leaves a rank one segment, and "
                 "the consistency loss swaps latent actions between two; use fewer ranks or a larger batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_the_clips_of_every_batch(self) -> RunConfig:
+        ranks, rows, share = self.learner.ranks, self.finetune.clip_rows, self.finetune.rehearsal.share
+        clips = (
+            f"finetune.rehearsal.share={share:g} makes {rows} of finetune.batch_size={self.finetune.batch_size} rows"
+        )
+        if rows % ranks:
+            raise ValueError(
+                f"{clips} clips, not a multiple of learner.ranks={ranks}, and each rank takes an equal share; use "
+                "another share or batch size"
+            )
+        if rows and rows < 2 * ranks and self.loss.consistency_weight:
+            raise ValueError(
+                f"{clips} clips, which leaves a rank one, and the consistency loss swaps latent actions between two; "
+                "use a larger share or batch, or loss.consistency_weight=0"
             )
         return self
 

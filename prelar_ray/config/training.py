@@ -27,6 +27,7 @@ __all__ = [
     "OptimizerConfig",
     "PretrainConfig",
     "RLlibConfig",
+    "RehearsalConfig",
     "ReplayConfig",
 ]
 
@@ -126,6 +127,13 @@ class BonusConfig(Component):
         return self
 
 
+class RehearsalConfig(Component):
+    """Rehearsal of the pre-training videos."""
+
+    share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Share of every batch that is clips of `video.path`, rounded to whole rows; 0: segments of replay alone."""
+
+
 class FinetuneConfig(Component):
     """Fine-tuning with environment interaction."""
 
@@ -149,6 +157,28 @@ class FinetuneConfig(Component):
     """Optimiser of everything else in the world model."""
     bonus: BonusConfig = BonusConfig()
     """Intrinsic bonus."""
+    rehearsal: RehearsalConfig = RehearsalConfig()
+    """Rehearsal of the pre-training videos."""
+
+    @property
+    def clip_rows(self) -> int:
+        """Rows of a batch that are clips of videos."""
+        return round(self.rehearsal.share * self.batch_size)
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows of a batch that are segments of replay."""
+        return self.batch_size - self.clip_rows
+
+    @model_validator(mode="after")
+    def _a_batch_holds_both_clips_and_segments(self) -> FinetuneConfig:
+        share, rows = self.rehearsal.share, self.batch_size
+        if share and not 0 < self.clip_rows < rows:
+            raise ValueError(
+                f"finetune.rehearsal.share={share:g} makes {self.clip_rows} of finetune.batch_size={rows} rows clips, "
+                "and a batch needs both clips and segments of replay; use another share or a larger batch, or 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _segment_holds_the_window(self) -> FinetuneConfig:

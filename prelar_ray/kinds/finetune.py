@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Request, Reservation, Resources, plan_resources
+from prelar_ray.errors import ConfigError
 from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes
 from prelar_ray.replay.memory import GIB, check_replay_fits, replay_bytes
 from prelar_ray.roles import RoleId
@@ -23,7 +24,13 @@ class Finetune(Kind):
     has_policy = True
 
     def check(self, config: RunConfig) -> None:
-        """Refuse an unknown task."""
+        """Refuse an unknown task, and rehearsal without videos."""
+        share = config.finetune.rehearsal.share
+        if share and not config.video.paths:
+            raise ConfigError(
+                f"video.path: no video store given, and finetune.rehearsal.share={share:g} rehearses videos; use "
+                "video.path=DIR with those of the pre-training, or finetune.rehearsal.share=0"
+            )
         from prelar_ray.envs import check_task  # imports gymnasium
 
         check_task(config.env.task, "env.task")
@@ -90,4 +97,7 @@ class Finetune(Kind):
 
         learner = FinetuneLearner(config, action=ACTION)
         batch = noise_batch(config.finetune.batch_size, config.finetune.segment_length)
+        if config.finetune.clip_rows:
+            batch, clips = batch.split([config.finetune.replay_rows, config.finetune.clip_rows])
+            return time_updates(lambda: learner.update(batch, clips.image), updates)
         return time_updates(lambda: learner.update(batch), updates)

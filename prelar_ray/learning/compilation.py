@@ -16,7 +16,7 @@ from prelar_ray.errors import ResourceError
 from prelar_ray.learning.captured import Compute
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.two_hot import TwoHotMLP
-from prelar_ray.models.world_model import PretrainWorldModel, WorldModel
+from prelar_ray.models.world_model import WorldModel
 
 __all__ = ["check_compiler", "compile_networks", "compiled", "compiles", "eagerly", "or_eagerly"]
 
@@ -54,7 +54,7 @@ def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None
     A loop over time is compiled by its step: unrolled, it takes minutes.
     """
     parts = [model.encoder, model.decoder, *heads]
-    if isinstance(model, PretrainWorldModel) and model.inverse_dynamics is not None:
+    if model.inverse_dynamics is not None:
         parts.append(model.inverse_dynamics.trunk)
     for part in parts:
         part.compile(dynamic=False)  # symbolic shapes would make slower kernels, and batches have one shape

@@ -13,10 +13,14 @@ from prelar_ray.learning.consistency import action_distances, consistency_loss, 
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.kl import action_kl, balanced_kl
 from prelar_ray.learning.ranks import ALONE, Ranks
+from prelar_ray.learning.rehearsal import with_clips
+from prelar_ray.learning.tied_actions import action_decoder_loss, decoded_variance, infer_latent_actions, tie_loss
 from prelar_ray.models.distributions import categorical_entropy
 from prelar_ray.models.image_decoder import image_log_prob
+from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.noise import Noise
-from prelar_ray.models.rssm import State
+from prelar_ray.models.rssm import RSSM, State
+from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 
 __all__ = ["WorldModelLoss", "finetune_loss", "pretrain_loss"]
@@ -60,11 +64,7 @@ def pretrain_loss(
     weights = {"image": config.image_weight, "dynamics_kl": config.dynamics_kl_weight}
     metrics = _entropies(posterior.logits, prior)
     if latent is not None:
-        permutation = noise.derangement(len(image))
-        state_distance = ranks.gather(state_distances(rssm, posterior, prior, latent_action, permutation))
-        action_distance = ranks.gather(action_distances(latent, permutation))
-        terms["action_kl"] = action_kl(latent, config.action_prior_std).mean()
-        terms["consistency"] = consistency_loss(state_distance, action_distance, config.consistency_gradient)
+        terms |= _latent_action_terms(rssm, config, latent, posterior, prior, latent_action, noise, ranks)
         weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
         metrics["model/latent_action_std"] = latent.spread.detach().mean()
     return _weighted(terms, weights, metrics, posterior, balance)
@@ -82,32 +82,42 @@ def finetune_loss(
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
 ) -> WorldModelLoss:
-    """Eq. (15) on replayed experience.
+    """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
     Args:
         bonus: intrinsic bonus; None trains ``reward`` on the plain reward at all steps.
-        image: preprocessed ``(B, T, C, Hpx, Wpx)``.
+        image: preprocessed ``(B + V, T, C, Hpx, Wpx)``: B segments of replay, then V clips of videos to rehearse.
         action: ``(B, T, A)``; index t led to step t.
         reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
+
+    Returns:
+        The loss, with the posterior of replay.
     """
-    rssm = model.rssm
+    rssm, rows = model.rssm, len(action)
+    replayed, seen = infer_latent_actions(model.inverse_dynamics, config, image, rows)
+    encoded = latent_action = model.action_encoder(action)
+    begins = is_first
+    if seen is not None:
+        latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
     embed = model.encoder(image)
-    gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(embed, model.action_encoder(action), is_first, gumbel=gumbel)
+    gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
+    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
     decoded = model.decoder(feature, model.context(image, noise))
     metrics = _entropies(posterior.logits, prior)
+    replay, feature = posterior.at(slice(rows)), feature[:rows]
     target = reward
     if bonus is not None:
-        intrinsic, _ = bonus(_novelty_input(bonus, embed, posterior).detach())  # (B, T - window + 1)
+        intrinsic, _ = bonus(_novelty_input(bonus, embed[:rows], replay).detach())  # (B, T - window + 1)
         target = reward[:, : intrinsic.shape[1]] + intrinsic
         metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
 
-    dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
+    dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
+    error = -image_log_prob(decoded, image)  # (B + V, T)
     terms = {
-        "image": -image_log_prob(decoded, image).mean(),
+        "image": error.mean(),
         "dynamics_kl": dynamics_kl,
         "reward": model.reward.loss(feature[:, : target.shape[1]], target)[0].mean(),
     }
@@ -119,7 +129,49 @@ def finetune_loss(
     if model.aux_reward is not None:
         terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
-    return _weighted(terms, weights, metrics, posterior, balance)
+    if replayed is not None and config.tie_weight:
+        terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
+        weights["tie"] = config.tie_weight
+    if replayed is not None and model.action_decoder is not None:
+        told = model.action_decoder(replayed.sample(noise))
+        terms["action_decoder"] = action_decoder_loss(told, action, is_first, ranks)
+        weights["action_decoder"] = config.action_decoder_weight
+        metrics["model/action_r2"] = decoded_variance(told, action, is_first)
+    if seen is not None:
+        clips, share = slice(rows, None), 1 - rows / len(image)
+        states = posterior.at(clips), prior[clips], latent_action[clips]
+        terms |= _latent_action_terms(rssm, config, seen, *states, noise, ranks)
+        weights |= {"action_kl": share * config.action_kl_weight, "consistency": share * config.consistency_weight}
+        metrics |= {"rehearsal/image": error[clips].detach().mean(), "rehearsal/dynamics_kl": kl[clips].detach().mean()}
+    if inferred := replayed or seen:
+        metrics["model/latent_action_std"] = inferred.spread.detach().mean()
+    return _weighted(terms, weights, metrics, replay, balance)
+
+
+def _latent_action_terms(
+    rssm: RSSM | StackedRSSM,
+    config: LossConfig,
+    latent: LatentAction,
+    posterior: State,
+    prior: Tensor,
+    latent_action: Tensor,
+    noise: Noise,
+    ranks: Ranks,
+) -> dict[str, Tensor]:
+    """Return the losses of latent actions inferred from frames, Eq. (9) and the consistency loss.
+
+    Args:
+        latent: distributions over ``(B, T-1, L)``.
+        posterior, prior: states ``(B, T, ...)``, and logits ``(B, T, S, K)`` under ``latent_action``.
+        latent_action: their samples, ``(B, T, L)``; index t led to step t.
+    """
+    permutation = noise.derangement(len(latent_action))
+    state_distance = ranks.gather(state_distances(rssm, posterior, prior, latent_action, permutation))
+    action_distance = ranks.gather(action_distances(latent, permutation))
+    return {
+        "action_kl": action_kl(latent, config.action_prior_std).mean(),
+        "consistency": consistency_loss(state_distance, action_distance, config.consistency_gradient),
+    }
 
 
 def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from prelar_ray.config import WorldModelConfig
+from prelar_ray.config import RunConfig, WorldModelConfig
 from prelar_ray.errors import ConfigError
+from prelar_ray.models.action_decoder import ActionDecoder
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext
 from prelar_ray.models.image_decoder import ImageDecoder
@@ -33,6 +35,8 @@ def dynamics(config: WorldModelConfig, embed: int, latent_action: int) -> RSSM |
 
 class WorldModel(nn.Module):
     """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one."""
+
+    inverse_dynamics: InverseDynamicsEncoder | None
 
     def __init__(self, config: WorldModelConfig, latent_action: int | None = None) -> None:
         """Build for action inputs of size ``latent_action``, by default those of pre-training."""
@@ -88,27 +92,50 @@ class FinetuneWorldModel(WorldModel):
     """World model of fine-tuning, with latent actions from real ones and predicted rewards, Eq. (12).
 
     ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
+    ``inverse_dynamics`` goes on inferring latent actions from frames, and ``action_decoder`` tells the real action by
+    them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no use
+    for them.
     """
 
-    def __init__(self, config: WorldModelConfig, action: int, aux_reward: bool = True) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        action: int,
+        aux_reward: bool = True,
+        inverse_dynamics: bool = False,
+        action_decoder: bool = False,
+    ) -> None:
+        """Build for actions of size A, with the optional parts that are named."""
         encoder = action_input(config, action)
         super().__init__(config, encoder.size)
         self.action_encoder = encoder
         head = partial(scalar_head, self.rssm.feature, config.reward_head, config.reward_distribution)
         self.reward = head()
         self.aux_reward = head() if aux_reward else None
+        self.inverse_dynamics = InverseDynamicsEncoder(config) if inverse_dynamics else None
+        self.action_decoder: ActionDecoder | None = None
+        if action_decoder:
+            self.action_decoder = ActionDecoder(config.latent_action, config.action_encoder, action)
         initialise(self)
+
+    @classmethod
+    def of_run(cls, config: RunConfig, action: int) -> Self:
+        """Build with the parts that the losses of a run need."""
+        loss = config.loss
+        switches = loss.aux_reward_weight > 0, config.finetunes_inverse_dynamics, loss.action_decoder_weight > 0
+        return cls(config.world_model, action, *switches)
 
     @property
     def pretrained(self) -> dict[str, nn.Module]:
         """Parts initialised from pre-training, by their name in its checkpoint (Algorithm 1, line 10)."""
         rssm = self.rssm.below if isinstance(self.rssm, StackedRSSM) else self.rssm
-        parts: dict[str, nn.Module] = {"encoder": self.encoder, "rssm": rssm, "decoder": self.decoder}
-        return parts if self.context_encoder is None else parts | {"context_encoder": self.context_encoder}
+        parts: dict[str, nn.Module | None] = {"encoder": self.encoder, "rssm": rssm, "decoder": self.decoder}
+        parts |= {"context_encoder": self.context_encoder, "inverse_dynamics": self.inverse_dynamics}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def parameter_groups(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """Parts of the two optimisers: encoders and pre-trained RSSM, and everything else."""
+        """Parts of the two optimisers: encoders, inverse dynamics and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
-        heads = [part for part in (self.reward, self.aux_reward) if part is not None]
+        heads = [part for part in (self.reward, self.aux_reward, self.action_decoder) if part is not None]
         return perceiving, [*acting, self.action_encoder, self.decoder, *heads]

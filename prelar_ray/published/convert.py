@@ -267,7 +267,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
     with torch.device("meta"):
         if action is None:
             return dict(PretrainWorldModel(config.world_model).state_dict())
-        model = FinetuneWorldModel(config.world_model, action, config.loss.aux_reward_weight > 0)
+        model = FinetuneWorldModel.of_run(config, action)
         expected = model.state_dict() | ActorCritic(model.rssm.feature, action, config.behaviour).state_dict()
         normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()
         expected |= {f"reward_normaliser.{key}": value for key, value in normaliser.items()}

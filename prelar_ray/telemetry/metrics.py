@@ -24,9 +24,11 @@ METRICS: dict[str, Metric] = {
     "loss/total": Metric("nats", "Weighted sum of the world-model losses, the quantity that is minimised."),
     "loss/image": Metric("nats", "Half the squared error of the decoded image, summed over pixels, mean over steps."),
     "loss/dynamics_kl": Metric("nats", "Balanced KL divergence from the posterior to the prior of the latent state."),
-    "loss/action_kl": Metric("nats", "KL divergence from the latent action to its Gaussian prior (pre-training)."),
+    "loss/action_kl": Metric(
+        "nats", "KL divergence from the latent action to its Gaussian prior (pre-training, rehearsal)."
+    ),
     "loss/consistency": Metric(
-        "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training)."
+        "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training, rehearsal)."
     ),
     "loss_scale/image": Metric("", "Learnt factor of the image loss, on top of its weight (loss.balance=learnt)."),
     "loss_scale/reward": Metric("", "Learnt factor of both reward losses (loss.balance=learnt, fine-tuning)."),
@@ -35,9 +37,24 @@ METRICS: dict[str, Metric] = {
         "nats", "Half the squared error, or two-hot cross-entropy, of the reward plus intrinsic bonus (fine-tuning)."
     ),
     "loss/aux_reward": Metric("nats", "The same of the plain reward (fine-tuning)."),
+    "loss/tie": Metric(
+        "nats",
+        "Half the squared distance of the encoded to the inferred latent action, in units of its prior (fine-tuning).",
+        "Near 0: real actions reach the dynamics as the latent actions of pre-training did.",
+    ),
+    "loss/action_decoder": Metric(
+        "nats", "Half the squared error of the real action decoded from the inferred latent action (fine-tuning)."
+    ),
     "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
     "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
     "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
+    "model/action_r2": Metric(
+        "",
+        "Share of the variance of real actions that is decoded from inferred latent actions, R² (fine-tuning).",
+        "1: all of it. 0 or less: latent actions are not about the action.",
+    ),
+    "rehearsal/image": Metric("nats", "Part of loss/image on the clips of pre-training videos in the batch."),
+    "rehearsal/dynamics_kl": Metric("nats", "KL divergence of loss/dynamics_kl on these clips."),
     "validation/total": Metric(
         "nats",
         "Value of loss/total on held-out clips.",

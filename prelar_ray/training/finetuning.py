@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
-from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
+from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole, load_checkpoint
 from prelar_ray.config import RunConfig
+from prelar_ray.errors import RoleDied
+from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.collectors import CollectorPool
@@ -29,6 +31,7 @@ from prelar_ray.training.metric_log import Line, MetricLog, process_memory
 from prelar_ray.training.metric_window import MetricWindow
 from prelar_ray.training.replays import ReplayGroup
 from prelar_ray.training.restarts import RestartPolicy
+from prelar_ray.training.videos import ClipReader, Videos
 
 __all__ = ["Finetuning", "finetune", "iterate_finetuning"]
 
@@ -63,6 +66,7 @@ def iterate_finetuning(
     Raises:
         NonFiniteError: a reward, action or loss became NaN or infinite.
         EnvironmentFailure: an environment failed again and again.
+        DataError: the videos to rehearse cannot be used.
         RoleDied: roles died again and again without a checkpoint in between. Else a collector or evaluator is replaced,
             and for any other all roles restart at the last checkpoint.
         CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
@@ -70,6 +74,15 @@ def iterate_finetuning(
         ConfigError: no episode could end in time, or be learnt from; ``checkpoint.mirror`` cannot be used.
     """
     checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
+    policy = RestartPolicy(checkpoints, config)
+
+    def load() -> _Origin:
+        checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
+        return _Origin(_rehearsed(config, init, checkpoint), checkpoint)
+
+    def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
+        return origin._replace(checkpoint=policy.restart(death, backend, origin.checkpoint))
+
     return drive(
         config,
         run,
@@ -77,21 +90,37 @@ def iterate_finetuning(
         total=config.finetune.env_steps,
         unit="env steps",
         is_whole=is_whole,
-        load=lambda: resumable_checkpoint(checkpoints, config) if resume else None,
-        done=lambda checkpoint: checkpoint.env_steps if checkpoint else 0,
+        load=load,
+        done=lambda origin: origin.checkpoint.env_steps if origin.checkpoint else 0,
         start=start_backend,
-        open_loop=lambda backend, checkpoint: Finetuning(config, run, backend, init, checkpoint),
-        restart=RestartPolicy(checkpoints, config).restart,
+        open_loop=lambda backend, origin: Finetuning(config, run, backend, init, origin),
+        restart=restart,
     )
+
+
+class _Origin(NamedTuple):
+    """What a loop starts from."""
+
+    videos: Videos | None
+    """To rehearse, where the run does."""
+    checkpoint: Checkpoint | None
+
+
+def _rehearsed(config: RunConfig, init: Path | None, checkpoint: Checkpoint | None) -> Videos | None:
+    """Open the videos to rehearse, if any, without those that pre-training held out, as far as it is known."""
+    if not config.finetune.clip_rows:
+        return None
+    if checkpoint is not None:
+        return Videos(config, "finetune", checkpoint.counters["rehearsal"])
+    return Videos(config, "finetune", load_checkpoint(init).counters if init else None)
 
 
 class Finetuning(Loop):
     """Collectors, replay, learners and evaluator of a run, and what is due when."""
 
-    def __init__(
-        self, config: RunConfig, run: RunFolder, backend: Backend, init: Path | None, checkpoint: Checkpoint | None
-    ) -> None:
+    def __init__(self, config: RunConfig, run: RunFolder, backend: Backend, init: Path | None, origin: _Origin) -> None:
         self.config, self.run, self.backend = config, run, backend
+        videos, checkpoint = origin
         self.checkpoints = CheckpointStore(run.checkpoints, config.checkpoint.keep_last)
         counters: dict[str, Any] = checkpoint.counters if checkpoint else {"numbers": {}}
         numbers = {int(index): number for index, number in counters["numbers"].items()}
@@ -101,6 +130,9 @@ class Finetuning(Loop):
         check_episodes_fit(config, self.collectors.ask(Collector.episode_steps))
         action = self.collectors.ask(Collector.action_size)
         self.learners = FinetuneLearners(backend, config, action, run.checkpoints.absolute())
+        self.clips: ClipReader | None = None
+        if videos:
+            self.clips = ClipReader(videos, config.learner.ranks, counters.get("rehearsal"))
         self._restore(checkpoint, init)
         self.learners.publish()
         updates = self.learners.updates
@@ -137,8 +169,8 @@ class Finetuning(Loop):
         """Lines 14-25, one after another."""
         self._note(self.collectors.collect(self.learners.published))  # lines 15-18
         while self.replay.updates_due:
-            self.learners.update(self.replay.sample())  # lines 19-24
-            self.window.learnt(1)
+            self._submit(1)  # lines 19-24
+            self.window.learnt(self.learners.finish())
         self.learners.publish()
 
     def _overlap(self) -> None:
@@ -146,7 +178,7 @@ class Finetuning(Loop):
         learners, published = self.learners, self.learners.published
         self.collectors.request(published, ready=published.version <= learners.updates)  # lines 15-18
         while count := self._updates_allowed:
-            learners.submit(self.replay.sample(count), count)  # lines 19-24
+            self._submit(count)  # lines 19-24
         paused, began = self.collectors.paused, time.monotonic()
         done = self.backend.wait([*self.collectors.futures, *learners.futures], POLL_SECONDS)
         if paused:
@@ -156,6 +188,17 @@ class Finetuning(Loop):
             self._learnt(updates)
         if self.publishing.take(learners.updates):
             learners.publish()
+
+    def _submit(self, updates: int) -> None:
+        """Sample batches, with clips where the run rehearses videos, and ask for an update on each."""
+        clips = self.clips.read(updates) if self.clips else None
+        shares: list[list[Any]] = [list(parts) for parts in self.replay.sample(updates)]
+        if clips is not None:
+            shares = [[*parts, of_rank] for parts, of_rank in zip(shares, clips, strict=True)]
+        with interrupts_deferred():
+            self.learners.submit(shares, updates)
+            if self.clips:
+                self.clips.learnt()  # by the next checkpoint, which waits for what is in flight
 
     @property
     def _updates_allowed(self) -> int:
@@ -259,6 +302,7 @@ class Finetuning(Loop):
             "replay": self.replay.state_dict(),
             "numbers": self.collectors.numbers,
             **self.evaluations.counters(),
+            **({"rehearsal": self.clips.counters} if self.clips else {}),
         }
         self.saving.done(self.learners.save(counters))
 
@@ -288,3 +332,9 @@ class Finetuning(Loop):
         episodes = sum(self.collectors.numbers.values())
         counts = {"updates": self.learners.updates, "env_steps": self.replay.env_steps, "episodes": episodes}
         self.run.update(summary=final_numbers(self.run, **counts))
+
+    def close(self) -> None:
+        """End the thread that reads clips, and the log."""
+        if self.clips:
+            self.clips.close()
+        super().close()

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 
 from prelar_ray.acting.policy import PolicyWeights, check_action_size
@@ -20,8 +21,10 @@ from prelar_ray.learning.prediction import Prediction, context_frames
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.types import Frames, SequenceBatch
 
-__all__ = ["FinetuneLearnerRole", "LearnerRole", "PretrainLearnerRole"]
+__all__ = ["FinetuneLearnerRole", "LearnerRole", "PretrainLearnerRole", "Rows"]
 
+Rows = SequenceBatch | Frames | None
+"""Rows of a fine-tuning batch: segments of a replay shard that gives any, or clips of videos."""
 Learner = TypeVar("Learner", PretrainLearner, FinetuneLearner)
 Part = TypeVar("Part")
 """What a rank's share of a batch is made of."""
@@ -153,8 +156,8 @@ class PretrainLearnerRole(LearnerRole[PretrainLearner, Frames]):
         return self.learner.predict(clip, context_frames(len(clip)))
 
 
-class FinetuneLearnerRole(LearnerRole[FinetuneLearner, SequenceBatch | None]):
-    """Learns from replayed experience."""
+class FinetuneLearnerRole(LearnerRole[FinetuneLearner, Rows]):
+    """Learns from replayed experience, and rehearses videos."""
 
     phase = "finetune"
 
@@ -165,8 +168,10 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner, SequenceBatch | None]):
     def _make(self, ranks: Ranks) -> FinetuneLearner:
         return FinetuneLearner(self.config, self.action, ranks=ranks)
 
-    def _update(self, *parts: SequenceBatch | None) -> None:
-        self.learner.update(SequenceBatch.joined([part for part in parts if part is not None]))
+    def _update(self, *parts: Rows) -> None:
+        segments = [part for part in parts if isinstance(part, SequenceBatch)]
+        clips = [part for part in parts if isinstance(part, np.ndarray)]  # none, or those of the one draw
+        self.learner.update(SequenceBatch.joined(segments), *clips)
 
     def _check(self, checkpoint: Checkpoint) -> None:
         check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)

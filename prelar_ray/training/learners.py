@@ -14,7 +14,7 @@ from prelar_ray.errors import PrelarError, RoleDied
 from prelar_ray.learning.prediction import Prediction
 from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Backend, Future, Role, by_reference
-from prelar_ray.training.learner_role import FinetuneLearnerRole, LearnerRole, PretrainLearnerRole
+from prelar_ray.training.learner_role import FinetuneLearnerRole, LearnerRole, PretrainLearnerRole, Rows
 from prelar_ray.types import Frames, SequenceBatch
 
 __all__ = ["FinetuneLearners", "LearnerGroup", "PretrainLearners", "Published"]
@@ -215,7 +215,7 @@ class PretrainLearners(LearnerGroup[PretrainLearnerRole, Frames]):
         return self.first(PretrainLearnerRole.predict, clip)
 
 
-class FinetuneLearners(LearnerGroup[FinetuneLearnerRole, SequenceBatch | None]):
+class FinetuneLearners(LearnerGroup[FinetuneLearnerRole, Rows]):
     """Ranks that learn from experience, and the weights that they publish."""
 
     published: Published

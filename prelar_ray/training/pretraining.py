@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prelar_ray.checkpoint.compatibility import resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.interrupts import interrupts_deferred
-from prelar_ray.seeding import generator
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.drive import Loop, drive
@@ -24,15 +21,11 @@ from prelar_ray.training.learners import PretrainLearners
 from prelar_ray.training.local_backend import LocalBackend
 from prelar_ray.training.metric_log import Line, MetricLog, process_memory
 from prelar_ray.training.restarts import RestartPolicy
+from prelar_ray.training.videos import ClipReader, Videos
 from prelar_ray.types import Frames
-from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
-from prelar_ray.video.mixture import VideoMixture
-from prelar_ray.video.seen import SeenVideos
-from prelar_ray.wording import counted
+from prelar_ray.video.clips import validation_clips
 
 __all__ = ["Pretraining", "iterate_pretraining", "pretrain"]
-
-log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -68,9 +61,10 @@ def iterate_pretraining(
     policy = RestartPolicy(checkpoints, config)
 
     def load() -> _Origin:
-        store = VideoMixture.open(config.video)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
-        return _Origin(_Videos(config, store, checkpoint), checkpoint)
+        videos = Videos(config, "pretrain", checkpoint.counters if checkpoint else None)
+        shape = config.pretrain.batch_size, config.pretrain.segment_length
+        return _Origin(videos, validation_clips(videos.store, *shape, videos.held_out), checkpoint)
 
     def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
         return origin._replace(checkpoint=policy.restart(death, backend, origin.checkpoint))
@@ -85,59 +79,29 @@ def iterate_pretraining(
         load=load,
         done=lambda origin: origin.checkpoint.update if origin.checkpoint else 0,
         start=start_backend,
-        open_loop=lambda backend, origin: Pretraining(config, run, backend, *origin),
+        open_loop=lambda backend, origin: Pretraining(config, run, backend, origin),
         restart=restart,
     )
-
-
-class _Videos:
-    """The videos of a run: which are learnt from, which are held out, and what its checkpoints say of them."""
-
-    def __init__(self, config: RunConfig, store: VideoMixture, checkpoint: Checkpoint | None) -> None:
-        settings = config.pretrain
-        seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
-        held_out = _held_out(config, store, seen)
-        self.store, self.held_out = store, held_out
-        store.log_shares(config.video.paths, settings.segment_length)
-        self.counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
-        shape = settings.batch_size, settings.segment_length
-        self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
-        self.validation = validation_clips(store, *shape, held_out)
 
 
 class _Origin(NamedTuple):
     """What a loop starts from."""
 
-    videos: _Videos
+    videos: Videos
+    validation: Frames
+    """Clips to measure on, ``(B, T, Hpx, Wpx, C)``."""
     checkpoint: Checkpoint | None
-
-
-def _held_out(config: RunConfig, store: VideoMixture, seen: SeenVideos) -> list[int]:
-    """Return the episodes that training shall not see.
-
-    What was held out before stays so, even if the share has changed or the store has grown since. Of videos that the
-    run was not trained on so far, other episodes are held out.
-    """
-    if seen.know(store):
-        return seen.held_out(store)
-    held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
-    if seen.shards:
-        count, path = counted(len(held_out), "episode"), config.video.name
-        log.warning("%s: other videos than this run was trained on before; %s held out of these", path, count)
-    return held_out
 
 
 class Pretraining(Loop):
     """One update after another, with the next clips read meanwhile: Algorithm 1, lines 4-8."""
 
-    def __init__(
-        self, config: RunConfig, run: RunFolder, backend: Backend, videos: _Videos, checkpoint: Checkpoint | None
-    ) -> None:
-        self.config, self.run, self.videos = config, run, videos
+    def __init__(self, config: RunConfig, run: RunFolder, backend: Backend, origin: _Origin) -> None:
+        self.config, self.run = config, run
+        self.videos, self.validation, checkpoint = origin
         self.learners = PretrainLearners(backend, config, run.checkpoints.absolute())
         if checkpoint is not None:
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
-            videos.sampler.load_state_dict(checkpoint.counters["sampler"])
         run.start()
         updates = self.learners.updates
         self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
@@ -145,9 +109,7 @@ class Pretraining(Loop):
         self.validating = Every(config.pretrain.validation_every_updates, updates)
         self.saving = Every(config.checkpoint.every_updates, updates)
         self.loss = float("nan")
-        self._reader = ThreadPoolExecutor(1, "clips")
-        self._next: Future[tuple[list[Frames], dict[str, Any]]] | None = None
-        self._position = videos.sampler.state_dict()  # after the last clips that were learnt from
+        self.clips = ClipReader(self.videos, config.learner.ranks, checkpoint.counters if checkpoint else None)
         self._clear()
 
     def _clear(self) -> None:
@@ -170,11 +132,10 @@ class Pretraining(Loop):
 
     def advance(self) -> None:
         """Make one update, then do what is due."""
-        clips, position = self._read()  # line 6
-        shares = [[[share]] for share in clips]
+        clips = self.clips.read()  # line 6
         with interrupts_deferred():
-            self.learners.update(shares)  # line 7
-            self._position = position
+            self.learners.update([[share] for share in clips])  # line 7
+            self.clips.learnt()
         self._count += 1
         updates = self.learners.updates
         validate = self.validating.take(updates) or self.finished
@@ -182,18 +143,6 @@ class Pretraining(Loop):
             self._log(validate)
         if self.saving.due(updates):
             self._begin_save()
-
-    def _read(self) -> tuple[list[Frames], dict[str, Any]]:
-        """Return the clips of each rank and the sampler's state after them, and let the next be read meanwhile."""
-        sampler, ranks = self.videos.sampler, self.config.learner.ranks
-
-        def sample() -> tuple[list[Frames], dict[str, Any]]:
-            draw = sampler.draw()
-            return [sampler.read(draw.share(rank, ranks)) for rank in range(ranks)], sampler.state_dict()
-
-        clips = (self._next or self._reader.submit(sample)).result()
-        self._next = self._reader.submit(sample)
-        return clips
 
     def _log(self, validate: bool) -> None:
         values = self.learners.metrics()
@@ -206,12 +155,12 @@ class Pretraining(Loop):
             "memory/process": process_memory(),
         }
         if validate:
-            values |= self.learners.validate(self.videos.validation)
+            values |= self.learners.validate(self.validation)
         self.metrics.write(self.learners.updates, 0, values)
         self._clear()
 
     def _begin_save(self) -> None:
-        self.learners.save(self.videos.counters | {"sampler": self._position})
+        self.learners.save(self.clips.counters)
         self.saving.done(self.learners.updates)
 
     def save(self) -> None:
@@ -229,7 +178,7 @@ class Pretraining(Loop):
 
     def conclude(self) -> None:
         """Write what the report shows: frames and final numbers."""
-        self.run.save_frames("prediction", **self.learners.predict(self.videos.validation[0])._asdict())
+        self.run.save_frames("prediction", **self.learners.predict(self.validation[0])._asdict())
         store = self.videos.store
         numbers = {
             "updates": self.learners.updates,
@@ -243,5 +192,5 @@ class Pretraining(Loop):
 
     def close(self) -> None:
         """End the thread that reads clips, and the log."""
-        self._reader.shutdown()
+        self.clips.close()
         super().close()

@@ -47,7 +47,7 @@ class ReplayGroup:
     def __init__(self, backend: Backend, config: RunConfig, folder: Path) -> None:
         """Start the shards; several have a folder each within ``folder``."""
         self.backend, self.ranks, self.folder = backend, config.learner.ranks, folder
-        self.batch_size, self.segment_length = config.finetune.batch_size, config.finetune.segment_length
+        self.rows, self.segment_length = config.finetune.replay_rows, config.finetune.segment_length
         tune = config.finetune
         self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
         self.tolerance_updates = 0 if config.collect.synchronous else config.replay.tolerance_updates
@@ -126,7 +126,7 @@ class ReplayGroup:
         rows = []
         for _ in range(updates):
             self.limiter.take()
-            of_rank = self.batch_size // self.ranks
+            of_rank = self.rows // self.ranks
             rows.append(self._shares.multinomial(of_rank, eligible / eligible.sum(), size=self.ranks))
         counts: list[list[list[int]]] = np.stack(rows).transpose(2, 0, 1).tolist()  # shards x updates x ranks
         if self.ranks == 1:

@@ -62,10 +62,11 @@ class ClipSampler:
         segment_length: int,
         rng: np.random.Generator,
         without: Collection[int] = (),
+        key: str = "pretrain.segment_length",
     ) -> None:
         """Sample ``B`` clips of ``T`` frames at a time, also from episodes that ``store.refresh()`` adds later.
 
-        Episodes in ``without`` are never sampled.
+        Episodes in ``without`` are never sampled; ``key`` is the setting that says ``T``, for messages.
 
         Raises:
             DataError: no episode is long enough.
@@ -75,6 +76,7 @@ class ClipSampler:
         self._segment_length = segment_length
         self._rng = rng
         self._without = frozenset(without)
+        self._key = key
         self._index()
 
     def sample(self) -> Frames:
@@ -122,8 +124,7 @@ class ClipSampler:
         if len(self._eligible) == 0:
             raise DataError(
                 f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs "
-                f"{self._segment_length}; set pretrain.segment_length to {lengths.max()} or less, or use longer "
-                "videos"
+                f"{self._segment_length}; set {self._key} to {lengths.max()} or less, or use longer videos"
             )
         likely = self._store.probabilities(self._starts, self._eligible)
         self._cumulated = None if likely is None else np.cumsum(likely)

@@ -130,7 +130,7 @@ class VideoMixture:
         if total == 0:
             raise DataError(
                 f"video.weights={list(self.weights)}: no video of the stores above 0 is long enough for a clip; "
-                "set a lower pretrain.segment_length, or other weights"
+                "use shorter segments, or other weights"
             )
         normalised: npt.NDArray[np.float64] = likely / total
         return normalised

@@ -20,6 +20,7 @@ from tests.tiny import ACTION, ROBUST, tiny_batch, tiny_clips, tiny_config
 ROWS = 4
 WITHOUT_NORMS = tuple(f"world_model.{part}.norm=none" for part in ("encoder", "decoder", "inverse_dynamics"))
 BOTH = ("pretrain", "finetune")
+TIED = ("loss.tie_weight=2", "loss.tie_gradient=both", "loss.action_decoder_weight=3")
 SYNCHRONISED = "learner.norm_statistics=synchronised"
 SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "without norms": (BOTH, WITHOUT_NORMS),
@@ -35,6 +36,11 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*WITHOUT_NORMS, "behaviour.return_normalisation=percentiles", "behaviour.return_momentum=0"),
     ),
     "robust": (BOTH, ROBUST),
+    "tied": (
+        ("finetune",),
+        ("loss.tie_weight=2", "loss.tie_gradient=both", "loss.action_decoder_weight=3", SYNCHRONISED),
+    ),
+    "rehearsal": (("finetune",), ("finetune.rehearsal.share=0.5", SYNCHRONISED)),
     "contextwm": (BOTH, ("method=contextwm", "world_model.context.dropout=0", SYNCHRONISED)),
     "apv": (BOTH, ("method=apv", SYNCHRONISED)),
 }
@@ -44,7 +50,7 @@ Learner = PretrainLearner | FinetuneLearner
 
 def make(phase: str, overrides: tuple[str, ...], ranks: Ranks, deterministic: bool = True) -> Learner:
     """A learner in float64; deterministic ones swap latent actions within pairs of rows."""
-    config = tiny_config(*overrides, f"learner.ranks={ranks.size}", "pretrain.batch_size=4", "finetune.batch_size=4")
+    config = tiny_config(*overrides, f"learner.ranks={ranks.size}", "pretrain.batch_size=4", "finetune.batch_size=8")
     noise = None
     if deterministic:
         noise = Deterministic(torch.tensor([1, 0, 3, 2][: ROWS // ranks.size]))
@@ -65,7 +71,8 @@ def update(learner: Learner, seed: int) -> None:
         learner.update(tiny_clips(seed, ROWS)[rows])
     else:
         batch = tiny_batch(seed, ROWS)
-        learner.update(SequenceBatch(*(np.ascontiguousarray(x[rows]) for x in vars(batch).values())))
+        clips = [tiny_clips(seed + 50, ROWS)[rows]] if learner.config.finetune.clip_rows else []
+        learner.update(SequenceBatch(*(np.ascontiguousarray(x[rows]) for x in vars(batch).values())), *clips)
 
 
 def gradients(learner: Learner) -> list[torch.Tensor]:
