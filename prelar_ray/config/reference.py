@@ -60,6 +60,7 @@ SOURCES = {
     "pretrain.updates": "Table 1: training iterations",
     "pretrain.batch_size": "Table 1: batch size (pre-training)",
     "pretrain.segment_length": "Table 1: video segment length T",
+    "pretrain.stride": "not in the paper: successive frames",
     "pretrain.validation_share": "not in the paper: one episode in twenty to measure on",
     "pretrain.validation_every_updates": "not in the paper",
     "pretrain.optimizer": "Table 1: optimizer Adam, learning rate; the rest: published code",

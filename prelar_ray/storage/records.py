@@ -13,6 +13,7 @@ from prelar_ray.storage.files import atomic_file
 __all__ = [
     "CHECKPOINT_META",
     "RLLIB_META",
+    "CeilingScores",
     "Diagnostics",
     "EvaluationRecord",
     "Manifest",
@@ -115,6 +116,17 @@ class Manifest(_Record):
     hardware: dict[str, Any] | None
 
 
+class CeilingScores(_Record):
+    """Scores of a small network that was trained with the true actions on the frames, on the probe's test episodes."""
+
+    r2: float | None
+    """As of the probe: what the frames show of the true action, to a network of a minute."""
+    r2_by_dimension: list[float | None]
+    train_episodes: int
+    trained_pairs: int
+    """Pairs of frames trained on until the error on validation episodes was lowest, each as often as it came."""
+
+
 class ProbeScores(_Record):
     """Scores of the linear map from latent to true action, on episodes that it was not fitted to."""
 
@@ -130,6 +142,18 @@ class ProbeScores(_Record):
     test_steps: int
     unseen: bool
     """Whether the test episodes were held out of pre-training as well."""
+    ceiling: CeilingScores | None = None
+    """None where it was left out."""
+    r2_over_ceiling: float | None = None
+    """Share of the ceiling that the linear map reaches; None without a ceiling above 0.01."""
+
+    @property
+    def comparisons(self) -> dict[str, float | None]:
+        """What ``r2`` is read beside, where it was measured, by name of the metric."""
+        found: dict[str, float | None] = {}
+        if self.ceiling is not None:
+            found |= {"probe/ceiling": self.ceiling.r2, "probe/r2_over_ceiling": self.r2_over_ceiling}
+        return found
 
 
 class Diagnostics(_Record):

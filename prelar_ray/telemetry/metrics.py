@@ -80,6 +80,16 @@ METRICS: dict[str, Metric] = {
     "open_loop/shuffled_over_own": Metric(
         "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
     ),
+    "probe/ceiling": Metric(
+        "",
+        "R² of a small network that is trained with the true actions on the same frames.",
+        "What the frames show of the true action, to a network of a minute; no probe can be asked for more.",
+    ),
+    "probe/r2_over_ceiling": Metric(
+        "",
+        "Share of the ceiling that the linear map reaches.",
+        "Near 1: the latent action holds what the frames show of the true action.",
+    ),
     "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
     "grad_norm/dynamics": Metric("", "Global gradient norm of encoder and RSSM, before clipping (fine-tuning)."),
     "grad_norm/heads": Metric("", "Global gradient norm of action encoder, heads and decoder, before clipping."),

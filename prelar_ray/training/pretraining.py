@@ -98,11 +98,11 @@ class _Videos:
         seen = SeenVideos({}) if checkpoint is None else SeenVideos.load(checkpoint.counters, store)
         held_out = _held_out(config, store, seen)
         self.store, self.held_out = store, held_out
-        store.log_shares(config.video.paths, settings.segment_length)
+        store.log_shares(config.video.paths, settings.clip_span)
         self.counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
         shape = settings.batch_size, settings.segment_length
-        self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
-        self.validation = validation_clips(store, *shape, held_out)
+        self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), held_out, settings.stride)
+        self.validation = validation_clips(store, *shape, held_out, settings.stride)
 
 
 class _Origin(NamedTuple):
@@ -120,7 +120,7 @@ def _held_out(config: RunConfig, store: VideoMixture, seen: SeenVideos) -> list[
     """
     if seen.know(store):
         return seen.held_out(store)
-    held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
+    held_out = held_out_episodes(store, config.pretrain.clip_span, config.pretrain.validation_share)
     if seen.shards:
         count, path = counted(len(held_out), "episode"), config.video.name
         log.warning("%s: other videos than this run was trained on before; %s held out of these", path, count)

@@ -69,14 +69,14 @@ def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
     assert record.main(["--config", settings, "--out", str(videos), "--policy", "random", *length]) == 0
     assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run)]) == 0
 
-    def perfect(model: object, frames: np.ndarray) -> np.ndarray:
+    def perfect(model: object, frames: np.ndarray, stride: int) -> np.ndarray:
         """What is drawn red, and green, moves; an encoder that is worth its name would find this."""
         pixels = np.arange(64) - 31.5
         red = (frames[..., 0].astype(float) - frames[..., 2]).clip(0) ** 8
         position = np.stack([red.sum(1) @ pixels, red.sum(2) @ pixels], axis=1) / red.sum((1, 2))[:, None]
         return np.diff(position, axis=0)
 
-    monkeypatch.setattr("prelar_ray.training.diagnostics.infer_points", perfect)
+    monkeypatch.setattr("prelar_ray.training.probing.infer_points", perfect)
     assert diagnose.main([str(run)]) == 0
     scores = read_diagnostics(run / "diagnostics.json").probe
     assert scores is not None

@@ -100,7 +100,7 @@ def test_only_what_writes_stores_and_the_diagnostics_can_reach_the_actions() -> 
     commands = {f"commands/{name}.py" for name in ("diagnose", "prepare", "record")}
     recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder", "merge")}
     preparing = {name for name in users if name.startswith(("sources/", "preparation/"))}
-    assert users <= {*recorder, *preparing, "training/diagnostics.py", *commands}
+    assert users <= {*recorder, *preparing, "training/diagnostics.py", "training/probing.py", *commands}
 
 
 def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> None:
