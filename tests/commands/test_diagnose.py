@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from prelar_ray.commands import diagnose, pretrain, record, visualize
+from prelar_ray.learning.probe import Probe, probe
 from prelar_ray.reporting import write_report
 from prelar_ray.storage.records import Diagnostics, read_diagnostics
 from prelar_ray.telemetry.metrics import METRICS
-from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path
 from prelar_ray.video.store import VideoStore, VideoWriter
 
+Labelled = tuple[np.ndarray, np.ndarray]
 Refused = Callable[..., str]
 
 
@@ -42,14 +44,57 @@ def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.
     assert found.probe.unseen
     assert len(found.probe.r2_by_dimension) == 2
     text = shown(capsys)
-    for name in (*found.metrics, "probe/r2", "action[1]", "probe/r2_permuted"):
+    assert found.probe.ceiling is not None
+    assert len(found.probe.ceiling.r2_by_dimension) == 2
+    for name in (
+        *found.metrics,
+        "probe/r2",
+        "action[1]",
+        "probe/r2_permuted",
+        "probe/ceiling",
+        "probe/r2_over_ceiling",
+    ):
         assert name in text
     assert "of 1 episode held out of pre-training" in text
     assert f"{run}/diagnostics.json" in text
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
-    for expected in ("Is the latent action any good?", "probe/r2_permuted", "latent/active_units", "KL per dimension"):
+    for expected in (
+        "Is the latent action any good?",
+        "probe/r2_permuted",
+        "probe/ceiling",
+        "latent/active_units",
+        "KL per dimension",
+    ):
         assert expected in page
+
+
+def test_clips_with_gaps_are_measured_with_the_mean_action_between(
+    settings: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    run, asked = tmp_path / "run", []
+    far = ["pretrain.stride=2", "pretrain.segment_length=4"]
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run), *far]) == 0
+
+    def noted(train: list[Labelled], test: list[Labelled], rng: np.random.Generator) -> Probe:
+        asked.extend([*train, *test])
+        return probe(train, test, rng)
+
+    monkeypatch.setattr("prelar_ray.training.probing.probe", noted)
+    assert diagnose.main([str(run), "--no-ceiling"]) == 0
+    scores = read_diagnostics(run / "diagnostics.json").probe
+    assert scores is not None
+    assert (scores.test_steps, scores.ceiling, scores.r2_over_ceiling) == (6, None, None)
+    store, file = VideoStore(videos), ActionFile(actions_path(videos))
+    actions = [action for episode in range(3) if (action := file.of(store.frames(episode))) is not None]
+    expected = [(action[1:-1].astype(float) + action[2:]) / 2 for action in actions]
+    assert len(asked) == len(expected) == 3
+    for _, found in asked:
+        assert any(np.allclose(found, mean) for mean in expected)
+    with VideoWriter(tmp_path / "short", {}, 100) as writer:
+        writer.append(np.zeros((6, 64, 64, 3), np.uint8), "test")
+    error = refused(diagnose.main, run, "--videos", tmp_path / "short", code=2)
+    assert "the longest video has 6 frames, this run's clips span 7" in error
 
 
 def test_the_same_seed_finds_the_same_and_another_does_not(run: Path) -> None:

@@ -85,3 +85,13 @@ def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int) ->
         latent = model.infer_latent_actions(preprocess_image(torch.from_numpy(frames.copy())).unsqueeze(0))
     assert latent is not None
     np.testing.assert_allclose(points, latent.point[0].numpy(), atol=1e-5)
+
+
+def test_latent_actions_of_frames_some_steps_apart_are_those_of_their_pairs() -> None:
+    model = PretrainLearner(tiny_config()).model
+    frames = tiny_clips(0, 1, 8)[0]
+    points = infer_points(model, frames, 3)
+    assert len(points) == 5
+    for start, point in enumerate(points):
+        np.testing.assert_allclose(point, infer_points(model, frames[[start, start + 3]])[0], atol=1e-5)
+    assert len(infer_points(model, frames, 7)) == 1
