@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from prelar_ray.config.component import Component, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from prelar_ray.config.component import (
+    Component,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 __all__ = ["ContextConfig", "ConvConfig", "HeadConfig", "LossConfig", "MLPConfig", "RSSMConfig", "WorldModelConfig"]
 
@@ -155,9 +162,24 @@ class LossConfig(Component):
     """Floor of the mean dynamics KL, nats."""
     action_kl_weight: NonNegativeFloat = 1.0
     """Weight beta_a of the latent-action KL (pre-training)."""
+    action_kl_warmup_updates: NonNegativeInt = 0
+    """Updates in which beta_a rises linearly from 0 to its value; 0 uses it from the start."""
+    action_free_nats: NonNegativeFloat = 0.0
+    """Floor of the mean latent-action KL, nats per pair of frames: below it the latent action costs nothing."""
+    action_capacity: NonNegativeFloat = 0.0
+    """Nats per pair of frames that the mean latent-action KL is drawn to, from above and below; 0 is off."""
     action_prior_std: PositiveFloat = 1.0
     """Standard deviation of the latent action's prior; the published code computes with 1.2449."""
     consistency_weight: NonNegativeFloat = 1.0
     """Weight beta_r of the action-state consistency loss (pre-training)."""
     consistency_gradient: Literal["straight_through", "soft", "published"] = "straight_through"
     """Gradient of the consistency loss: smooth behind the published value, smooth both ways, or the published zero."""
+
+    @model_validator(mode="after")
+    def _action_kl_has_one_bound(self) -> LossConfig:
+        if self.action_free_nats and self.action_capacity:
+            raise ValueError(
+                f"loss.action_free_nats={self.action_free_nats:g} and loss.action_capacity={self.action_capacity:g} "
+                "both say how many nats the latent action may have; set one of them to 0"
+            )
+        return self

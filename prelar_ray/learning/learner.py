@@ -206,6 +206,9 @@ class PretrainLearner(_Learner):
         if self._compiles:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model], config.pretrain.optimizer, ranks=ranks)
+        # A captured update reads it from the device.
+        self._action_kl_scale = torch.zeros((), device=self.device, dtype=self.noise.dtype)
+        self._warm_up(0)
         self._share(model=self.model)
 
     def update(self, clips: Frames) -> None:
@@ -225,6 +228,12 @@ class PretrainLearner(_Learner):
 
     def _advance(self) -> None:
         self.optimizer.advance()
+        self._warm_up(self.updates + 1)
+
+    def _warm_up(self, updates: int) -> None:
+        """Set the share of the latent-action KL's weight for the update after so many."""
+        warmup = self.config.loss.action_kl_warmup_updates
+        self._action_kl_scale.fill_(min(1.0, updates / warmup) if warmup else 1.0)
 
     @torch.no_grad()
     def validate(self, clips: Frames) -> dict[str, float]:
@@ -245,7 +254,8 @@ class PretrainLearner(_Learner):
     def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])
         is_first[:, 0].fill_(1)
-        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks)
+        scale = self._action_kl_scale if self.config.loss.action_kl_warmup_updates else None
+        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks, scale)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
@@ -275,6 +285,7 @@ class PretrainLearner(_Learner):
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.updates = int(state["updates"])
+        self._warm_up(self.updates)
         self._load_noise(state["noise"])
         self._state_replaced()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from prelar_ray.config import LossConfig
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.kl import action_kl, balanced_kl
+from prelar_ray.learning.kl import action_kl, balanced_kl, bounded_kl
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.distributions import categorical_entropy
 from prelar_ray.models.image_decoder import image_log_prob
@@ -36,6 +37,7 @@ def pretrain_loss(
     is_first: Tensor,
     noise: Noise,
     ranks: Ranks = ALONE,
+    action_kl_scale: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (14) on action-free clips.
 
@@ -44,6 +46,7 @@ def pretrain_loss(
         is_first: ``(B, T)``.
         ranks: group of learners that share the batch. The consistency term compares distances of all ranks; latent
             actions are swapped within a rank.
+        action_kl_scale: factor of the latent-action KL's weight, scalar on the device; None for 1.
     """
     rssm = model.rssm
     latent = model.infer_latent_actions(image)
@@ -54,16 +57,23 @@ def pretrain_loss(
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
-    weights = {"image": config.image_weight, "dynamics_kl": config.dynamics_kl_weight}
+    weights: dict[str, float | Tensor] = {
+        "image": config.image_weight,
+        "dynamics_kl": config.dynamics_kl_weight,
+    }
     metrics = _entropies(posterior.logits, prior)
     if latent is not None:
         permutation = noise.derangement(len(image))
         state_distance = ranks.gather(state_distances(rssm, posterior, prior, latent_action, permutation))
         action_distance = ranks.gather(action_distances(latent, permutation))
-        terms["action_kl"] = action_kl(latent, config.action_prior_std).mean()
+        kl = action_kl(latent, config.action_prior_std)
+        terms["action_kl"] = bounded_kl(kl, config.action_free_nats, config.action_capacity, ranks)
         terms["consistency"] = consistency_loss(state_distance, action_distance, config.consistency_gradient)
         weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
+        if action_kl_scale is not None:
+            weights["action_kl"] = config.action_kl_weight * action_kl_scale
         metrics["model/latent_action_std"] = latent.spread.detach().mean()
+        metrics["model/latent_action_kl"] = kl.detach().mean()
     return _weighted(terms, weights, metrics, posterior)
 
 
@@ -125,7 +135,7 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
 
 
 def _weighted(
-    terms: dict[str, Tensor], weights: dict[str, float], metrics: dict[str, Tensor], posterior: State
+    terms: dict[str, Tensor], weights: Mapping[str, float | Tensor], metrics: dict[str, Tensor], posterior: State
 ) -> WorldModelLoss:
     """Sum the weighted terms; a term without a weight, or the reverse, raises."""
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()

@@ -24,7 +24,9 @@ METRICS: dict[str, Metric] = {
     "loss/total": Metric("nats", "Weighted sum of the world-model losses, the quantity that is minimised."),
     "loss/image": Metric("nats", "Half the squared error of the decoded image, summed over pixels, mean over steps."),
     "loss/dynamics_kl": Metric("nats", "Balanced KL divergence from the posterior to the prior of the latent state."),
-    "loss/action_kl": Metric("nats", "KL divergence from the latent action to its Gaussian prior (pre-training)."),
+    "loss/action_kl": Metric(
+        "nats", "Loss of the latent action's KL: model/latent_action_kl, or its distance from a bound (pre-training)."
+    ),
     "loss/consistency": Metric(
         "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training)."
     ),
@@ -33,6 +35,7 @@ METRICS: dict[str, Metric] = {
     "model/prior_entropy": Metric("nats", "Entropy of the latent state before the image is seen, over all groups."),
     "model/posterior_entropy": Metric("nats", "Entropy of the latent state once the image is seen, over all groups."),
     "model/latent_action_std": Metric("", "Mean standard deviation of the latent action; the prior's: uninformative."),
+    "model/latent_action_kl": Metric("nats", "KL divergence from the latent action to its prior, all dimensions."),
     "validation/total": Metric(
         "nats",
         "Value of loss/total on held-out clips.",
