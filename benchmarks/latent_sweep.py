@@ -4,8 +4,8 @@ The rule needs no true actions: the largest beta_a at which open-loop prediction
 is at least 1.5 times as wrong as with a clip's own. Finished rows are kept in ``--json`` and not run again; a run that
 was interrupted is resumed from ``--out``. Other settings are rows of their own, so one file may gather several calls:
 
-    python -m benchmarks latent_sweep --preset tiny --videos videos/experts --out sweep --json sweep.json
-        --beta-a 1 0.3 0.1 0.03 --updates 1000 --seeds 0 1 pretrain.stride=2
+    python -m benchmarks latent_sweep pretrain.stride=2 --preset tiny --videos videos/experts --out sweep
+        --json sweep.json --updates 1000 --beta-a 1 0.3 0.1 0.03 --seeds 0 1
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from rich.table import Table
 
 from prelar_ray.checkpoint.transfer import load_pretrained
 from prelar_ray.config import VideoConfig
-from prelar_ray.learning.diagnostics import USED_RATIO
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.provenance import provenance
-from prelar_ray.storage.records import CeilingScores, write_diagnostics
+from prelar_ray.storage.records import USED_RATIO, CeilingScores, write_diagnostics
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.training.diagnostics import diagnose, find_actions
@@ -52,6 +51,9 @@ COLUMNS = {
     "probe R²": "probe/r2",
     "ceiling": "probe/ceiling",
     "R² / ceiling": "probe/r2_over_ceiling",
+    "other task R²": "probe/r2_held_out_task",
+    "by action": "probe/explained_by_action",
+    "by distractor": "probe/explained_by_nuisance",
 }
 """Headings, and the diagnostics below them."""
 
@@ -123,6 +125,7 @@ class Sweep:
 
     def diagnose(self, row: Row) -> Result:
         """Return the diagnostics of a pre-trained row, which are written to its folder too."""
+        torch.set_num_threads(1)  # as the pre-trainings beside it
         folder = self.folder(row)
         pretrained = load_pretrained(folder)
         video = VideoConfig(path=self.videos)
@@ -214,7 +217,6 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     console = Console()
     console.width = max(console.width, WIDTH)  # a row of numbers stays a line, in a file too
-    torch.set_num_threads(1)
     result: Result = json.loads(args.json.read_bytes()) if args.json.exists() else {"rows": {}, "ceilings": {}}
     base = [word for flag in ("preset", "config") if (value := getattr(args, flag)) for word in (f"--{flag}", value)]
     sweep = Sweep(args.out, tuple(args.videos), tuple(base), result["ceilings"])

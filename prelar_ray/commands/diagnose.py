@@ -12,7 +12,7 @@ from rich.table import Table
 from prelar_ray.checkpoint.transfer import load_pretrained
 from prelar_ray.commands.options import chosen_videos, plain_parser, video_options
 from prelar_ray.errors import UsageError
-from prelar_ray.storage.records import Diagnostics, ProbeScores, write_diagnostics
+from prelar_ray.storage.records import USED_RATIO, Diagnostics, ProbeScores, write_diagnostics
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Progress
@@ -88,6 +88,8 @@ def _show(diagnostics: Diagnostics) -> None:
         metric = METRICS[name]
         unit = f" {metric.unit}" if metric.unit == "nats" else ""
         table.add_row(name, _number(value) + unit, metric.reading or metric.meaning)
+    verdict = "used" if diagnostics.used else "not used"
+    table.add_row("the latent action is", verdict, f"Used: open_loop/shuffled_over_own of {USED_RATIO:g} or more.")
     if diagnostics.probe is None:
         table.add_row("probe/r2", "–", f"Left out: {diagnostics.without_probe}.")
     else:

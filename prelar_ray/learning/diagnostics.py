@@ -19,7 +19,6 @@ from prelar_ray.models.world_model import PretrainWorldModel
 
 __all__ = [
     "ACTIVE_VARIANCE",
-    "USED_RATIO",
     "Measurement",
     "diagnostic_metrics",
     "mean_kl",
@@ -29,9 +28,6 @@ __all__ = [
 
 ACTIVE_VARIANCE = 0.01
 """Variance over pairs of frames above which a dimension of the latent action is active (Burda et al., 2016)."""
-
-USED_RATIO = 1.5
-"""Errors of open-loop prediction, shuffled over own, from which on the latent action counts as used."""
 
 Array = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import PretrainWorldModel
 from prelar_ray.types import Frames
 
-__all__ = ["VALIDATION_SHARE", "Probe", "infer_points", "probe", "r2_scores"]
+__all__ = ["VALIDATION_SHARE", "Probe", "infer_points", "probe", "r2_scores", "variance_explained"]
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))
 """Ridge penalties tried, per row and in units of the standardised inputs' variance."""
@@ -84,6 +84,23 @@ def probe(train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Arra
         strength=strength,
         test_steps=len(test_inputs),
     )
+
+
+def variance_explained(
+    train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Array]], rng: np.random.Generator
+) -> float | None:
+    """Return the share of the latent action's variance that a linear map from something else explains.
+
+    It is the R² of its dimensions weighted by their variance; None where none varies.
+
+    Args:
+        train, test: per episode, what may explain ``(T-1, D)`` and the latent actions ``(T-1, L)``.
+        rng: chooses validation episodes.
+    """
+    fit = _Ridge(*_rows(train), _choose_strength(train, rng))
+    inputs, true = _rows(test)
+    total = float(np.square(true - true.mean(axis=0)).sum())
+    return 1 - float(np.square(true - fit.predict(inputs)).sum()) / total if total > 1e-12 else None
 
 
 class _Ridge:

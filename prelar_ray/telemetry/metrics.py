@@ -81,7 +81,7 @@ METRICS: dict[str, Metric] = {
     ),
     "open_loop/repeated": Metric("nats", "Error of the last seen frame, repeated: the error of a still picture."),
     "open_loop/shuffled_over_own": Metric(
-        "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
+        "", "The error shuffled divided by the error own.", "From 1.5 on: the latent action is used. 1: it is not."
     ),
     "probe/ceiling": Metric(
         "",
@@ -92,6 +92,21 @@ METRICS: dict[str, Metric] = {
         "",
         "Share of the ceiling that the linear map reaches.",
         "Near 1: the latent action holds what the frames show of the true action.",
+    ),
+    "probe/r2_held_out_task": Metric(
+        "",
+        "R² on a task of a linear map that is fitted to all other tasks, mean over tasks.",
+        "Near probe/r2: a latent action means the same in a task that the map does not know.",
+    ),
+    "probe/explained_by_action": Metric(
+        "",
+        "Share of the latent action's variance that the true action explains linearly, on unseen episodes.",
+        "Near 1: it says nothing but the action. Near 0: mostly something else, or in another form.",
+    ),
+    "probe/explained_by_nuisance": Metric(
+        "",
+        "Share of the latent action's variance that the motion of a distractor explains linearly.",
+        "Near 0: the distractor is left out. Above probe/explained_by_action: it is what the latent action is about.",
     ),
     "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
     "grad_norm/dynamics": Metric("", "Global gradient norm of encoder and RSSM, before clipping (fine-tuning)."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from prelar_ray.checkpoint.transfer import Pretrained
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.ceiling import PAIRS, Labelled, ceiling
-from prelar_ray.learning.probe import infer_points, probe
+from prelar_ray.learning.probe import infer_points, probe, variance_explained
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.storage.records import CeilingScores, ProbeScores
 from prelar_ray.telemetry.progress import Progress
@@ -33,6 +33,8 @@ SHOWN = 0.01
 """R² of the ceiling from which on the probe is compared with it."""
 
 Array = npt.NDArray[np.float64]
+Pairs = tuple[Array, Array]
+"""Latent ``(T - k, L)`` and true actions ``(T - k, A)`` of an episode's pairs of frames."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class LabelledVideos:
     """Steps k between the frames of a pair."""
     actions: dict[int, Array]
     """True action of each pair ``(T - k, A)``, by episode: the mean of the k actions that led from one to the other."""
+    nuisance: dict[int, Array]
+    """Motion of what moves by itself between the frames of each pair ``(T - k, D)``, where it is known, a mean too."""
 
     @classmethod
     def of(cls, store: VideoMixture, files: Sequence[ActionFile], stride: int) -> LabelledVideos:
@@ -52,17 +56,24 @@ class LabelledVideos:
         Raises:
             UsageError: the files are of other videos.
         """
-        found = {episode: _actions_of(store.frames(episode), files) for episode in range(len(store))}
-        actions = {
-            episode: np.lib.stride_tricks.sliding_window_view(action[1:].astype(np.float64), stride, 0).mean(-1)
-            for episode, action in found.items()
-            if action is not None and len(action) > stride
-        }
+        actions, nuisance = {}, {}
+        for episode in np.flatnonzero(store.lengths > stride).tolist():
+            action, moved = _find(store.frames(episode), files)
+            if action is not None:
+                actions[episode] = _mean_between(action, stride)
+            if moved is not None:
+                nuisance[episode] = _mean_between(moved, stride)
         if not actions:
             raise UsageError(
                 f"{files[0].path}: actions of other videos; none of the {len(store)} in the store is among them"
             )
-        return cls(store, stride, actions)
+        return cls(store, stride, actions, nuisance)
+
+    @property
+    def sources(self) -> dict[int, str]:
+        """Name of the task, or whatever the store says that each episode came from."""
+        names = self.store.sources
+        return {episode: names[episode] for episode in self.actions}
 
     def labelled(self, episode: int) -> Labelled:
         """Return the frames of an episode and its true actions."""
@@ -153,11 +164,49 @@ def probe_scores(
         unseen=set(split.test) <= set(unseen),
         ceiling=limit,
         r2_over_ceiling=_over(r2, None if limit is None else limit.r2),
+        r2_by_held_out_task=_held_out_tasks(pairs, videos.sources, generator(seed, STREAM, 5)),
+        **_explained(pairs, videos, split, generator(seed, STREAM, 6)),
     )
     return scores, ""
 
 
-def _pairs(pretrained: Pretrained, videos: LabelledVideos, progress: Progress) -> dict[int, tuple[Array, Array]]:
+def _held_out_tasks(
+    pairs: Mapping[int, Pairs], sources: Mapping[int, str], rng: np.random.Generator
+) -> dict[str, float | None]:
+    """Return R² on all episodes of each source of a probe fitted to those of all others; empty for a single source."""
+    scores: dict[str, float | None] = {}
+    for name in sorted(set(sources.values())):
+        others = [pair for episode, pair in pairs.items() if sources[episode] != name]
+        own = [pair for episode, pair in pairs.items() if sources[episode] == name]
+        if others:
+            scores[name] = _mean(probe(others, own, rng).r2)
+    return scores
+
+
+def _explained(
+    pairs: Mapping[int, Pairs], videos: LabelledVideos, split: Split, rng: np.random.Generator
+) -> dict[str, float | None]:
+    """Return the shares of the latent action's variance that the true action and the nuisance explain linearly.
+
+    Both are measured on the same episodes: those whose nuisance is known, or all of them where none is.
+    """
+    known = set(videos.nuisance or videos.actions)
+    train, test = ([episode for episode in part if episode in known] for part in split)
+    if not train or not test:
+        return {}
+    causes = {"explained_by_action": videos.actions, "explained_by_nuisance": videos.nuisance}
+    return {
+        name: variance_explained(
+            [(cause[episode], pairs[episode][0]) for episode in train],
+            [(cause[episode], pairs[episode][0]) for episode in test],
+            rng,
+        )
+        for name, cause in causes.items()
+        if cause
+    }
+
+
+def _pairs(pretrained: Pretrained, videos: LabelledVideos, progress: Progress) -> dict[int, Pairs]:
     """Return latent ``(T - k, L)`` and true actions ``(T - k, A)`` by episode."""
     pairs = {}
     with progress.phase("probe", len(videos.actions), "episodes") as phase:
@@ -168,8 +217,16 @@ def _pairs(pretrained: Pretrained, videos: LabelledVideos, progress: Progress) -
     return pairs
 
 
-def _actions_of(frames: Frames, actions: Sequence[ActionFile]) -> Actions | None:
-    return next((found for file in actions if (found := file.of(frames)) is not None), None)
+def _find(frames: Frames, files: Sequence[ActionFile]) -> tuple[Actions | None, Actions | None]:
+    """Return actions and nuisance of an episode from the first file that has it."""
+    return next((found for file in files if (found := file.find(frames)) is not None), (None, None))
+
+
+def _mean_between(values: Actions, stride: int) -> Array:
+    """Return the mean of the rows that led from each frame to that ``stride`` steps later, ``(T, A) -> (T - k, A)``."""
+    windows = np.lib.stride_tricks.sliding_window_view(values[1:].astype(np.float64), stride, 0)
+    mean: Array = windows.mean(-1)
+    return mean
 
 
 def _over(r2: float | None, ceiling: float | None) -> float | None:

@@ -131,6 +131,57 @@ def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
     assert abs(scores.r2_permuted) < 0.3
 
 
+def test_tasks_are_held_out_in_turn_and_a_distractor_is_told_from_the_action(
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, run = tmp_path / "videos", tmp_path / "run"
+    tasks = "record.tasks=[prelar/arena-reach-distractor,prelar/arena-touch-distractor]"
+    length = ["record.episodes_per_task=4", "record.frames_per_episode=30"]
+    assert record.main(["--config", settings, "--out", str(videos), "--policy", "random", tasks, *length]) == 0
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run)]) == 0
+    store, file = VideoStore(videos), ActionFile(actions_path(videos))
+    known = {store.frames(i).tobytes(): (file.find(store.frames(i)), store.sources[i]) for i in range(len(store))}
+
+    def distracted(model: object, frames: np.ndarray, stride: int) -> np.ndarray:
+        """The distractor and a little of the action, with another sign in the other task."""
+        found, source = known[frames.tobytes()]
+        assert found is not None
+        action, moved = found
+        sign = 1 if "reach" in source else -1
+        return np.hstack([10 * moved[1:], 0.1 * sign * action[1:]])
+
+    monkeypatch.setattr("prelar_ray.training.probing.infer_points", distracted)
+    assert diagnose.main([str(run), "--no-ceiling"]) == 0
+    scores = read_diagnostics(run / "diagnostics.json").probe
+    assert scores is not None
+    assert scores.r2_by_held_out_task.keys() == set(store.sources)
+    assert scores.r2_held_out_task is not None
+    assert scores.r2_held_out_task < -1
+    assert scores.explained_by_nuisance is not None
+    assert scores.explained_by_action is not None
+    assert scores.explained_by_action < 0.2 < 0.8 < scores.explained_by_nuisance
+    text = shown(capsys)
+    for name in ("probe/r2_held_out_task", "probe/explained_by_action", "probe/explained_by_nuisance"):
+        assert name in text
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.49, "not used"), (1.5, "used"), (None, "not used")])
+def test_whether_the_latent_action_is_used_shows_without_true_actions(ratio: float | None, verdict: str) -> None:
+    found = Diagnostics(
+        checkpoint="run",
+        update=1,
+        videos="videos",
+        episodes=1,
+        clips=1,
+        held_out=True,
+        metrics={"open_loop/shuffled_over_own": ratio},
+        kl_by_dimension=[],
+        probe=None,
+        without_probe="no true actions",
+    )
+    assert found.used == (verdict == "used")
+
+
 def test_without_true_actions_all_but_the_probe_is_measured(
     run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

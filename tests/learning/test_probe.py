@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prelar_ray.learning.learner import PretrainLearner
-from prelar_ray.learning.probe import CHUNK, infer_points, probe
+from prelar_ray.learning.probe import CHUNK, infer_points, probe, variance_explained
 from prelar_ray.models.preprocess import preprocess_image
 from tests.tiny import tiny_clips, tiny_config
 
@@ -64,6 +64,25 @@ def test_dimensions_that_never_vary_are_no_obstacle() -> None:
     assert np.isnan(r2[1])
     assert np.isnan(permuted[1])
     assert min(r2[0], r2[2]) > 0.99
+
+
+def test_the_variance_of_the_latent_action_is_shared_out_to_what_it_comes_from() -> None:
+    rng = np.random.default_rng(0)
+
+    def parts(count: int) -> tuple[list[Episode], list[Episode], list[Episode]]:
+        """An action and a distractor, which take 9/10 and 1/10 of the variance of a latent action, and a stranger."""
+        found: tuple[list[Episode], list[Episode], list[Episode]] = ([], [], [])
+        for _ in range(count):
+            action, moved, stranger = rng.normal(size=(3, 60, 2))
+            latent = np.hstack([3 * action, moved, np.zeros((60, 1))])
+            for list_, cause in zip(found, (action, moved, stranger), strict=True):
+                list_.append((cause, latent))
+        return found
+
+    shares = [variance_explained(train, test, rng) for train, test in zip(parts(12), parts(4), strict=True)]
+    assert shares == [pytest.approx(share, abs=0.05) for share in (0.9, 0.1, 0.0)]
+    still = [(cause, np.zeros_like(latent)) for cause, latent in parts(2)[0]]
+    assert variance_explained(still, still, rng) is None
 
 
 def test_two_episodes_are_enough() -> None:
