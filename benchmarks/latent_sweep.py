@@ -150,7 +150,7 @@ class Sweep:
     def ceiling(self, videos: LabelledVideos, split: Split, seed: int, progress: Progress) -> CeilingScores:
         """Measure the ceiling, once for videos, split, frames of a pair and seed."""
         tested = sha256(json.dumps([videos.store.origins[i] for i in split.test]).encode()).hexdigest()[:12]
-        key = f"{' '.join(self.videos)} stride={videos.stride} test={tested} seed={seed}"
+        key = f"{' '.join(self.videos)} stride={videos.stride} frames={videos.frames} test={tested} seed={seed}"
         if key not in self.ceilings:
             self.ceilings[key] = supervised_ceiling(videos, split, seed, progress).model_dump()
         return CeilingScores.model_validate(self.ceilings[key])

@@ -18,7 +18,7 @@ TAKEN_OVER = (
     *("world_model.encoder", "world_model.decoder", "world_model.rssm"),
     *("world_model.context.enabled", "world_model.context.heads", "world_model.latent_action"),
     *("world_model.latent_action_source", "world_model.latent_action_distribution"),
-    "world_model.inverse_dynamics_input",
+    *("world_model.inverse_dynamics_input", "world_model.inverse_dynamics_frames"),
 )
 """Sections and settings behind the parts that fine-tuning takes over from pre-training."""
 

@@ -98,7 +98,9 @@ class WorldModelConfig(Component):
     latent_action_classes: Annotated[int, Field(ge=2)] = 8
     """Classes per group of a categorical latent action; divides latent_action."""
     inverse_dynamics_input: Literal["pair", "difference"] = "pair"
-    """What the inverse dynamics encoder sees: two frames concatenated by channel, or subtracted."""
+    """What the inverse dynamics encoder sees: its frames concatenated by channel, or the last two subtracted."""
+    inverse_dynamics_frames: Annotated[int, Field(ge=2)] = 2
+    """Frames n that the inverse dynamics encoder concatenates, up to the one that the latent action leads to."""
     action_input: Literal["encoder", "padded", "raw"] = "encoder"
     """Fine-tuning: actions through the action encoder, padded with zeros to latent_action, or as they are."""
     inverse_dynamics: ConvConfig = ConvConfig()
@@ -118,6 +120,15 @@ class WorldModelConfig(Component):
             raise ValueError(
                 f"world_model.latent_action={self.latent_action} is not a multiple of "
                 f"world_model.latent_action_classes={self.latent_action_classes}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _more_frames_are_concatenated(self) -> WorldModelConfig:
+        if self.inverse_dynamics_frames > 2 and self.inverse_dynamics_input != "pair":
+            raise ValueError(
+                f"world_model.inverse_dynamics_frames={self.inverse_dynamics_frames}: more than two frames are "
+                "concatenated; set world_model.inverse_dynamics_input=pair"
             )
         return self
 

@@ -55,13 +55,15 @@ def infer_points(model: PretrainWorldModel, frames: Frames, stride: int = 1) -> 
 @torch.no_grad()
 def _successive_points(model: PretrainWorldModel, frames: Frames) -> Array:
     """Return the latent action of every pair of successive frames, ``(T, Hpx, Wpx, C) -> (T-1, L)``."""
+    assert model.inverse_dynamics is not None
     weight = next(model.parameters())
     points = []
     for start in range(0, len(frames) - 1, CHUNK):
-        chunk = torch.from_numpy(frames[start : start + CHUNK + 1].copy()).to(weight.device)  # overlaps by one
+        first = max(0, start - model.inverse_dynamics.frames + 2)  # of those that the first pair is seen with
+        chunk = torch.from_numpy(frames[first : start + CHUNK + 1].copy()).to(weight.device)
         latent = model.infer_latent_actions(preprocess_image(chunk, weight.dtype).unsqueeze(0))
         assert latent is not None
-        points.append(latent.point[0].double().cpu().numpy())
+        points.append(latent.point[0, start - first :].double().cpu().numpy())
     return np.concatenate(points)
 
 

@@ -85,7 +85,7 @@ def diagnose(
     kl = mean_kl(measured)
     scores, reason = None, f"no true actions beside {video.name}"
     if actions:
-        videos = LabelledVideos.of(store, actions, settings.stride)
+        videos = LabelledVideos.of(store, actions, pretrained.config)
         scores, reason = probe_scores(pretrained, videos, unseen, seed, progress, measure_ceiling)
     return Diagnostics(
         checkpoint=str(pretrained.path),

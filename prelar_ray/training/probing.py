@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.checkpoint.transfer import Pretrained
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.learning.ceiling import PAIRS, Labelled, ceiling
 from prelar_ray.learning.probe import infer_points, probe, variance_explained
@@ -44,18 +45,21 @@ class LabelledVideos:
     store: VideoMixture
     stride: int
     """Steps k between the frames of a pair."""
+    frames: int
+    """Frames, k steps apart, that the inverse dynamics encoder sees of each pair, the two among them."""
     actions: dict[int, Array]
     """True action of each pair ``(T - k, A)``, by episode: the mean of the k actions that led from one to the other."""
     nuisance: dict[int, Array]
     """Motion of what moves by itself between the frames of each pair ``(T - k, D)``, where it is known, a mean too."""
 
     @classmethod
-    def of(cls, store: VideoMixture, files: Sequence[ActionFile], stride: int) -> LabelledVideos:
-        """Look up the actions of a store in the first file that has them.
+    def of(cls, store: VideoMixture, files: Sequence[ActionFile], config: RunConfig) -> LabelledVideos:
+        """Look up the actions of a store in the first file that has them, for pairs as a pre-training sees them.
 
         Raises:
             UsageError: the files are of other videos.
         """
+        stride, frames = config.pretrain.stride, config.world_model.inverse_dynamics_frames
         actions, nuisance = {}, {}
         for episode in np.flatnonzero(store.lengths > stride).tolist():
             action, moved = _find(store.frames(episode), files)
@@ -67,7 +71,7 @@ class LabelledVideos:
             raise UsageError(
                 f"{files[0].path}: actions of other videos; none of the {len(store)} in the store is among them"
             )
-        return cls(store, stride, actions, nuisance)
+        return cls(store, stride, frames, actions, nuisance)
 
     @property
     def sources(self) -> dict[int, str]:
@@ -111,6 +115,7 @@ def supervised_ceiling(videos: LabelledVideos, split: Split, seed: int, progress
             [videos.labelled(episode) for episode in chosen],
             (videos.labelled(episode) for episode in split.test),
             derive_seed(seed, STREAM, 4),
+            videos.frames,
             on_pairs=phase.advance,
         )
     return CeilingScores(

@@ -73,7 +73,7 @@ def test_clips_with_gaps_are_measured_with_the_mean_action_between(
     settings: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     run, asked = tmp_path / "run", []
-    far = ["pretrain.stride=2", "pretrain.segment_length=4"]
+    far = ["pretrain.stride=2", "pretrain.segment_length=4", "world_model.inverse_dynamics_frames=3"]
     assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run), *far]) == 0
 
     def noted(train: list[Labelled], test: list[Labelled], rng: np.random.Generator) -> Probe:

@@ -94,9 +94,10 @@ def test_the_same_seed_gives_the_same_scores() -> None:
     assert run(episodes(6, 0.5), episodes(2, 0.5, 1)) == run(episodes(6, 0.5), episodes(2, 0.5, 1))
 
 
+@pytest.mark.parametrize("seen", [2, 4])
 @pytest.mark.parametrize("length", [2, CHUNK, CHUNK + 1, CHUNK + 2, 2 * CHUNK + 9])
-def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int) -> None:
-    model = PretrainLearner(tiny_config()).model
+def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int, seen: int) -> None:
+    model = PretrainLearner(tiny_config(f"world_model.inverse_dynamics_frames={seen}")).model
     frames = np.tile(tiny_clips(0, 1, 7)[0], (length // 7 + 1, 1, 1, 1))[:length]
     frames.flags.writeable = False
     points = infer_points(model, frames)
