@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ __all__ = [
     "require_pretraining",
     "resumable_checkpoint",
 ]
+
+log = logging.getLogger(__name__)
 
 SHOWN = 2
 """Number of differing settings that a message names; more would not fit on a line."""
@@ -50,7 +53,22 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
     advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
     taken_over = (*TAKEN_OVER, *INVERSE_DYNAMICS) if config.finetunes_inverse_dynamics else TAKEN_OVER
     _check_networks(f"--init {init}", checkpoint, config, taken_over, advice)
+    _warn_of_another_pace(f"--init {init}", checkpoint.config, config)
     return checkpoint.path
+
+
+def _warn_of_another_pace(name: str, theirs: RunConfig, ours: RunConfig) -> None:
+    """Warn if a step of the pre-trained dynamics, k frames of its videos, is not one action of the agent.
+
+    Videos are taken to be recorded with the pre-training's own ``env.action_repeat``.
+    """
+    stride, steps = theirs.pretrain.stride, theirs.pretrain.stride * theirs.env.action_repeat
+    if stride > 1 and steps != ours.env.action_repeat:
+        log.warning(
+            "%s: made with pretrain.stride=%d, so its dynamics step over %d environment steps, and an action lasts %d "
+            "here; env.action_repeat=%d keeps the pace",
+            *(name, stride, steps, ours.env.action_repeat, steps),
+        )
 
 
 def require_pretraining(checkpoint: Checkpoint) -> None:

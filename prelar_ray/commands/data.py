@@ -74,16 +74,24 @@ def _info(argv: Sequence[str]) -> int:
         metavar="N",
         help="count the episodes that are shorter than a segment of N frames, which training cannot use (default 25)",
     )
+    _stride_option(parser)
     args = parser.parse_args(argv)
     store = VideoStore.open(args.store, VideoConfig(verify=False, skip_bad=True))
-    lines = _lines(store, summarise(store, args.segment_length), args.segment_length)
+    span = (args.segment_length - 1) * args.stride + 1
+    lines = _lines(store, summarise(store, span), span)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         console.print(f"{name:<{width}}  {value}")
     return 0
 
 
-def _lines(store: VideoStore, summary: Summary, segment_length: int) -> list[tuple[str, str]]:
+def _stride_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stride", type=positive, default=1, metavar="K", help="steps between the frames of a segment (default 1)"
+    )
+
+
+def _lines(store: VideoStore, summary: Summary, clip_span: int) -> list[tuple[str, str]]:
     """Return what ``info`` prints: names and values."""
     most = max(count for _, _, count in summary.histogram)
     width = len(str(summary.longest))
@@ -97,7 +105,7 @@ def _lines(store: VideoStore, summary: Summary, segment_length: int) -> list[tup
     ]
     for first, last, count in summary.histogram:
         lines.append(("", f"{first:>{width}} - {last:<{width}}  {'#' * round(24 * count / most):<24}  {count}"))
-    lines.append(("too short", f"{counted(summary.too_short, 'episode')} of fewer than {segment_length} frames"))
+    lines.append(("too short", f"{counted(summary.too_short, 'episode')} of fewer than {clip_span} frames"))
     lines += [(f"source {name}", counted(count, "episode")) for name, count in summary.sources.items()]
     lines += [("damaged", name) for name in store.damaged]
     lines += [(f"attribute {key}", str(value)) for key, value in store.attributes.items()]
@@ -133,6 +141,7 @@ def _show(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--segment-length", type=positive, default=25, metavar="N", help="frames of a clip (default 25)"
     )
+    _stride_option(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice (default 0)")
     args = parser.parse_args(argv)
     suffix = args.to.suffix.lower()
@@ -144,7 +153,8 @@ def _show(argv: Sequence[str]) -> int:
     if suffix == ".png":
         write_sheet(args.to, store, args.count, rng)
     else:
-        write_film(args.to, list(ClipSampler(store, args.count, args.segment_length, rng).sample()), RATE)
+        sampler = ClipSampler(store, args.count, args.segment_length, rng, stride=args.stride)
+        write_film(args.to, list(sampler.sample()), RATE)
     console.print(args.to)
     return 0
 

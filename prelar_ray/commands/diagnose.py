@@ -12,11 +12,12 @@ from rich.table import Table
 from prelar_ray.checkpoint.transfer import load_pretrained
 from prelar_ray.commands.options import chosen_videos, plain_parser, video_options
 from prelar_ray.errors import UsageError
-from prelar_ray.storage.records import Diagnostics, ProbeScores, write_diagnostics
+from prelar_ray.storage.records import USED_RATIO, Diagnostics, ProbeScores, write_diagnostics
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.training.diagnostics import diagnose, find_actions
+from prelar_ray.training.probing import supervised_ceiling
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--actions", type=Path, metavar="FILE", help="true actions of these videos (default: DIR.actions.arrow)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips, noise and probe (default 0)")
+    parser.add_argument(
+        "--no-ceiling", action="store_true", help="leave out the ceiling of the probe, about a minute of one CPU core"
+    )
     args = parser.parse_args(argv)
     if not (args.run / "checkpoints").is_dir():
         raise UsageError(f"{args.run}: not the folder of a pre-training run; name the one given as pretrain --out")
@@ -55,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     video = chosen_videos(args, pretrained.config)
     actions = find_actions(video, args.actions)
     with Progress() as progress:
-        diagnostics = diagnose(pretrained, video, actions, args.seed, progress)
+        ceiling = None if args.no_ceiling else supervised_ceiling
+        diagnostics = diagnose(pretrained, video, actions, args.seed, progress, ceiling)
     _show(diagnostics)
     out = RunFolder(args.run, {}).diagnostics_path
     if diagnostics.other_videos:  # the file for the run's own videos, which the report shows, is kept
@@ -83,6 +88,8 @@ def _show(diagnostics: Diagnostics) -> None:
         metric = METRICS[name]
         unit = f" {metric.unit}" if metric.unit == "nats" else ""
         table.add_row(name, _number(value) + unit, metric.reading or metric.meaning)
+    verdict = "used" if diagnostics.used else "not used"
+    table.add_row("the latent action is", verdict, f"Used: open_loop/shuffled_over_own of {USED_RATIO:g} or more.")
     if diagnostics.probe is None:
         table.add_row("probe/r2", "–", f"Left out: {diagnostics.without_probe}.")
     else:
@@ -98,6 +105,8 @@ def _show_probe(table: Table, scores: ProbeScores) -> None:
         reading = "" if value is not None else "Undefined: it never varies."
         table.add_row(f"  action[{index}]", _number(value), reading)
     table.add_row("probe/r2_permuted", _number(scores.r2_permuted), PERMUTED_READING)
+    for name, value in scores.comparisons.items():
+        table.add_row(name, _number(value), METRICS[name].reading)
 
 
 def _number(value: float | None) -> str:

@@ -69,18 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) -> Frames:
     """Return clips of different episodes, held out if there are enough, ``(3, steps+1, 64, 64, 3)``."""
-    store = VideoMixture.open(video)
-    long_enough = np.flatnonzero(store.lengths > steps).tolist()
+    store, stride = VideoMixture.open(video), pretrained.config.pretrain.stride
+    long_enough = np.flatnonzero(store.lengths > steps * stride).tolist()
     if len(long_enough) < ROWS:
         raise UsageError(
-            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {video.name} have more frames than "
-            f"that, {ROWS} are needed"
+            f"--steps {steps}: {len(long_enough)} of the {len(store)} videos in {video.name} have more than "
+            f"{steps * stride} frames, {ROWS} are needed"
         )
     rng = generator(seed, "visualize", 0)
     found = set(SeenVideos.load(pretrained.counters, store).unseen(store))
     unseen = [episode for episode in long_enough if episode in found]
     chosen = rng.permutation(unseen if len(unseen) >= ROWS else long_enough)[:ROWS].tolist()
-    alone = [ClipSampler(store, 1, steps + 1, rng, without=set(range(len(store))) - {episode}) for episode in chosen]
+    others = [set(range(len(store))) - {episode} for episode in chosen]
+    alone = [ClipSampler(store, 1, steps + 1, rng, without, stride) for without in others]
     return np.concatenate([sampler.sample() for sampler in alone])
 
 

@@ -19,7 +19,7 @@ TAKEN_OVER = (
     *(f"world_model.rssm.{width}" for width in ("deter", "hidden", "stoch", "classes")),
     *("world_model.context.enabled", "world_model.context.heads", "world_model.latent_action"),
     *("world_model.latent_action_source", "world_model.latent_action_distribution"),
-    "world_model.inverse_dynamics_input",
+    *("world_model.inverse_dynamics_input", "world_model.inverse_dynamics_frames"),
 )
 """Sections and settings behind the parts that fine-tuning takes over from pre-training."""
 

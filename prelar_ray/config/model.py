@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from prelar_ray.config.component import Component, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from prelar_ray.config.component import (
+    Component,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 __all__ = [
     "ContextConfig",
@@ -104,7 +111,9 @@ class WorldModelConfig(Component):
     latent_action_classes: Annotated[int, Field(ge=2)] = 8
     """Classes per group of a categorical latent action; divides latent_action."""
     inverse_dynamics_input: Literal["pair", "difference"] = "pair"
-    """What the inverse dynamics encoder sees: two frames concatenated by channel, or subtracted."""
+    """What the inverse dynamics encoder sees: its frames concatenated by channel, or the last two subtracted."""
+    inverse_dynamics_frames: Annotated[int, Field(ge=2)] = 2
+    """Frames n that the inverse dynamics encoder concatenates, up to the one that the latent action leads to."""
     action_input: Literal["encoder", "padded", "raw"] = "encoder"
     """Fine-tuning: actions through the action encoder, padded with zeros to latent_action, or as they are."""
     inverse_dynamics: ConvConfig = ConvConfig()
@@ -126,6 +135,15 @@ class WorldModelConfig(Component):
             raise ValueError(
                 f"world_model.latent_action={self.latent_action} is not a multiple of "
                 f"world_model.latent_action_classes={self.latent_action_classes}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _more_frames_are_concatenated(self) -> WorldModelConfig:
+        if self.inverse_dynamics_frames > 2 and self.inverse_dynamics_input != "pair":
+            raise ValueError(
+                f"world_model.inverse_dynamics_frames={self.inverse_dynamics_frames}: more than two frames are "
+                "concatenated; set world_model.inverse_dynamics_input=pair"
             )
         return self
 
@@ -172,6 +190,12 @@ class LossConfig(Component):
     """Floor of the mean dynamics KL, nats."""
     action_kl_weight: NonNegativeFloat = 1.0
     """Weight beta_a of the latent-action KL (pre-training, rehearsal)."""
+    action_kl_warmup_updates: NonNegativeInt = 0
+    """Updates in which beta_a rises linearly from 0 to its value; 0 uses it from the start."""
+    action_free_nats: NonNegativeFloat = 0.0
+    """Floor of the mean latent-action KL, nats per pair of frames: below it the latent action costs nothing."""
+    action_capacity: NonNegativeFloat = 0.0
+    """Nats per pair of frames that the mean latent-action KL is drawn to, from above and below; 0 is off."""
     action_prior_std: PositiveFloat = 1.0
     """Standard deviation of the latent action's prior; the published code computes with 1.2449."""
     consistency_weight: NonNegativeFloat = 1.0
@@ -184,3 +208,12 @@ class LossConfig(Component):
     """What the tie trains: the action encoder alone, or the inverse dynamics encoder too."""
     action_decoder_weight: NonNegativeFloat = 0.0
     """Weight of the real action decoded from the inferred latent action (fine-tuning); 0 leaves the decoder out."""
+
+    @model_validator(mode="after")
+    def _action_kl_has_one_bound(self) -> LossConfig:
+        if self.action_free_nats and self.action_capacity:
+            raise ValueError(
+                f"loss.action_free_nats={self.action_free_nats:g} and loss.action_capacity={self.action_capacity:g} "
+                "both say how many nats the latent action may have; set one of them to 0"
+            )
+        return self

@@ -91,12 +91,19 @@ class PretrainConfig(Component):
     """Segments B per update; at least 2, for the consistency loss compares rows."""
     segment_length: Annotated[int, Field(ge=2)] = 25
     """Frames T per segment."""
+    stride: PositiveInt = 1
+    """Steps k of a video between the frames of a clip, T of which span (T-1)k+1; fine-tune with env.action_repeat=k."""
     validation_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.05
     """Share of the episodes that training never sees and diagnostics use; 0 keeps none, then clips of any are used."""
     validation_every_updates: PositiveInt = 1_000
     """Updates between diagnostics on fixed clips of held-out episodes, one batch; each costs about an update or two."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser of all pre-training parameters."""
+
+    @property
+    def clip_span(self) -> int:
+        """Frames of a video from the first to the last of a clip."""
+        return (self.segment_length - 1) * self.stride + 1
 
 
 class BonusConfig(Component):

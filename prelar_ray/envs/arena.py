@@ -116,6 +116,10 @@ class Arena(PixelEnv):
             step = path_to(world, self._goal()) - world.effector
         return world.action_for(step)
 
+    def nuisance(self) -> Vector | None:
+        """Return the position ``(2,)`` of the distractor; None without one."""
+        return 0.8 * np.sin(self._phases) if self._distracted else None
+
     def get_state(self) -> dict[str, Any]:
         """Return the state from which :meth:`set_state` continues bit for bit; JSON-serialisable."""
         return {
@@ -186,6 +190,7 @@ class Arena(PixelEnv):
 
     def _draw(self) -> Image:
         discs = [] if self._target is None else [Disc(self._target, "target")]
-        if self._distracted:
-            discs.append(Disc(0.8 * np.sin(self._phases), "distractor"))
+        distractor = self.nuisance()
+        if distractor is not None:
+            discs.append(Disc(distractor, "distractor"))
         return draw(self._world, discs)

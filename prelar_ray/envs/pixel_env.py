@@ -84,6 +84,10 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         """
         raise DataError(f"{type(self).__name__} has no scripted expert; use record.policy=random")
 
+    def nuisance(self) -> npt.NDArray[np.float64] | None:
+        """Return where that is which moves by itself, ``(D,)``, whatever the actions; None where nothing does."""
+        return None
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

@@ -17,7 +17,14 @@ from prelar_ray.models.latent_action import DeterministicAction
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.world_model import PretrainWorldModel
 
-__all__ = ["ACTIVE_VARIANCE", "Measurement", "diagnostic_metrics", "mean_kl", "measure", "rank_correlation"]
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "Measurement",
+    "diagnostic_metrics",
+    "mean_kl",
+    "measure",
+    "rank_correlation",
+]
 
 ACTIVE_VARIANCE = 0.01
 """Variance over pairs of frames above which a dimension of the latent action is active (Burda et al., 2016)."""

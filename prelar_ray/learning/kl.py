@@ -9,7 +9,7 @@ from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.distributions import categorical_kl
 from prelar_ray.models.latent_action import LatentAction
 
-__all__ = ["action_kl", "balanced_kl"]
+__all__ = ["action_kl", "balanced_kl", "bounded_kl"]
 
 
 def balanced_kl(
@@ -54,3 +54,21 @@ def balanced_kl(
 def action_kl(latent: LatentAction, prior_std: float = 1.0) -> Tensor:
     """KL of latent actions to their prior, N(0, prior_std^2) or uniform, over all dimensions: ``(B, T-1)``, nats."""
     return latent.kl(prior_std).sum(dim=-1)
+
+
+def bounded_kl(kl: Tensor, free_nats: float = 0.0, capacity: float = 0.0, ranks: Ranks = ALONE) -> Tensor:
+    """Loss of the mean K of a KL that shall not vanish: ``max(K, free_nats)``, or ``|K - capacity|``; K without either.
+
+    Args:
+        kl: any shape, nats.
+        free_nats: floor below which the mean has no gradient.
+        capacity: value that the mean is drawn to from both sides (Burgess et al., 2018).
+        ranks: group over whose rows the mean is taken.
+
+    Returns:
+        Scalar.
+    """
+    mean = kl.mean()
+    if capacity:
+        return (ranks.mean(mean) - capacity).abs()
+    return ranks.mean(mean).clamp(min=free_nats) if free_nats else mean

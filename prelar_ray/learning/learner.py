@@ -45,6 +45,9 @@ class PretrainLearner(BaseLearner):
         if self._compiles:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model, self.balance], config.pretrain.optimizer, ranks=ranks)
+        # A captured update reads it from the device.
+        self._action_kl_scale = torch.zeros((), device=self.device, dtype=self.noise.dtype)
+        self._warm_up(0)
         self._share(model=self.model, balance=self.balance)
 
     def update(self, clips: Frames) -> None:
@@ -64,6 +67,12 @@ class PretrainLearner(BaseLearner):
 
     def _advance(self) -> None:
         self.optimizer.advance()
+        self._warm_up(self.updates + 1)
+
+    def _warm_up(self, updates: int) -> None:
+        """Set the share of the latent-action KL's weight for the update after so many."""
+        warmup = self.config.loss.action_kl_warmup_updates
+        self._action_kl_scale.fill_(min(1.0, updates / warmup) if warmup else 1.0)
 
     @torch.no_grad()
     def validate(self, clips: Frames) -> dict[str, float]:
@@ -84,7 +93,8 @@ class PretrainLearner(BaseLearner):
     def _loss(self, image: Tensor, noise: Noise, ranks: Ranks) -> WorldModelLoss:
         is_first = torch.zeros_like(image[:, :, 0, 0, 0])
         is_first[:, 0].fill_(1)
-        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks, self.balance)
+        scale = self._action_kl_scale if self.config.loss.action_kl_warmup_updates else None
+        return pretrain_loss(self.model, self.config.loss, image, is_first, noise, ranks, self.balance, scale)
 
     def predict(self, clip: Frames, context: int) -> Prediction:
         """Reconstruct a clip ``(T, Hpx, Wpx, C)`` and predict it from its first ``context`` frames."""
@@ -93,6 +103,15 @@ class PretrainLearner(BaseLearner):
             latent = self.model.infer_latent_actions(image)
             latent_action = self.model.to_inputs(None if latent is None else latent.point, image[:, :, 0, 0, 0])
             return predict(self.model, image, latent_action, context)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: parameters do not fit this configuration.
+        """
+        super().load_state_dict(state)
+        self._warm_up(self.updates)
 
 
 class FinetuneLearner(BaseLearner):

@@ -13,7 +13,7 @@ from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import PretrainWorldModel
 from prelar_ray.types import Frames
 
-__all__ = ["Probe", "infer_points", "probe"]
+__all__ = ["VALIDATION_SHARE", "Probe", "infer_points", "probe", "r2_scores", "variance_explained"]
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))
 """Ridge penalties tried, per row and in units of the standardised inputs' variance."""
@@ -37,21 +37,33 @@ class Probe(NamedTuple):
     test_steps: int
 
 
-@torch.no_grad()
-def infer_points(model: PretrainWorldModel, frames: Frames) -> Array:
-    """Return the latent action of every pair of successive frames, ``(T, Hpx, Wpx, C) -> (T-1, L)``.
+def infer_points(model: PretrainWorldModel, frames: Frames, stride: int = 1) -> Array:
+    """Return the latent action of every pair of frames ``stride`` = k steps apart, ``(T, Hpx, Wpx, C) -> (T-k, L)``.
 
     Args:
         model: with latent actions, in evaluation mode.
-        frames: at least 2.
+        frames: more than k.
+        stride: steps between the frames of the clips that the model was pre-trained on.
     """
+    parts = [_successive_points(model, frames[first::stride]) for first in range(min(stride, len(frames) - stride))]
+    points = np.empty((len(frames) - stride, parts[0].shape[1]))
+    for first, part in enumerate(parts):
+        points[first::stride] = part
+    return points
+
+
+@torch.no_grad()
+def _successive_points(model: PretrainWorldModel, frames: Frames) -> Array:
+    """Return the latent action of every pair of successive frames, ``(T, Hpx, Wpx, C) -> (T-1, L)``."""
+    assert model.inverse_dynamics is not None
     weight = next(model.parameters())
     points = []
     for start in range(0, len(frames) - 1, CHUNK):
-        chunk = torch.from_numpy(frames[start : start + CHUNK + 1].copy()).to(weight.device)  # overlaps by one
+        first = max(0, start - model.inverse_dynamics.frames + 2)  # of those that the first pair is seen with
+        chunk = torch.from_numpy(frames[first : start + CHUNK + 1].copy()).to(weight.device)
         latent = model.infer_latent_actions(preprocess_image(chunk, weight.dtype).unsqueeze(0))
         assert latent is not None
-        points.append(latent.point[0].double().cpu().numpy())
+        points.append(latent.point[0, start - first :].double().cpu().numpy())
     return np.concatenate(points)
 
 
@@ -69,11 +81,28 @@ def probe(train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Arra
     fit = _Ridge(inputs, targets, strength)
     permuted = _Ridge(inputs, rng.permutation(targets), strength)
     return Probe(
-        r2=_r2(fit.predict(test_inputs), test_targets).tolist(),
-        r2_permuted=_r2(permuted.predict(test_inputs), rng.permutation(test_targets)).tolist(),
+        r2=r2_scores(fit.predict(test_inputs), test_targets).tolist(),
+        r2_permuted=r2_scores(permuted.predict(test_inputs), rng.permutation(test_targets)).tolist(),
         strength=strength,
         test_steps=len(test_inputs),
     )
+
+
+def variance_explained(
+    train: Sequence[tuple[Array, Array]], test: Sequence[tuple[Array, Array]], rng: np.random.Generator
+) -> float | None:
+    """Return the share of the latent action's variance that a linear map from something else explains.
+
+    It is the R² of its dimensions weighted by their variance; None where none varies.
+
+    Args:
+        train, test: per episode, what may explain ``(T-1, D)`` and the latent actions ``(T-1, L)``.
+        rng: chooses validation episodes.
+    """
+    fit = _Ridge(*_rows(train), _choose_strength(train, rng))
+    inputs, true = _rows(test)
+    total = float(np.square(true - true.mean(axis=0)).sum())
+    return 1 - float(np.square(true - fit.predict(inputs)).sum()) / total if total > 1e-12 else None
 
 
 class _Ridge:
@@ -121,8 +150,8 @@ def _scale(x: Array) -> Array:
     return np.where(std > 1e-12, std, 1.0)
 
 
-def _r2(predicted: Array, true: Array) -> Array:
-    """Coefficient of determination per column, NaN where the column is constant."""
+def r2_scores(predicted: Array, true: Array) -> Array:
+    """Return the coefficient of determination per column ``(N, A) -> (A,)``; NaN where the true column is constant."""
     residual = np.square(true - predicted).sum(axis=0)
     total = np.square(true - true.mean(axis=0)).sum(axis=0)
     return np.where(total > 1e-12, 1 - residual / np.where(total > 1e-12, total, 1.0), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from prelar_ray.config import LossConfig
 from prelar_ray.learning.balance import UNBALANCED, LossBalance
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.kl import action_kl, balanced_kl
+from prelar_ray.learning.kl import action_kl, balanced_kl, bounded_kl
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.rehearsal import with_clips
 from prelar_ray.learning.tied_actions import action_decoder_loss, decoded_variance, infer_latent_actions, tie_loss
@@ -42,6 +43,7 @@ def pretrain_loss(
     noise: Noise,
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
+    action_kl_scale: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (14) on action-free clips.
 
@@ -51,6 +53,7 @@ def pretrain_loss(
         ranks: group of learners that share the batch. The consistency term compares distances of all ranks; latent
             actions are swapped within a rank.
         balance: learnt scales of the losses.
+        action_kl_scale: factor of the latent-action KL's weight, scalar on the device; None for 1.
     """
     rssm = model.rssm
     latent = model.infer_latent_actions(image)
@@ -61,11 +64,16 @@ def pretrain_loss(
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
-    weights = {"image": config.image_weight, "dynamics_kl": config.dynamics_kl_weight}
+    weights: dict[str, float | Tensor] = {
+        "image": config.image_weight,
+        "dynamics_kl": config.dynamics_kl_weight,
+    }
     metrics = _entropies(posterior.logits, prior)
     if latent is not None:
-        terms |= _latent_action_terms(rssm, config, latent, posterior, prior, latent_action, noise, ranks)
+        terms |= _latent_action_terms(rssm, config, latent, posterior, prior, latent_action, noise, ranks, metrics)
         weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
+        if action_kl_scale is not None:
+            weights["action_kl"] = config.action_kl_weight * action_kl_scale
         metrics["model/latent_action_std"] = latent.spread.detach().mean()
     return _weighted(terms, weights, metrics, posterior, balance)
 
@@ -140,7 +148,7 @@ def finetune_loss(
     if seen is not None:
         clips, share = slice(rows, None), 1 - rows / len(image)
         states = posterior.at(clips), prior[clips], latent_action[clips]
-        terms |= _latent_action_terms(rssm, config, seen, *states, noise, ranks)
+        terms |= _latent_action_terms(rssm, config, seen, *states, noise, ranks, metrics)
         weights |= {"action_kl": share * config.action_kl_weight, "consistency": share * config.consistency_weight}
         metrics |= {"rehearsal/image": error[clips].detach().mean(), "rehearsal/dynamics_kl": kl[clips].detach().mean()}
     if inferred := replayed or seen:
@@ -157,6 +165,7 @@ def _latent_action_terms(
     latent_action: Tensor,
     noise: Noise,
     ranks: Ranks,
+    metrics: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return the losses of latent actions inferred from frames, Eq. (9) and the consistency loss.
 
@@ -164,12 +173,15 @@ def _latent_action_terms(
         latent: distributions over ``(B, T-1, L)``.
         posterior, prior: states ``(B, T, ...)``, and logits ``(B, T, S, K)`` under ``latent_action``.
         latent_action: their samples, ``(B, T, L)``; index t led to step t.
+        metrics: the KL is added to them.
     """
     permutation = noise.derangement(len(latent_action))
     state_distance = ranks.gather(state_distances(rssm, posterior, prior, latent_action, permutation))
     action_distance = ranks.gather(action_distances(latent, permutation))
+    kl = action_kl(latent, config.action_prior_std)
+    metrics["model/latent_action_kl"] = kl.detach().mean()
     return {
-        "action_kl": action_kl(latent, config.action_prior_std).mean(),
+        "action_kl": bounded_kl(kl, config.action_free_nats, config.action_capacity, ranks),
         "consistency": consistency_loss(state_distance, action_distance, config.consistency_gradient),
     }
 
@@ -183,7 +195,7 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
 
 def _weighted(
     terms: dict[str, Tensor],
-    weights: dict[str, float],
+    weights: Mapping[str, float | Tensor],
     metrics: dict[str, Tensor],
     posterior: State,
     balance: LossBalance,

@@ -15,7 +15,10 @@ __all__ = ["InverseDynamicsEncoder"]
 
 
 class InverseDynamicsEncoder(nn.Module):
-    """Infers q(a~_t | o_{t-1}, o_t) from two frames, concatenated by channel or subtracted, Eq. (11)."""
+    """Infers q(a~_t | o_{t-n+1}, ..., o_t) from n frames concatenated by channel, or from two subtracted.
+
+    Eq. (11) has n = 2. Frames before the first of a sequence are the first again.
+    """
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
@@ -23,7 +26,8 @@ class InverseDynamicsEncoder(nn.Module):
         self.input = config.inverse_dynamics_input
         self.distribution = config.latent_action_distribution
         self.classes = config.latent_action_classes
-        self.trunk = ResidualEncoder(6 if self.input == "pair" else 3, config.inverse_dynamics)
+        self.frames = config.inverse_dynamics_frames
+        self.trunk = ResidualEncoder(3 * self.frames if self.input == "pair" else 3, config.inverse_dynamics)
         hidden = config.inverse_dynamics_head.hidden
         self.hidden = nn.Linear(residual_encoder_size(config.inverse_dynamics), hidden)
         self.out = nn.Linear(hidden, self.size * (2 if self.distribution == "gaussian" else 1))
@@ -37,8 +41,13 @@ class InverseDynamicsEncoder(nn.Module):
         Returns:
             Distribution over ``(B, T-1, L)``; row ``t-1`` belongs to the pair (t-1, t).
         """
-        before, after = image[:, :-1], image[:, 1:]
-        x = torch.cat([before, after], dim=2) if self.input == "pair" else after - before  # (B, T-1, 2C or C, ...)
+        if self.input == "pair":
+            pairs = image.shape[1] - 1
+            early = image[:, :1].expand(-1, self.frames - 2, -1, -1, -1)
+            image = torch.cat([early, image], dim=1) if self.frames > 2 else image
+            x = torch.cat([image[:, i : i + pairs] for i in range(self.frames)], dim=2)  # (B, T-1, nC, Hpx, Wpx)
+        else:
+            x = image[:, 1:] - image[:, :-1]  # (B, T-1, C, Hpx, Wpx)
         # Concatenation always gives channels-first memory; convolutions are faster with channels-last.
         flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         out = full_precision(self.out(F.elu(self.hidden(self.trunk(flat))))).unflatten(0, x.shape[:2])

@@ -193,6 +193,8 @@ class _Inference:
         )
         frames, shown = self._most_frequent(_Reading("inverse_dynamics.trunk.conv_in.weight", 1, 3))
         self._set("world_model.inverse_dynamics_input", "difference" if frames == 1 else "pair", shown)
+        if frames > 2:
+            self._set("world_model.inverse_dynamics_frames", frames, shown)
         numbers, shown = self._most_frequent(
             _Reading("inverse_dynamics.out.weight", 0), _Reading("inverse_dynamics.out.bias", 0)
         )

@@ -170,6 +170,7 @@ def _probe_rows(scores: ProbeScores) -> list[tuple[str, str, float | None, float
     return [
         ("probe/r2", "", None, scores.r2, reading),
         ("probe/r2_permuted", "", None, scores.r2_permuted, "Paired at random: about 0, or something leaks."),
+        *((name, "", None, value, METRICS[name].reading) for name, value in scores.comparisons.items()),
     ]
 
 

@@ -13,6 +13,8 @@ from prelar_ray.storage.files import atomic_file
 __all__ = [
     "CHECKPOINT_META",
     "RLLIB_META",
+    "USED_RATIO",
+    "CeilingScores",
     "Diagnostics",
     "EvaluationRecord",
     "Manifest",
@@ -28,6 +30,9 @@ CHECKPOINT_META = "meta.json"
 
 RLLIB_META = "rllib.json"
 """The corresponding file in a checkpoint of an RLlib algorithm."""
+
+USED_RATIO = 1.5
+"""Errors of open-loop prediction, shuffled over own, from which on the latent action counts as used."""
 
 
 class _Record(BaseModel):
@@ -115,6 +120,17 @@ class Manifest(_Record):
     hardware: dict[str, Any] | None
 
 
+class CeilingScores(_Record):
+    """Scores of a small network that was trained with the true actions on the frames, on the probe's test episodes."""
+
+    r2: float | None
+    """As of the probe: what the frames show of the true action, to a network of a minute."""
+    r2_by_dimension: list[float | None]
+    train_episodes: int
+    trained_pairs: int
+    """Pairs of frames trained on until the error on validation episodes was lowest, each as often as it came."""
+
+
 class ProbeScores(_Record):
     """Scores of the linear map from latent to true action, on episodes that it was not fitted to."""
 
@@ -130,6 +146,35 @@ class ProbeScores(_Record):
     test_steps: int
     unseen: bool
     """Whether the test episodes were held out of pre-training as well."""
+    ceiling: CeilingScores | None = None
+    """None where it was left out."""
+    r2_over_ceiling: float | None = None
+    """Share of the ceiling that the linear map reaches; None without a ceiling above 0.01."""
+    r2_by_held_out_task: dict[str, float | None] = Field(default_factory=dict)
+    """R² on all episodes of a source of the store, of a map fitted to all others; empty where there is one source."""
+    explained_by_action: float | None = None
+    """Share of the latent action's variance that the true action explains linearly."""
+    explained_by_nuisance: float | None = None
+    """The same of the motion of what moves by itself; None where it is not known."""
+
+    @property
+    def r2_held_out_task(self) -> float | None:
+        """Mean over the sources."""
+        known = [value for value in self.r2_by_held_out_task.values() if value is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def comparisons(self) -> dict[str, float | None]:
+        """What ``r2`` is read beside, where it was measured, by name of the metric."""
+        found: dict[str, float | None] = {}
+        if self.ceiling is not None:
+            found |= {"probe/ceiling": self.ceiling.r2, "probe/r2_over_ceiling": self.r2_over_ceiling}
+        others = {
+            "probe/r2_held_out_task": self.r2_held_out_task,
+            "probe/explained_by_action": self.explained_by_action,
+            "probe/explained_by_nuisance": self.explained_by_nuisance,
+        }
+        return found | {name: value for name, value in others.items() if value is not None}
 
 
 class Diagnostics(_Record):
@@ -152,6 +197,11 @@ class Diagnostics(_Record):
     probe: ProbeScores | None
     without_probe: str
     """Why there is no probe."""
+
+    @property
+    def used(self) -> bool:
+        """Whether the decoder uses the latent action, as far as that shows without true actions."""
+        return (self.metrics.get("open_loop/shuffled_over_own") or 0.0) >= USED_RATIO
 
 
 def write_diagnostics(path: Path, diagnostics: Diagnostics) -> None:

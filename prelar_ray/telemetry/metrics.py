@@ -25,7 +25,8 @@ METRICS: dict[str, Metric] = {
     "loss/image": Metric("nats", "Half the squared error of the decoded image, summed over pixels, mean over steps."),
     "loss/dynamics_kl": Metric("nats", "Balanced KL divergence from the posterior to the prior of the latent state."),
     "loss/action_kl": Metric(
-        "nats", "KL divergence from the latent action to its Gaussian prior (pre-training, rehearsal)."
+        "nats",
+        "Loss of the latent action's KL: model/latent_action_kl, or its distance from a bound.",
     ),
     "loss/consistency": Metric(
         "", "Action-state consistency, 0 (distances rank alike) to 4 (they rank oppositely) (pre-training, rehearsal)."
@@ -55,6 +56,7 @@ METRICS: dict[str, Metric] = {
     ),
     "rehearsal/image": Metric("nats", "Part of loss/image on the clips of pre-training videos in the batch."),
     "rehearsal/dynamics_kl": Metric("nats", "KL divergence of loss/dynamics_kl on these clips."),
+    "model/latent_action_kl": Metric("nats", "KL divergence from the latent action to its prior, all dimensions."),
     "validation/total": Metric(
         "nats",
         "Value of loss/total on held-out clips.",
@@ -100,7 +102,32 @@ METRICS: dict[str, Metric] = {
     ),
     "open_loop/repeated": Metric("nats", "Error of the last seen frame, repeated: the error of a still picture."),
     "open_loop/shuffled_over_own": Metric(
-        "", "The error shuffled divided by the error own.", "Above 1: the decoder listens. 1: it does not."
+        "", "The error shuffled divided by the error own.", "From 1.5 on: the latent action is used. 1: it is not."
+    ),
+    "probe/ceiling": Metric(
+        "",
+        "R² of a small network that is trained with the true actions on the same frames.",
+        "What the frames show of the true action, to a network of a minute; no probe can be asked for more.",
+    ),
+    "probe/r2_over_ceiling": Metric(
+        "",
+        "Share of the ceiling that the linear map reaches.",
+        "Near 1: the latent action holds what the frames show of the true action.",
+    ),
+    "probe/r2_held_out_task": Metric(
+        "",
+        "R² on a task of a linear map that is fitted to all other tasks, mean over tasks.",
+        "Near probe/r2: a latent action means the same in a task that the map does not know.",
+    ),
+    "probe/explained_by_action": Metric(
+        "",
+        "Share of the latent action's variance that the true action explains linearly, on unseen episodes.",
+        "Near 1: it says nothing but the action. Near 0: mostly something else, or in another form.",
+    ),
+    "probe/explained_by_nuisance": Metric(
+        "",
+        "Share of the latent action's variance that the motion of a distractor explains linearly.",
+        "Near 0: the distractor is left out. Above probe/explained_by_action: it is what the latent action is about.",
     ),
     "grad_norm/world_model": Metric("", "Global gradient norm of all pre-training parameters, before clipping."),
     "grad_norm/dynamics": Metric(

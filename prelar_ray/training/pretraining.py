@@ -63,8 +63,10 @@ def iterate_pretraining(
     def load() -> _Origin:
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
         videos = Videos(config, "pretrain", checkpoint.counters if checkpoint else None)
-        shape = config.pretrain.batch_size, config.pretrain.segment_length
-        return _Origin(videos, validation_clips(videos.store, *shape, videos.held_out), checkpoint)
+        settings = config.pretrain
+        shape = settings.batch_size, settings.segment_length
+        validation = validation_clips(videos.store, *shape, videos.held_out, settings.stride)
+        return _Origin(videos, validation, checkpoint)
 
     def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
         return origin._replace(checkpoint=policy.restart(death, backend, origin.checkpoint))

@@ -46,13 +46,14 @@ class Videos:
         rows = config.pretrain.batch_size if phase == "pretrain" else config.finetune.clip_rows
         key = f"{phase}.segment_length"
         segment_length = (config.pretrain if phase == "pretrain" else config.finetune).segment_length
+        stride = config.pretrain.stride
         rng = generator(config.seed, "clips" if phase == "pretrain" else "rehearsal")
         self.store = VideoMixture.open(config.video)
         seen = SeenVideos({}) if counters is None else SeenVideos.load(counters, self.store)
         self.held_out = _held_out(config, self.store, seen)
-        self.store.log_shares(config.video.paths, segment_length)
+        self.store.log_shares(config.video.paths, (segment_length - 1) * stride + 1)
         self._counters = {"held_out": self.held_out, "shards": seen.extended(self.store, self.held_out).shards}
-        self.sampler = ClipSampler(self.store, rows, segment_length, rng, without=self.held_out, key=key)
+        self.sampler = ClipSampler(self.store, rows, segment_length, rng, self.held_out, stride, key)
 
     def counters(self, position: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a checkpoint says, JSON-able: the videos, and the ``position`` in the sequence of clips."""
@@ -67,7 +68,7 @@ def _held_out(config: RunConfig, store: VideoMixture, seen: SeenVideos) -> list[
     """
     if seen.know(store):
         return seen.held_out(store)
-    held_out = held_out_episodes(store, config.pretrain.segment_length, config.pretrain.validation_share)
+    held_out = held_out_episodes(store, config.pretrain.clip_span, config.pretrain.validation_share)
     if seen.shards:
         count, path = counted(len(held_out), "episode"), config.video.name
         log.warning("%s: other videos than this run was trained on before; %s held out of these", path, count)

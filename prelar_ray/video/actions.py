@@ -6,6 +6,9 @@ only the shards that the journal of its folder names, so training cannot read an
 The file has one column ``value`` float32, the concatenated actions ``(T, A)`` of complete episodes, and as metadata
 ``format``, ``version``, ``sha256`` of the content, and per episode ``{source, length, size, frames}``, where ``frames``
 is the SHA-256 of its frames: actions are looked up by the content of a video, independent of shards.
+
+In version 2 an episode may also have ``nuisance``, a number D: its rows are ``(T, A + D)``, and the last D numbers say
+how far that moved which moves by itself, a distractor. Files without one are of version 1.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from prelar_ray.types import Frames
 __all__ = ["ActionFile", "ActionWriter", "Actions", "actions_path", "copy_actions", "frames_digest"]
 
 FORMAT: Final = "prelar_ray/actions"
-VERSION: Final = "1"
+VERSIONS: Final = ("1", "2")
 
 Actions = npt.NDArray[np.float32]
 """Actions of an episode ``(T, A)``; row t led to frame t, row 0 is zero."""
@@ -41,6 +44,12 @@ class _EpisodeRecord(BaseModel):
     length: Annotated[int, Field(ge=1)]  # T
     size: Annotated[int, Field(ge=1)]  # A
     frames: str  # SHA-256 of the episode's frames, hexadecimal
+    nuisance: Annotated[int, Field(ge=0)] = 0  # D
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self.size + self.nuisance
 
 
 _EPISODES = TypeAdapter(tuple[_EpisodeRecord, ...])
@@ -79,7 +88,7 @@ class ActionWriter:
             )
         self._path = path
         self._shard_frames = shard_frames
-        self._values: list[npt.NDArray[np.float32]] = []  # (T * A,) each
+        self._values: list[Actions] = []  # (T, A + D) each
         self._episodes: list[_EpisodeRecord] = []
         self._pending_frames = 0
         if resume:
@@ -89,20 +98,24 @@ class ActionWriter:
                     f"{path}: actions of {len(kept)} episodes, the videos are {resume}; prepare into a new folder"
                 )
             self._episodes = [record for record, _ in kept]
-            self._values = [action.reshape(-1) for _, action in kept]
+            self._values = [rows for _, rows in kept]
 
-    def append(self, action: Actions, frames: Frames, source: str) -> None:
+    def append(self, action: Actions, frames: Frames, source: str, nuisance: Actions | None = None) -> None:
         """Add the actions ``(T, A)`` of the episode ``frames`` ``(T, 64, 64, 3)``; row 0, which led nowhere, is zero.
+
+        ``nuisance`` ``(T, D)`` is the motion of what moves by itself, likewise.
 
         Raises:
             DataError: not one action per frame, or the disk is full.
         """
         if action.ndim != 2 or len(action) != len(frames):
             raise DataError(f"{source}: actions have shape {action.shape}, expected ({len(frames)}, A), one per frame")
-        length, size = action.shape
-        record = _EpisodeRecord(source=source, length=length, size=size, frames=frames_digest(frames))
+        (length, size), other = action.shape, 0 if nuisance is None else nuisance.shape[1]
+        digest = frames_digest(frames)
+        record = _EpisodeRecord(source=source, length=length, size=size, frames=digest, nuisance=other)
+        rows = action if nuisance is None else np.concatenate([action, nuisance], axis=1)
         with interrupts_deferred():
-            self._values.append(action.astype(np.float32).reshape(-1))
+            self._values.append(rows.astype(np.float32))
             self._episodes.append(record)
             self._pending_frames += length
             if self._pending_frames >= self._shard_frames:
@@ -128,7 +141,7 @@ class ActionFile:
     """Reads the actions of a recording.
 
     Attributes:
-        in_order: record and actions ``(T, A)`` of every episode, as they were written.
+        in_order: record and rows ``(T, A + D)`` of every episode, as they were written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,15 +154,16 @@ class ActionFile:
         arrays, metadata = read_arrays(path, copy=True)
         if metadata.get("format") != FORMAT or list(arrays) != ["value"]:
             raise DataError(f"{path}: not a file of recorded actions; `prelar-ray record` writes one beside the videos")
-        if metadata.get("version") != VERSION:
+        if metadata.get("version") not in VERSIONS:
             raise DataError(
-                f"{path}: format version {metadata.get('version')}, this release reads {VERSION}; update prelar-ray"
+                f"{path}: format version {metadata.get('version')}, this release reads {', '.join(VERSIONS)}; "
+                "update prelar-ray"
             )
         text, values = metadata.get("episodes", ""), arrays["value"]
         if _checksum(values, text) != metadata.get("sha256"):
             raise DataError(f"{path}: the checksum differs, it is damaged; restore it from a copy")
         self.in_order = _split(path, text, values)
-        self._episodes = {episode.frames: (episode, action) for episode, action in self.in_order}
+        self._episodes = {episode.frames: (episode, rows) for episode, rows in self.in_order}
 
     def __len__(self) -> int:
         """Episodes."""
@@ -157,12 +171,23 @@ class ActionFile:
 
     def of(self, frames: Frames) -> Actions | None:
         """Return the actions ``(T, A)`` of the episode with these frames, or None if the file does not have it."""
+        found = self.find(frames)
+        return None if found is None else found[0]
+
+    def find(self, frames: Frames) -> tuple[Actions, Actions | None] | None:
+        """Return actions ``(T, A)`` of the episode with these frames, and motion ``(T, D)`` of what moves by itself.
+
+        The motion is None where nothing does, and the result is if the file does not have the episode.
+        """
         found = self._episodes.get(frames_digest(frames))
-        return None if found is None else found[1]
+        if found is None:
+            return None
+        record, rows = found
+        return rows[:, : record.size], rows[:, record.size :] if record.nuisance else None
 
     @property
     def episodes(self) -> dict[str, tuple[_EpisodeRecord, Actions]]:
-        """All episodes by the digest of their frames."""
+        """Record and rows of all episodes by the digest of their frames."""
         return dict(self._episodes)
 
 
@@ -179,27 +204,29 @@ def copy_actions(sources: Sequence[Path], target: Path, wanted: Collection[str] 
         found |= ActionFile(source).episodes
     kept = [one for digest, one in found.items() if wanted is None or digest in wanted]
     if kept:
-        _write(target, [action.reshape(-1) for _, action in kept], [record for record, _ in kept])
+        _write(target, [rows for _, rows in kept], [record for record, _ in kept])
 
 
-def _write(path: Path, values: Sequence[npt.NDArray[np.float32]], records: Sequence[_EpisodeRecord]) -> None:
-    """Write a file of actions, ``(T * A,)`` of each episode."""
-    value, episodes = np.concatenate(values), _EPISODES.dump_json(tuple(records)).decode()
-    metadata = {"format": FORMAT, "version": VERSION, "sha256": _checksum(value, episodes), "episodes": episodes}
+def _write(path: Path, values: Sequence[Actions], records: Sequence[_EpisodeRecord]) -> None:
+    """Write a file of actions, ``(T, A + D)`` of each episode."""
+    value = np.concatenate([rows.reshape(-1) for rows in values])
+    episodes = _EPISODES.dump_json(tuple(records), exclude_defaults=True).decode()
+    version = VERSIONS[any(record.nuisance for record in records)]
+    metadata = {"format": FORMAT, "version": version, "sha256": _checksum(value, episodes), "episodes": episodes}
     write_arrays(path, {"value": value}, metadata)
 
 
 def _split(path: Path, text: str, values: npt.NDArray[np.float32]) -> list[tuple[_EpisodeRecord, Actions]]:
-    """Return the actions ``(T, A)`` of every episode."""
+    """Return the rows ``(T, A + D)`` of every episode."""
     try:
         episodes = _EPISODES.validate_json(text)
     except ValidationError as error:
         raise DataError(f"{path}: its list of episodes is malformed; restore it from a copy") from error
-    stops = np.cumsum([episode.length * episode.size for episode in episodes])
+    stops = np.cumsum([episode.length * episode.width for episode in episodes])
     if not len(stops) or stops[-1] != len(values):
         raise DataError(f"{path}: its episodes do not add up to its {len(values)} numbers; restore it from a copy")
     parts = np.split(values, stops[:-1])
-    return [(record, part.reshape(record.length, record.size)) for record, part in zip(episodes, parts, strict=True)]
+    return [(record, part.reshape(record.length, record.width)) for record, part in zip(episodes, parts, strict=True)]
 
 
 def _checksum(values: npt.NDArray[np.float32], episodes: str) -> str:

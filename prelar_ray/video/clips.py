@@ -18,13 +18,13 @@ from prelar_ray.wording import counted
 __all__ = ["ClipSampler", "Draw", "held_out_episodes", "validation_clips"]
 
 
-def held_out_episodes(store: VideoStore | VideoMixture, segment_length: int, share: float) -> list[int]:
+def held_out_episodes(store: VideoStore | VideoMixture, clip_span: int, share: float) -> list[int]:
     """Choose the episodes that are held out of training, the same for every run and seed on this store.
 
-    They are a share of the episodes with at least ``segment_length`` frames: at least one if ``share`` is above 0, and
+    They are a share of the episodes with at least ``clip_span`` frames: at least one if ``share`` is above 0, and
     never all.
     """
-    eligible = np.flatnonzero(store.lengths >= segment_length)
+    eligible = np.flatnonzero(store.lengths >= clip_span)
     if share == 0 or len(eligible) < 2:
         return []
     count = min(max(1, round(share * len(eligible))), len(eligible) - 1)
@@ -50,9 +50,10 @@ class Draw(NamedTuple):
 
 
 class ClipSampler:
-    """Draws an episode among those with at least ``T`` frames, then a start uniformly within it.
+    """Draws an episode among those that are long enough for a clip, then a start uniformly within it.
 
-    Episodes are equally likely where the mixture says nothing else.
+    The ``T`` frames of a clip are ``stride`` steps apart and span ``(T-1) * stride + 1`` frames of the video. Episodes
+    are equally likely where the mixture says nothing else.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ClipSampler:
         segment_length: int,
         rng: np.random.Generator,
         without: Collection[int] = (),
+        stride: int = 1,
         key: str = "pretrain.segment_length",
     ) -> None:
         """Sample ``B`` clips of ``T`` frames at a time, also from episodes that ``store.refresh()`` adds later.
@@ -74,13 +76,15 @@ class ClipSampler:
         self._store = store if isinstance(store, VideoMixture) else VideoMixture([store])
         self._batch_size = batch_size
         self._segment_length = segment_length
+        self._stride = stride
+        self._span = (segment_length - 1) * stride + 1
         self._rng = rng
         self._without = frozenset(without)
         self._key = key
         self._index()
 
     def sample(self) -> Frames:
-        """Return contiguous clips, a new uint8 array ``(B, T, 64, 64, 3)``."""
+        """Return clips, a new uint8 array ``(B, T, 64, 64, 3)``."""
         return self.read(self.draw())
 
     def draw(self) -> Draw:
@@ -98,7 +102,10 @@ class ClipSampler:
         length = self._segment_length
         clips = np.empty((len(draw.starts), length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         for clip, episode, start in zip(clips, draw.episodes.tolist(), draw.starts.tolist(), strict=True):
-            self._store.read(episode, start, start + length, out=clip)
+            if self._stride == 1:
+                self._store.read(episode, start, start + length, out=clip)
+            else:  # of an uncompressed shard a view, of which only these frames are touched
+                clip[:] = self._store.read(episode, start, start + self._span)[:: self._stride]
         return clips
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,22 +116,30 @@ class ClipSampler:
         """Continue the sequence of clips exactly, given the same store."""
         self._rng.bit_generator.state = state["generator"]
 
+    def _shorter(self, longest: int) -> str:
+        """Return which settings make clips of videos of so many frames."""
+        if self._stride == 1:
+            return f"set {self._key} to {longest} or less"
+        fitting = (longest - 1) // self._stride + 1
+        lower = f"{self._key} to {fitting} or less, or " if fitting > 1 else ""
+        return f"set {lower}a lower pretrain.stride than {self._stride}"
+
     def _index(self) -> None:
         """Find the episodes that are long enough and how many starts each has."""
         lengths = self._store.lengths
         self._seen = len(lengths)
-        long_enough = np.flatnonzero(lengths >= self._segment_length)
+        long_enough = np.flatnonzero(lengths >= self._span)
         self._eligible = np.array([i for i in long_enough.tolist() if i not in self._without], dtype=np.int64)
-        self._starts = lengths[self._eligible] - self._segment_length + 1
+        self._starts = lengths[self._eligible] - self._span + 1
         if len(self._eligible) == 0 and len(long_enough):
             raise DataError(
-                f"all {len(long_enough)} videos of {self._segment_length} frames or more are held out of training; "
+                f"all {len(long_enough)} videos of {self._span} frames or more are held out of training; "
                 "record more videos, or start a new run"
             )
         if len(self._eligible) == 0:
             raise DataError(
                 f"the longest of {counted(self._seen, 'video')} has {lengths.max()} frames, a clip needs "
-                f"{self._segment_length}; set {self._key} to {lengths.max()} or less, or use longer videos"
+                f"{self._span}; {self._shorter(int(lengths.max()))}, or use longer videos"
             )
         likely = self._store.probabilities(self._starts, self._eligible)
         self._cumulated = None if likely is None else np.cumsum(likely)
@@ -133,11 +148,11 @@ class ClipSampler:
 
 
 def validation_clips(
-    store: VideoStore | VideoMixture, count: int, segment_length: int, held_out: Collection[int]
+    store: VideoStore | VideoMixture, count: int, segment_length: int, held_out: Collection[int], stride: int = 1
 ) -> Frames:
     """Return ``(count, T, 64, 64, 3)`` clips of the held-out episodes, or of any episodes if none are held out.
 
     The clips are the same for every run on this store.
     """
     seen = set(range(len(store))) - set(held_out) if held_out else set()
-    return ClipSampler(store, count, segment_length, generator(0, "validation-clips"), without=seen).sample()
+    return ClipSampler(store, count, segment_length, generator(0, "validation-clips"), seen, stride).sample()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from prelar_ray.config import EnvConfig, RecordConfig, RunConfig
 from prelar_ray.envs import PixelEnv, make_env
@@ -38,6 +39,9 @@ class RecordedEpisode:
     """float32 ``(T, A)``."""
     succeeded: bool
     """Whether any of its steps succeeded."""
+    nuisance: Actions | None = None
+    """float32 ``(T, D)``, how far that moved which moves by itself, on the way to each frame; None where nothing does.
+    """
 
 
 def all_episodes(config: RunConfig) -> list[EpisodeId]:
@@ -102,6 +106,7 @@ class EpisodeRoller:
         with_expert = _expert_acts(record, episode.number)
         observation, _ = env.reset(seed=derive_seed(seed, "record_env", *episode))
         frames, succeeded, ended = [observation["image"]], False, False
+        positions = [env.nuisance()]
         actions: list[Action] = []
         on_frames(1)
         while not ended and len(frames) < record.frames_per_episode:
@@ -109,11 +114,18 @@ class EpisodeRoller:
             observation, _, terminated, truncated, info = env.step(action)
             frames.append(observation["image"])
             actions.append(action)
+            positions.append(env.nuisance())
             succeeded |= info["success"]
             ended = terminated or truncated
             on_frames(1)
         led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; no action led to the first frame
-        return RecordedEpisode(np.stack(frames), np.stack(led_to), succeeded)
+        return RecordedEpisode(np.stack(frames), np.stack(led_to), succeeded, _moved(positions))
+
+
+def _moved(positions: Sequence[npt.NDArray[np.float64] | None]) -> Actions | None:
+    """Return the way from each position ``(D,)`` to the next, ``(T, D)``; the first is zero, as no step led to it."""
+    known = [position for position in positions if position is not None]
+    return np.diff(known, axis=0, prepend=known[:1]).astype(np.float32) if known else None
 
 
 def _expert_acts(config: RecordConfig, number: int) -> bool:

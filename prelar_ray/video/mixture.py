@@ -47,11 +47,11 @@ class VideoMixture:
         stores = [VideoStore.open(path, config, verify_again) for path in config.paths]
         return cls(stores, config.weights, config.weighting == "frames")
 
-    def log_shares(self, paths: Sequence[str], segment_length: int) -> None:
-        """Log what each of several stores, named by its path, holds and counts for clips of so many frames."""
+    def log_shares(self, paths: Sequence[str], clip_span: int) -> None:
+        """Log what each of several stores, named by its path, holds and counts for clips that span so many frames."""
         if len(self.stores) == 1:
             return
-        for path, store, share in zip(paths, self.stores, self.shares(segment_length), strict=True):
+        for path, store, share in zip(paths, self.stores, self.shares(clip_span), strict=True):
             said = path, len(store), store.total_frames, 100 * share
             log.info("%s: %d episodes, %d frames, %.0f %% of the clips", *said)
 
@@ -130,14 +130,14 @@ class VideoMixture:
         if total == 0:
             raise DataError(
                 f"video.weights={list(self.weights)}: no video of the stores above 0 is long enough for a clip; "
-                "use shorter segments, or other weights"
+                "use shorter segments, a lower pretrain.stride, or other weights"
             )
         normalised: npt.NDArray[np.float64] = likely / total
         return normalised
 
-    def shares(self, segment_length: int) -> list[float]:
-        """Return the share of the clips of ``segment_length`` frames that come from each store."""
-        starts = np.maximum(0, self.lengths - segment_length + 1)
+    def shares(self, clip_span: int) -> list[float]:
+        """Return the share of the clips, which span ``clip_span`` frames, that come from each store."""
+        starts = np.maximum(0, self.lengths - clip_span + 1)
         chosen = np.flatnonzero(starts)
         likely = self.probabilities(starts[chosen], chosen)
         likely = np.full(len(chosen), 1 / max(1, len(chosen))) if likely is None else likely

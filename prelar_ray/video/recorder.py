@@ -1,6 +1,7 @@
 """Records videos: runs a scripted or random policy and writes the frames to a video store.
 
-The actions are written to a separate file beside the store, for the probe of the latent actions.
+The actions are written to a separate file beside the store, for the probe of the latent actions; with them the motion
+of what moves by itself, where an environment has such a thing.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _write_all(
     with closing(recorded):
         for episode, rolled in zip(all_episodes(config), recorded, strict=True):
             task = config.record.tasks[episode.task]
-            actions.append(rolled.actions, rolled.frames, task)
+            actions.append(rolled.actions, rolled.frames, task, rolled.nuisance)
             writer.append(rolled.frames, task)
             successes[task].append(rolled.succeeded)
             if episode.number == config.record.episodes_per_task - 1:

@@ -32,11 +32,11 @@ class Summary:
     histogram: list[tuple[int, int, int]]
     """First and last length of a range, and the episodes in it."""
     too_short: int
-    """Episodes with fewer frames than a segment."""
+    """Episodes with fewer frames than a segment spans."""
 
 
-def summarise(store: VideoStore, segment_length: int) -> Summary:
-    """Count what a store holds; ``segment_length`` is the number of frames of a segment."""
+def summarise(store: VideoStore, clip_span: int) -> Summary:
+    """Count what a store holds; ``clip_span`` is the number of frames from the first to the last of a segment."""
     lengths = store.lengths
     return Summary(
         episodes=len(store),
@@ -48,7 +48,7 @@ def summarise(store: VideoStore, segment_length: int) -> Summary:
         median=float(np.median(lengths)),
         longest=int(lengths.max()),
         histogram=_histogram(lengths.min(), lengths.max(), lengths),
-        too_short=int((lengths < segment_length).sum()),
+        too_short=int((lengths < clip_span).sum()),
     )
 
 

@@ -51,6 +51,31 @@ def test_methods_that_pretrain_alike_may_start_from_each_other(
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "warns"),
+    [
+        ([], ["env.action_repeat=2"], False),  # the videos may be recorded so
+        (["pretrain.stride=2"], ["env.action_repeat=2"], False),
+        (["pretrain.stride=2", "env.action_repeat=2"], ["env.action_repeat=4"], False),
+        (["pretrain.stride=2"], ["env.action_repeat=1"], True),
+        (["pretrain.stride=2", "env.action_repeat=2"], ["env.action_repeat=2"], True),
+    ],
+)
+def test_dynamics_of_another_pace_than_the_agents_are_warned_of(
+    saved: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    before: list[str],
+    after: list[str],
+    warns: bool,
+) -> None:
+    replay = "finetune.env_steps_per_update=4"
+    saved("pretrain", change(PRELAR, replay, *before))
+    pretrained_checkpoint(tmp_path / "run", change(PRELAR, replay, *after))
+    assert ("made with pretrain.stride=2" in caplog.text) == warns
+    assert ("keeps the pace" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [
         ("prelar", "prelar_deterministic"),

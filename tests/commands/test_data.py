@@ -32,6 +32,13 @@ def value(out: str, name: str) -> str:
     return line.removeprefix(name).strip()
 
 
+def test_info_counts_what_is_too_short_for_frames_some_steps_apart(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = run(capsys, "info", store, "--segment-length", 13, "--stride", 2)
+    assert value(out, "too short") == "5 episodes of fewer than 25 frames"
+
+
 def test_info_says_what_a_store_holds(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = run(capsys, "info", store)
     assert code == 0

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from prelar_ray.commands import diagnose, pretrain, record, visualize
+from prelar_ray.learning.probe import Probe, probe
 from prelar_ray.reporting import write_report
 from prelar_ray.storage.records import Diagnostics, read_diagnostics
 from prelar_ray.telemetry.metrics import METRICS
-from prelar_ray.video.actions import ActionWriter, actions_path
+from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path
 from prelar_ray.video.store import VideoStore, VideoWriter
 
+Labelled = tuple[np.ndarray, np.ndarray]
 Refused = Callable[..., str]
 
 
@@ -42,14 +44,57 @@ def test_every_number_is_printed_written_and_reported(run: Path, capsys: pytest.
     assert found.probe.unseen
     assert len(found.probe.r2_by_dimension) == 2
     text = shown(capsys)
-    for name in (*found.metrics, "probe/r2", "action[1]", "probe/r2_permuted"):
+    assert found.probe.ceiling is not None
+    assert len(found.probe.ceiling.r2_by_dimension) == 2
+    for name in (
+        *found.metrics,
+        "probe/r2",
+        "action[1]",
+        "probe/r2_permuted",
+        "probe/ceiling",
+        "probe/r2_over_ceiling",
+    ):
         assert name in text
     assert "of 1 episode held out of pre-training" in text
     assert f"{run}/diagnostics.json" in text
     write_report([run], run / "report.html")
     page = (run / "report.html").read_text()
-    for expected in ("Is the latent action any good?", "probe/r2_permuted", "latent/active_units", "KL per dimension"):
+    for expected in (
+        "Is the latent action any good?",
+        "probe/r2_permuted",
+        "probe/ceiling",
+        "latent/active_units",
+        "KL per dimension",
+    ):
         assert expected in page
+
+
+def test_clips_with_gaps_are_measured_with_the_mean_action_between(
+    settings: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    run, asked = tmp_path / "run", []
+    far = ["pretrain.stride=2", "pretrain.segment_length=4", "world_model.inverse_dynamics_frames=3"]
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run), *far]) == 0
+
+    def noted(train: list[Labelled], test: list[Labelled], rng: np.random.Generator) -> Probe:
+        asked.extend([*train, *test])
+        return probe(train, test, rng)
+
+    monkeypatch.setattr("prelar_ray.training.probing.probe", noted)
+    assert diagnose.main([str(run), "--no-ceiling"]) == 0
+    scores = read_diagnostics(run / "diagnostics.json").probe
+    assert scores is not None
+    assert (scores.test_steps, scores.ceiling, scores.r2_over_ceiling) == (6, None, None)
+    store, file = VideoStore(videos), ActionFile(actions_path(videos))
+    actions = [action for episode in range(3) if (action := file.of(store.frames(episode))) is not None]
+    expected = [(action[1:-1].astype(float) + action[2:]) / 2 for action in actions]
+    assert len(asked) == len(expected) == 3
+    for _, found in asked:
+        assert any(np.allclose(found, mean) for mean in expected)
+    with VideoWriter(tmp_path / "short", {}, 100) as writer:
+        writer.append(np.zeros((6, 64, 64, 3), np.uint8), "test")
+    error = refused(diagnose.main, run, "--videos", tmp_path / "short", code=2)
+    assert "the longest video has 6 frames, this run's clips span 7" in error
 
 
 def test_the_same_seed_finds_the_same_and_another_does_not(run: Path) -> None:
@@ -69,14 +114,14 @@ def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
     assert record.main(["--config", settings, "--out", str(videos), "--policy", "random", *length]) == 0
     assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run)]) == 0
 
-    def perfect(model: object, frames: np.ndarray) -> np.ndarray:
+    def perfect(model: object, frames: np.ndarray, stride: int) -> np.ndarray:
         """What is drawn red, and green, moves; an encoder that is worth its name would find this."""
         pixels = np.arange(64) - 31.5
         red = (frames[..., 0].astype(float) - frames[..., 2]).clip(0) ** 8
         position = np.stack([red.sum(1) @ pixels, red.sum(2) @ pixels], axis=1) / red.sum((1, 2))[:, None]
         return np.diff(position, axis=0)
 
-    monkeypatch.setattr("prelar_ray.training.diagnostics.infer_points", perfect)
+    monkeypatch.setattr("prelar_ray.training.probing.infer_points", perfect)
     assert diagnose.main([str(run)]) == 0
     scores = read_diagnostics(run / "diagnostics.json").probe
     assert scores is not None
@@ -84,6 +129,57 @@ def test_the_probe_finds_the_action_where_the_latent_action_holds_it(
     assert scores.r2 > 0.6  # at the border of the arena it does not move as it was told to
     assert scores.r2_permuted is not None
     assert abs(scores.r2_permuted) < 0.3
+
+
+def test_tasks_are_held_out_in_turn_and_a_distractor_is_told_from_the_action(
+    settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, run = tmp_path / "videos", tmp_path / "run"
+    tasks = "record.tasks=[prelar/arena-reach-distractor,prelar/arena-touch-distractor]"
+    length = ["record.episodes_per_task=4", "record.frames_per_episode=30"]
+    assert record.main(["--config", settings, "--out", str(videos), "--policy", "random", tasks, *length]) == 0
+    assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(run)]) == 0
+    store, file = VideoStore(videos), ActionFile(actions_path(videos))
+    known = {store.frames(i).tobytes(): (file.find(store.frames(i)), store.sources[i]) for i in range(len(store))}
+
+    def distracted(model: object, frames: np.ndarray, stride: int) -> np.ndarray:
+        """The distractor and a little of the action, with another sign in the other task."""
+        found, source = known[frames.tobytes()]
+        assert found is not None
+        action, moved = found
+        sign = 1 if "reach" in source else -1
+        return np.hstack([10 * moved[1:], 0.1 * sign * action[1:]])
+
+    monkeypatch.setattr("prelar_ray.training.probing.infer_points", distracted)
+    assert diagnose.main([str(run), "--no-ceiling"]) == 0
+    scores = read_diagnostics(run / "diagnostics.json").probe
+    assert scores is not None
+    assert scores.r2_by_held_out_task.keys() == set(store.sources)
+    assert scores.r2_held_out_task is not None
+    assert scores.r2_held_out_task < -1
+    assert scores.explained_by_nuisance is not None
+    assert scores.explained_by_action is not None
+    assert scores.explained_by_action < 0.2 < 0.8 < scores.explained_by_nuisance
+    text = shown(capsys)
+    for name in ("probe/r2_held_out_task", "probe/explained_by_action", "probe/explained_by_nuisance"):
+        assert name in text
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.49, "not used"), (1.5, "used"), (None, "not used")])
+def test_whether_the_latent_action_is_used_shows_without_true_actions(ratio: float | None, verdict: str) -> None:
+    found = Diagnostics(
+        checkpoint="run",
+        update=1,
+        videos="videos",
+        episodes=1,
+        clips=1,
+        held_out=True,
+        metrics={"open_loop/shuffled_over_own": ratio},
+        kl_by_dimension=[],
+        probe=None,
+        without_probe="no true actions",
+    )
+    assert found.used == (verdict == "used")
 
 
 def test_without_true_actions_all_but_the_probe_is_measured(

@@ -72,7 +72,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
         ((finetuned, "--videos", videos), "a finetune run infers no latent actions"),
         (
             (pretrained, "--steps", 8),
-            f"--steps 8: 0 of the 3 videos in {videos} have more frames than that, 3 are needed",
+            f"--steps 8: 0 of the 3 videos in {videos} have more than 8 frames, 3 are needed",
         ),
     ):
         error = refused(visualize.main, *arguments, "--out", out, code=2)

@@ -27,6 +27,12 @@ def test_updates_of_every_method_stay_on_the_device(method: str, precision: str)
         _check(PretrainLearner(config)._compute, [torch.from_numpy(tiny_clips(0))])
 
 
+def test_a_bounded_action_kl_with_a_rising_weight_stays_on_the_device() -> None:
+    for bound in ("loss.action_free_nats=2", "loss.action_capacity=2"):
+        config = tiny_config("loss.action_kl_warmup_updates=5", bound)
+        _check(PretrainLearner(config)._compute, [torch.from_numpy(tiny_clips(0))])
+
+
 def _check(compute: Callable[..., object], inputs: list[Tensor]) -> None:
     compute(*inputs)  # makes the optimisers' moments
     with only_on_device():

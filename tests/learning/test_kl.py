@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prelar_ray.learning.kl import action_kl, balanced_kl
+from prelar_ray.config import LossConfig
+from prelar_ray.learning.kl import action_kl, balanced_kl, bounded_kl
 from prelar_ray.models.distributions import categorical_kl
 from prelar_ray.models.latent_action import GaussianAction
 
@@ -42,3 +43,28 @@ def test_latent_actions_cost_nothing_at_their_prior_and_are_summed_over_dimensio
     torch.testing.assert_close(action_kl(at_prior, 1.5), torch.zeros(2, 3))
     away = GaussianAction(torch.full((2, 3, 4), 3.0), torch.full((2, 3, 4), 1.5))
     torch.testing.assert_close(action_kl(away, 1.5), torch.full((2, 3), 4 * 0.5 * (3.0 / 1.5) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "gradient"),
+    [
+        ({}, 2.0, 0.5),
+        ({"free_nats": 1.5}, 2.0, 0.5),
+        ({"free_nats": 3.0}, 3.0, 0.0),
+        ({"capacity": 1.5}, 0.5, 0.5),
+        ({"capacity": 3.0}, 1.0, -0.5),  # upwards: a latent action that tells too little is made to tell more
+    ],
+)
+def test_a_bound_says_where_the_mean_of_a_kl_is_drawn_to(
+    bound: dict[str, float], value: float, gradient: float
+) -> None:
+    kl = torch.tensor([0.5, 3.5], requires_grad=True)  # one element below each floor, which is of the mean
+    loss = bounded_kl(kl, **bound)
+    (found,) = torch.autograd.grad(loss, kl)
+    assert loss.item() == pytest.approx(value)
+    assert found.tolist() == [gradient, gradient]
+
+
+def test_a_floor_and_a_target_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"action_free_nats=1 and loss\.action_capacity=2 .* set one of them to 0"):
+        LossConfig(action_free_nats=1, action_capacity=2)

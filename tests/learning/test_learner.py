@@ -135,6 +135,34 @@ def test_frozen_start_keeps_encoder_and_rssm_for_the_initial_updates_while_the_r
         assert moved == parts.keys() - (set() if update >= 2 else {"encoder", "rssm"})
 
 
+def test_the_weight_of_the_action_kl_rises_from_nothing_and_a_resumed_run_continues_there() -> None:
+    alone = [f"loss.{name}_weight=0" for name in ("image", "dynamics_kl", "consistency")]
+    beta = ["loss.action_kl_weight=2", "loss.action_kl_warmup_updates=2"]
+    learner = pretrain_learner(*alone, *beta)
+    factors = []
+    for update in range(4):
+        learner.update(tiny_clips(update))
+        found = learner.metrics()
+        factors.append(found["loss/total"] / found["loss/action_kl"])
+    assert factors == pytest.approx([0, 1, 2, 2])
+    begun, resumed = pretrain_learner(*alone, *beta), pretrain_learner(*alone, *beta)
+    begun.update(tiny_clips(0))
+    resumed.load_state_dict(begun.state_dict())
+    resumed.update(tiny_clips(1))
+    found = resumed.metrics()
+    assert found["loss/total"] / found["loss/action_kl"] == pytest.approx(1)
+
+
+def test_a_captured_update_follows_the_rising_weight_without_being_captured_again() -> None:
+    learner = pretrain_learner("loss.action_kl_warmup_updates=3")
+    place = learner._action_kl_scale.data_ptr()
+    for update in range(4):
+        assert learner._action_kl_scale.item() == pytest.approx(min(1, update / 3))
+        learner.update(tiny_clips(update))
+    learner.load_state_dict(learner.state_dict())
+    assert learner._action_kl_scale.data_ptr() == place  # a graph reads a tensor where it is
+
+
 def test_world_model_is_in_evaluation_between_updates() -> None:
     pretrain, finetune = pretrain_learner(), finetune_learner()
     pretrain.update(tiny_clips(0))

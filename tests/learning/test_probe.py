@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prelar_ray.learning.learner import PretrainLearner
-from prelar_ray.learning.probe import CHUNK, infer_points, probe
+from prelar_ray.learning.probe import CHUNK, infer_points, probe, variance_explained
 from prelar_ray.models.preprocess import preprocess_image
 from tests.tiny import tiny_clips, tiny_config
 
@@ -66,6 +66,25 @@ def test_dimensions_that_never_vary_are_no_obstacle() -> None:
     assert min(r2[0], r2[2]) > 0.99
 
 
+def test_the_variance_of_the_latent_action_is_shared_out_to_what_it_comes_from() -> None:
+    rng = np.random.default_rng(0)
+
+    def parts(count: int) -> tuple[list[Episode], list[Episode], list[Episode]]:
+        """An action and a distractor, which take 9/10 and 1/10 of the variance of a latent action, and a stranger."""
+        found: tuple[list[Episode], list[Episode], list[Episode]] = ([], [], [])
+        for _ in range(count):
+            action, moved, stranger = rng.normal(size=(3, 60, 2))
+            latent = np.hstack([3 * action, moved, np.zeros((60, 1))])
+            for list_, cause in zip(found, (action, moved, stranger), strict=True):
+                list_.append((cause, latent))
+        return found
+
+    shares = [variance_explained(train, test, rng) for train, test in zip(parts(12), parts(4), strict=True)]
+    assert shares == [pytest.approx(share, abs=0.05) for share in (0.9, 0.1, 0.0)]
+    still = [(cause, np.zeros_like(latent)) for cause, latent in parts(2)[0]]
+    assert variance_explained(still, still, rng) is None
+
+
 def test_two_episodes_are_enough() -> None:
     r2, _ = run(episodes(1, 0.01), episodes(1, 0.01, seed=1))
     assert min(r2) > 0.99
@@ -75,9 +94,10 @@ def test_the_same_seed_gives_the_same_scores() -> None:
     assert run(episodes(6, 0.5), episodes(2, 0.5, 1)) == run(episodes(6, 0.5), episodes(2, 0.5, 1))
 
 
+@pytest.mark.parametrize("seen", [2, 4])
 @pytest.mark.parametrize("length", [2, CHUNK, CHUNK + 1, CHUNK + 2, 2 * CHUNK + 9])
-def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int) -> None:
-    model = PretrainLearner(tiny_config()).model
+def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int, seen: int) -> None:
+    model = PretrainLearner(tiny_config(f"world_model.inverse_dynamics_frames={seen}")).model
     frames = np.tile(tiny_clips(0, 1, 7)[0], (length // 7 + 1, 1, 1, 1))[:length]
     frames.flags.writeable = False
     points = infer_points(model, frames)
@@ -85,3 +105,13 @@ def test_latent_actions_of_a_long_episode_are_those_of_its_pairs(length: int) ->
         latent = model.infer_latent_actions(preprocess_image(torch.from_numpy(frames.copy())).unsqueeze(0))
     assert latent is not None
     np.testing.assert_allclose(points, latent.point[0].numpy(), atol=1e-5)
+
+
+def test_latent_actions_of_frames_some_steps_apart_are_those_of_their_pairs() -> None:
+    model = PretrainLearner(tiny_config()).model
+    frames = tiny_clips(0, 1, 8)[0]
+    points = infer_points(model, frames, 3)
+    assert len(points) == 5
+    for start, point in enumerate(points):
+        np.testing.assert_allclose(point, infer_points(model, frames[[start, start + 3]])[0], atol=1e-5)
+    assert len(infer_points(model, frames, 7)) == 1

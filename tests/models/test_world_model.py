@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from prelar_ray.config import load_config
+from prelar_ray.errors import ConfigError
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
@@ -26,6 +27,30 @@ def test_paper_preset_has_the_published_number_of_parameters() -> None:
     assert millions(finetune) == pytest.approx(26.51, abs=0.005)
     assert millions(parts.actor) == pytest.approx(1.304, abs=5e-4)
     assert millions(parts.critic) == pytest.approx(1.301, abs=5e-4)
+
+
+def test_a_latent_action_is_inferred_from_the_frames_up_to_the_one_it_leads_to() -> None:
+    model = PretrainWorldModel(tiny_config("world_model.inverse_dynamics_frames=3").world_model).eval()
+    image = torch.randn(1, 6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def inferred(image: torch.Tensor) -> torch.Tensor:
+        latent = model.infer_latent_actions(image)
+        assert latent is not None
+        return latent.point[0]
+
+    points = inferred(image)
+    assert points.shape == (5, 3)
+    for frame in range(6):
+        other = image.clone()
+        other[:, frame] += 1
+        moved = (inferred(other) != points).any(-1).nonzero().flatten().tolist()
+        assert moved == [row for row in range(5) if row - 1 <= frame <= row + 1]  # row t-1 sees t-2, t-1 and t
+    torch.testing.assert_close(points[:1], inferred(image[:, [0, 0, 1]])[1:])  # before the first is the first again
+
+
+def test_more_than_two_frames_are_not_subtracted() -> None:
+    with pytest.raises(ConfigError, match=r"inverse_dynamics_frames=3: .*set world_model\.inverse_dynamics_input=pair"):
+        tiny_config("world_model.inverse_dynamics_frames=3", "world_model.inverse_dynamics_input=difference")
 
 
 def test_slow_critic_starts_as_the_critic_and_is_not_trained() -> None:

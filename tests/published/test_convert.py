@@ -355,6 +355,12 @@ def test_latent_actions_that_could_be_of_two_kinds_are_what_the_settings_say(pub
     assert found.world_model.latent_action == 4
 
 
+def test_a_pretraining_with_more_frames_comes_in_with_their_number(publish: Publish) -> None:
+    folder = publish(PretrainLearner(tiny_config("world_model.inverse_dynamics_frames=4")))
+    found = imported(folder, TWO_CLASSES).config.world_model
+    assert (found.inverse_dynamics_input, found.inverse_dynamics_frames) == ("pair", 4)
+
+
 # Residual layers without norms
 
 

@@ -20,7 +20,7 @@ from prelar_ray.envs.point_reach import PIXELS_PER_UNIT, SPEED
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import read_arrays, write_arrays
 from prelar_ray.types import IMAGE_SIZE, Frames
-from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path
+from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path, copy_actions
 from prelar_ray.video.recorder import record
 from prelar_ray.video.store import VideoStore, VideoWriter
 
@@ -100,7 +100,7 @@ def test_only_what_writes_stores_and_the_diagnostics_can_reach_the_actions() -> 
     commands = {f"commands/{name}.py" for name in ("diagnose", "prepare", "record")}
     recorder = {f"video/{name}.py" for name in ("actions", "episodes", "recorder", "merge")}
     preparing = {name for name in users if name.startswith(("sources/", "preparation/"))}
-    assert users <= {*recorder, *preparing, "training/diagnostics.py", *commands}
+    assert users <= {*recorder, *preparing, "training/diagnostics.py", "training/probing.py", *commands}
 
 
 def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> None:
@@ -115,6 +115,53 @@ def test_what_is_written_is_found_by_its_frames_in_any_order(tmp_path: Path) -> 
         np.testing.assert_array_equal(actions.of(frames.copy()), action)
     assert actions.of(episodes[0][1][:3]) is None
     assert actions.of(255 - episodes[0][1]) is None
+
+
+def test_the_motion_of_a_distractor_is_recorded_with_the_actions(tmp_path: Path) -> None:
+    tasks = ("prelar/arena-reach-distractor", "prelar/arena-reach")
+    config = configure()
+    config = config.model_copy(update={"record": config.record.model_copy(update={"tasks": tasks})})
+    record(config, tmp_path / "store", lambda frames: None)
+    store, file = VideoStore(tmp_path / "store"), ActionFile(actions_path(tmp_path / "store"))
+    for index in range(len(store)):
+        found = file.find(store.frames(index))
+        assert found is not None
+        action, moved = found
+        assert action.shape == (40, 2)
+        assert (moved is not None) == (store.sources[index] == tasks[0])
+        if moved is not None:
+            assert not moved[0].any()
+            path = moved.cumsum(0)  # 0.8 sin(phase + 0.11 t), so it turns back; no step is longer than 0.8 * 0.17
+            assert 0 < np.abs(moved[1:]).max() < 0.8 * 0.17
+            assert np.ptp(path, axis=0).min() > 0.5
+
+
+def test_files_without_a_distractor_stay_as_they_were_and_of_the_first_version(tmp_path: Path, recorded: Path) -> None:
+    metadata = read_arrays(actions_path(recorded))[1]
+    assert metadata["version"] == "1"
+    assert "nuisance" not in metadata["episodes"]
+    action, frames = episode(0)
+    with ActionWriter(tmp_path / "a.arrow", 100) as writer:
+        writer.append(action, frames, "test", nuisance=action[:, :1])
+    assert read_arrays(tmp_path / "a.arrow")[1]["version"] == "2"
+    np.testing.assert_array_equal(ActionFile(tmp_path / "a.arrow").of(frames), action)
+
+
+def test_the_motion_of_a_distractor_is_copied_and_continued_with_the_actions(tmp_path: Path) -> None:
+    (action, frames), (other, more) = episode(0), episode(1)
+    with ActionWriter(tmp_path / "a.arrow", 100) as writer:
+        writer.append(action, frames, "test", nuisance=-action[:, :1])
+    with ActionWriter(tmp_path / "a.arrow", 100, resume=1) as writer:
+        writer.append(other, more, "test")
+    copy_actions([tmp_path / "a.arrow"], tmp_path / "b.arrow")
+    for name in ("a.arrow", "b.arrow"):
+        first, second = (ActionFile(tmp_path / name).find(pictures) for pictures in (frames, more))
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(first[0], action)
+        np.testing.assert_array_equal(first[1], -action[:, :1])
+        np.testing.assert_array_equal(second[0], other)
+        assert second[1] is None
 
 
 def test_the_file_lies_beside_the_store_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,13 +203,13 @@ def test_damage_is_noticed_by_name(tmp_path: Path, recorded: Path, what: str) ->
     elif what == "cut":
         path.write_bytes(content[: len(content) // 2])
     else:
-        changes = {"foreign": {"format": "other"}, "version": {"version": "2"}, "count": {"episodes": "[]"}}
+        changes = {"foreign": {"format": "other"}, "version": {"version": "3"}, "count": {"episodes": "[]"}}
         write_arrays(path, arrays, metadata | changes[what])
     reason = {
         "bit": "checksum differs",
         "cut": "truncated",
         "foreign": "not a file of recorded actions",
-        "version": "format version 2, this release reads 1; update",
+        "version": "format version 3, this release reads 1, 2; update",
         "count": "checksum differs",
     }
     with pytest.raises(DataError, match=rf"store\.actions\.arrow: .*{reason[what]}"):

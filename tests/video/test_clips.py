@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prelar_ray.config.training import PretrainConfig
 from prelar_ray.errors import DataError
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
@@ -29,12 +30,12 @@ def record(path: Path, lengths: list[int], shard_frames: int = 10) -> VideoStore
     return VideoStore(path)
 
 
-def positions(clips: Frames) -> list[tuple[int, int]]:
-    """Episode and start of each clip, after checking that it is a contiguous slice of one episode."""
+def positions(clips: Frames, stride: int = 1) -> list[tuple[int, int]]:
+    """Episode and start of each clip, after checking that it is of one episode, its frames ``stride`` steps apart."""
     result = []
     for clip in clips:
         index, start = int(clip[0, 0, 0, 0]), int(clip[0, 0, 0, 1])
-        np.testing.assert_array_equal(clip, marked(index, start + len(clip))[start:])
+        np.testing.assert_array_equal(clip, marked(index, start + stride * len(clip))[start::stride])
         result.append((index, start))
     return result
 
@@ -43,25 +44,32 @@ def positions(clips: Frames) -> list[tuple[int, int]]:
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.integers(1, 6),
+    st.integers(1, 3),
     st.integers(1, 12),
     st.integers(0, 2**32),
 )
-def test_every_clip_is_a_slice_of_one_episode_and_every_start_is_reached(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], segment_length: int, shard_frames: int, seed: int
+def test_every_clip_is_of_one_episode_at_one_pace_and_every_start_is_reached(
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    segment_length: int,
+    stride: int,
+    shard_frames: int,
+    seed: int,
 ) -> None:
     store = record(tmp_path_factory.mktemp("videos"), lengths, shard_frames)
-    possible = {(i, start) for i, length in enumerate(lengths) for start in range(length - segment_length + 1)}
+    span = (segment_length - 1) * stride + 1
+    possible = {(i, start) for i, length in enumerate(lengths) for start in range(length - span + 1)}
     if not possible:
         with pytest.raises(DataError):
-            ClipSampler(store, 2, segment_length, np.random.default_rng(seed))
+            ClipSampler(store, 2, segment_length, np.random.default_rng(seed), stride=stride)
         return
-    sampler = ClipSampler(store, 60, segment_length, np.random.default_rng(seed))
+    sampler = ClipSampler(store, 60, segment_length, np.random.default_rng(seed), stride=stride)
     seen: set[tuple[int, int]] = set()
     for _ in range(20):  # a start is missed with probability (1 - 1/54) ** 1200 < 1e-9
         clips = sampler.sample()
         assert clips.shape == (60, segment_length, 64, 64, 3)
         assert clips.dtype == np.uint8
-        seen.update(positions(clips))
+        seen.update(positions(clips, stride))
         if seen == possible:
             break
     assert seen == possible
@@ -201,3 +209,49 @@ def test_validation_clips_are_the_same_every_time_and_of_any_episode_where_none_
     clips = validation_clips(store, 40, 3, [])
     assert {index for index, _ in positions(clips)} == {0, 1, 2, 3}
     np.testing.assert_array_equal(clips, validation_clips(store, 40, 3, []))
+
+
+def test_the_same_seed_draws_the_same_starts_at_every_pace_where_they_are_as_many(tmp_path: Path) -> None:
+    store = record(tmp_path / "videos", [7])
+    near, far = (ClipSampler(store, 30, length, np.random.default_rng(0), stride=k) for length, k in [(5, 1), (3, 2)])
+    assert positions(near.sample()) == positions(far.sample(), 2)
+
+
+def test_a_clip_with_gaps_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = record(tmp_path / "videos", [9])
+    asked: list[tuple[int, int]] = []
+    read = VideoStore.read
+
+    def counting(self: VideoStore, episode: int, start: int, stop: int, out: Frames | None = None) -> Frames:
+        asked.append((start, stop))
+        return read(self, episode, start, stop, out)
+
+    monkeypatch.setattr(VideoStore, "read", counting)
+    ((_, start),) = positions(ClipSampler(store, 1, 3, np.random.default_rng(0), stride=3).sample(), 3)
+    assert asked == [(start, start + 7)]  # a compressed chunk is opened once, and nothing after the last frame is read
+
+
+@pytest.mark.parametrize(
+    ("stride", "advice"),
+    [
+        (1, "set pretrain.segment_length to 4 or less, or use longer videos"),
+        (2, "set pretrain.segment_length to 2 or less, or a lower pretrain.stride than 2, or use longer videos"),
+        (5, "set a lower pretrain.stride than 5, or use longer videos"),
+    ],
+)
+def test_videos_too_short_for_a_clip_are_refused_with_what_would_fit(tmp_path: Path, stride: int, advice: str) -> None:
+    store = record(tmp_path / "videos", [4, 2])
+    with pytest.raises(DataError) as error:
+        ClipSampler(store, 1, 5, np.random.default_rng(0), stride=stride)
+    span = 4 * stride + 1
+    assert str(error.value) == f"the longest of 2 videos has 4 frames, a clip needs {span}; {advice}"
+
+
+def test_clips_with_gaps_are_validated_on_episodes_that_are_long_enough(tmp_path: Path) -> None:
+    settings = PretrainConfig(segment_length=3, stride=3)
+    assert settings.clip_span == 7
+    store = record(tmp_path / "videos", [6, 7, 6, 7, 7])
+    held_out = held_out_episodes(store, settings.clip_span, 0.4)
+    assert set(held_out) < {1, 3, 4}
+    clips = validation_clips(store, 20, settings.segment_length, held_out, settings.stride)
+    assert {index for index, _ in positions(clips, 3)} == set(held_out)
