@@ -33,6 +33,8 @@ PATIENCE = 3
 """Looks without a lower validation error after which training ends."""
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
+SHIFT = 4
+"""Pixels by which pictures are shifted in training, at most."""
 CHANGE = 8.0
 """Factor of the change between frames, which is a few grey levels at most places."""
 
@@ -77,6 +79,7 @@ def ceiling(
         torch.manual_seed(seed)
         network = _network(3 * frames, goal.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pairs = _fit(network, data, goal, fit, check, rng, on_pairs)
+    scale = scale * _calibrated(_predict(network, data, check), goal[check].double().numpy())
     predicted, true = [], []
     for episode in test:  # one at a time, so that only one is in memory
         one = _Pairs([episode], frames)
@@ -141,7 +144,7 @@ def _fit(
     best, lowest, least_at, since = copy.deepcopy(network.state_dict()), float("inf"), 0, 0
     for update in range(1, updates + 1):
         chosen = rng.choice(fit, BATCH)
-        loss = F.mse_loss(network(data.inputs(chosen)), goal[chosen])
+        loss = F.mse_loss(network(_shifted(data.inputs(chosen), rng)), goal[chosen])
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -156,6 +159,19 @@ def _fit(
                 break
     network.load_state_dict(best)
     return least_at
+
+
+def _shifted(inputs: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return pictures that are shifted by some pixels, their borders repeated: the same motion at another place."""
+    x, y = rng.integers(2 * SHIFT + 1, size=2)
+    side = inputs.shape[-1]
+    return F.pad(inputs, [SHIFT] * 4, mode="replicate")[..., y : y + side, x : x + side]
+
+
+def _calibrated(predicted: Array, true: Array) -> Array:
+    """Return the factor, 0 to 1 per dimension, that brings predictions nearest to true values of mean 0, ``(A,)``."""
+    squares = np.square(predicted).sum(0)
+    return ((predicted * true).sum(0) / np.where(squares > 0, squares, 1.0)).clip(0, 1)
 
 
 @torch.no_grad()

@@ -93,15 +93,17 @@ def variance_explained(
 ) -> float | None:
     """Return the share of the latent action's variance that a linear map from something else explains.
 
-    It is the R² of its dimensions weighted by their variance; None where none varies.
+    Dimensions count by their variance, which is taken around the mean of the training rows: a scene of its own in an
+    unseen episode counts as unexplained, not as worse than nothing. None where no dimension varies.
 
     Args:
         train, test: per episode, what may explain ``(T-1, D)`` and the latent actions ``(T-1, L)``.
         rng: chooses validation episodes.
     """
-    fit = _Ridge(*_rows(train), _choose_strength(train, rng))
+    causes, latents = _rows(train)
+    fit = _Ridge(causes, latents, _choose_strength(train, rng))
     inputs, true = _rows(test)
-    total = float(np.square(true - true.mean(axis=0)).sum())
+    total = float(np.square(true - latents.mean(axis=0)).sum())
     return 1 - float(np.square(true - fit.predict(inputs)).sum()) / total if total > 1e-12 else None
 
 

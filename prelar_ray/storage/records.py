@@ -149,7 +149,9 @@ class ProbeScores(_Record):
     ceiling: CeilingScores | None = None
     """None where it was left out."""
     r2_over_ceiling: float | None = None
-    """Share of the ceiling that the linear map reaches; None without a ceiling above 0.01."""
+    """Share of the ceiling that the linear map reaches, over the dimensions whose ceiling is 0.01 or more; None without
+    any.
+    """
     r2_by_held_out_task: dict[str, float | None] = Field(default_factory=dict)
     """R² on all episodes of a source of the store, of a map fitted to all others; empty where there is one source."""
     explained_by_action: float | None = None

@@ -111,7 +111,7 @@ METRICS: dict[str, Metric] = {
     ),
     "probe/r2_over_ceiling": Metric(
         "",
-        "Share of the ceiling that the linear map reaches.",
+        "Share of the ceiling that the linear map reaches, over the dimensions that the frames show.",
         "Near 1: the latent action holds what the frames show of the true action.",
     ),
     "probe/r2_held_out_task": Metric(

@@ -31,7 +31,7 @@ TEST_SHARE = 0.2
 MOST_PAIRS = 30_000
 """Pairs of frames from which the ceiling's network learns at most; their frames are held in memory."""
 SHOWN = 0.01
-"""R² of the ceiling from which on the probe is compared with it."""
+"""R² of the ceiling from which on a dimension of the action counts as shown by the frames."""
 
 Array = npt.NDArray[np.float64]
 Pairs = tuple[Array, Array]
@@ -157,9 +157,8 @@ def probe_scores(
     split = Split.choose(list(pairs), unseen, rng)
     found = probe([pairs[i] for i in split.train], [pairs[i] for i in split.test], rng)
     limit = None if measure_ceiling is None else measure_ceiling(videos, split, seed, progress)
-    r2 = _mean(found.r2)
     scores = ProbeScores(
-        r2=r2,
+        r2=_mean(found.r2),
         r2_by_dimension=[_finite(value) for value in found.r2],
         r2_permuted=_mean(found.r2_permuted),
         ridge=found.strength,
@@ -168,7 +167,7 @@ def probe_scores(
         test_steps=found.test_steps,
         unseen=set(split.test) <= set(unseen),
         ceiling=limit,
-        r2_over_ceiling=_over(r2, None if limit is None else limit.r2),
+        r2_over_ceiling=None if limit is None else _share(found.r2, limit.r2_by_dimension),
         r2_by_held_out_task=_held_out_tasks(pairs, videos.sources, generator(seed, STREAM, 5)),
         **_explained(pairs, videos, split, generator(seed, STREAM, 6)),
     )
@@ -234,8 +233,10 @@ def _mean_between(values: Actions, stride: int) -> Array:
     return mean
 
 
-def _over(r2: float | None, ceiling: float | None) -> float | None:
-    return None if r2 is None or ceiling is None or ceiling < SHOWN else r2 / ceiling
+def _share(r2: Sequence[float], ceiling: Sequence[float | None]) -> float | None:
+    """Return the sum of R² over that of the ceiling, of the dimensions that the frames show; None without any."""
+    shown = [(found, most) for found, most in zip(r2, ceiling, strict=True) if most is not None and most >= SHOWN]
+    return sum(found for found, _ in shown) / sum(most for _, most in shown) if shown else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -13,6 +13,7 @@ from prelar_ray.learning.probe import Probe, probe
 from prelar_ray.reporting import write_report
 from prelar_ray.storage.records import Diagnostics, read_diagnostics
 from prelar_ray.telemetry.metrics import METRICS
+from prelar_ray.training import probing
 from prelar_ray.video.actions import ActionFile, ActionWriter, actions_path
 from prelar_ray.video.store import VideoStore, VideoWriter
 
@@ -163,6 +164,11 @@ def test_tasks_are_held_out_in_turn_and_a_distractor_is_told_from_the_action(
     text = shown(capsys)
     for name in ("probe/r2_held_out_task", "probe/explained_by_action", "probe/explained_by_nuisance"):
         assert name in text
+
+
+def test_the_probe_is_compared_with_its_ceiling_where_the_frames_show_the_action() -> None:
+    assert probing._share([0.1, 0.3, -0.5, 0.2], [0.2, 0.6, -0.4, None]) == pytest.approx(0.5)
+    assert probing._share([0.1], [0.0]) is None
 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(1.49, "not used"), (1.5, "used"), (None, "not used")])

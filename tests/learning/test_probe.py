@@ -81,6 +81,8 @@ def test_the_variance_of_the_latent_action_is_shared_out_to_what_it_comes_from()
 
     shares = [variance_explained(train, test, rng) for train, test in zip(parts(12), parts(4), strict=True)]
     assert shares == [pytest.approx(share, abs=0.05) for share in (0.9, 0.1, 0.0)]
+    elsewhere = [(cause, latent + 20) for cause, latent in parts(4)[2]]
+    assert variance_explained(parts(12)[2], elsewhere, rng) == pytest.approx(0, abs=0.05)
     still = [(cause, np.zeros_like(latent)) for cause, latent in parts(2)[0]]
     assert variance_explained(still, still, rng) is None
 
