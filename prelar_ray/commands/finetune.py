@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import print_dry_run
-from prelar_ray.commands.options import command_parser, override_option, resolve
+from prelar_ray.commands.options import command_parser, override_option, resolve, resume_options, run_alone
 from prelar_ray.config import to_yaml
 from prelar_ray.errors import RenderingError
 from prelar_ray.kinds import kind_of
@@ -38,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--init", type=Path, metavar="RUN", help="pre-training run or checkpoint; without: from scratch"
     )
-    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    resume_options(parser)
     override_option(parser, "--cluster", "cluster", help="none, auto, or the address of a Ray cluster")
     override_option(parser, "--task", "env.task", help="environment id")
     args = parser.parse_args(argv)
+    with run_alone(parser, args):
+        return _finetune(parser, args)
+
+
+def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     config = resolve(args)
     kind = kind_of(config, "finetune")
     if args.dry_run:
@@ -59,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info("--init %s is not read: --resume resumes from the last checkpoint in %s", args.init, args.out)
     elif args.init:
         init = kind.find_init(args.init, config)
-    run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
+    run = RunFolder.create(
+        args.out, to_yaml(config), "finetune", resume=args.resume, accept_changes=args.accept_changes
+    )
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, init, args.resume))
     evaluate = [["evaluate", args.out, "--film", "film.mp4"]] if kind.has_policy else []

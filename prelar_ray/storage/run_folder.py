@@ -3,7 +3,8 @@
 ::
 
     RUN/
-      run.json            phase, id, status, versions, hardware, timings, summary
+      run.json            phase, id, status, versions, hardware, timings, summary, changes of settings by a resume
+      .lock               while a process is at work in the folder: which one
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
@@ -21,7 +22,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,17 +32,26 @@ import numpy as np
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.storage.locks import FileLock, HeldError, described, hold
 from prelar_ray.storage.processes import is_gone, this_process
 from prelar_ray.storage.provenance import provenance
 from prelar_ray.storage.records import EvaluationRecord
 
-__all__ = ["IMPORT", "RunFolder", "require_new"]
+__all__ = ["IMPORT", "RunFolder", "check_out", "lock_run", "require_new"]
 
 IMPORT = "import"
 """Phase of a folder with an imported checkpoint; a run can start from it, but it cannot be resumed."""
 
 
 log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+NAME_BYTES = 255
+"""Longest name of a file, on all usual file systems."""
+
+PATIENCE_SECONDS = 120.0
+"""How long a run waits for a lock whose holder is known to have ended, on a machine that went down."""
 
 REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
 """Files that a run may create before its first checkpoint, besides its record and configuration."""
@@ -53,6 +63,10 @@ class RunFolder:
     def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
         self._config_yaml = config_yaml
+        self._lock: FileLock | None = None
+        self._changes: dict[str, Any] | None = None
+        self.accepts_changes = False
+        """Whether a resume may change what identifies the experiment."""
         self.started = False
         """Whether training has started in this process; until then a run to resume is unchanged."""
         self.info = info
@@ -68,33 +82,71 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config_yaml: str, phase: str, resume: bool = False, abandoned: bool = False
+        cls,
+        path: Path,
+        config_yaml: str,
+        phase: str,
+        resume: bool = False,
+        abandoned: bool = False,
+        accept_changes: bool = False,
     ) -> RunFolder:
         """Create a run in a new or empty folder or, with ``resume``, open the run of the same phase in it.
 
-        A run to resume is unchanged until :meth:`start`, because later checks may still refuse it. A folder in which a
-        run ended before its first checkpoint counts as empty: its files are removed.
+        The run holds the folder's lock until :meth:`close`, or until nobody refers to it; see :func:`lock_run`. A run
+        to resume is unchanged until :meth:`start`, because later checks may still refuse it. A folder in which a run
+        ended before its first checkpoint counts as empty: its files are removed.
 
         Args:
-            abandoned: the caller knows that no process uses the folder, on any host.
+            abandoned: the caller knows that no process uses the folder, on any host. A lock that is not free yet is
+                waited for.
+            accept_changes: a resume may change what identifies the experiment.
 
         Raises:
             RunFolderError: the folder cannot be used, or another process uses it; the message has reason and remedy.
         """
         if resume:
-            folder = cls._to_resume(path, phase, config_yaml)
-            _refuse_unusable(path)
+            _to_resume(path, phase)  # makes no folder where there is no run
+        check_out(path)
+        _make(path)
+        lock = lock_run(path, PATIENCE_SECONDS if abandoned else 0.0)
+        if resume:
+            folder = cls(path, _to_resume(path, phase), config_yaml)
             if not abandoned:
                 _refuse_in_use(path, folder.info)
-            return folder
-        _refuse_unusable(path)
-        _refuse_occupied(path, abandoned)
-        _remove_remains(path)
-        folder = cls(path, {}, config_yaml)
-        folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now(), "command": shlex.join(sys.orig_argv)}
-        folder.info |= {**provenance(), "timings": {}, "summary": {}}
-        folder.start()
+        else:
+            _refuse_occupied(path, abandoned)
+            _remove_remains(path)
+            folder = cls(path, {}, config_yaml)
+        folder._lock, folder.accepts_changes = lock, accept_changes
+        if not resume:
+            folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now()}
+            folder.info |= {"command": shlex.join(sys.orig_argv), **provenance(), "timings": {}, "summary": {}}
+            folder.start()
         return folder
+
+    def close(self) -> None:
+        """Let other processes use the folder; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def change(self, update: int, settings: Mapping[str, tuple[Any, Any]]) -> None:
+        """Let :meth:`start` record which settings a resume changed.
+
+        Args:
+            update: of the checkpoint that the run resumes from.
+            settings: value before and after, by dotted key; none is no change.
+        """
+        at = {"at": _now(), "update": update}
+        self._changes = at | {"settings": {key: list(pair) for key, pair in settings.items()}} if settings else None
+
+    @property
+    def changed_to(self) -> dict[str, Any]:
+        """The value that recorded changes gave to settings last, by dotted key."""
+        found: dict[str, Any] = {}
+        with suppress(AttributeError, TypeError, KeyError, ValueError):  # damaged: as if there were none
+            for change in self.info.get("changes") or ():
+                found |= {key: after for key, (_, after) in change["settings"].items()}
+        return found
 
     def start(self) -> None:
         """Record that the run is running, with the configuration given to :meth:`create`; repeated calls do nothing.
@@ -107,6 +159,8 @@ class RunFolder:
         self.started = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+        if self._changes:
+            self.info["changes"] = [*self.info.get("changes", []), self._changes]
         self.update(status="running", finished=None, process=this_process())
         with atomic_file(self.config_path) as file:
             file.write(self._config_yaml.encode())
@@ -211,22 +265,53 @@ class RunFolder:
         """
         filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
 
-    @classmethod
-    def _to_resume(cls, path: Path, phase: str, config_yaml: str) -> RunFolder:
+
+def lock_run(path: Path, patience: float = 0.0) -> FileLock:
+    """Return the lock of a run folder, which one process holds at a time; see :mod:`prelar_ray.storage.locks`.
+
+    A process that holds it already gets the same lock. It ends with :meth:`FileLock.release`, with the last reference
+    to it, or with the process, also by ``kill -9``.
+
+    Args:
+        patience: seconds to wait for the lock.
+
+    Raises:
+        RunFolderError: another process holds it; says which, where, and since when.
+    """
+    deadline = time.monotonic() + patience
+    while True:
         try:
-            folder = cls(path, cls.open(path).info, config_yaml)
-        except DataError as error:
-            raise RunFolderError(f"{error}; there is no run to --resume") from error
-        if folder.info["phase"] == IMPORT:
+            lock = hold(path / LOCK)
+        except HeldError as error:
+            if time.monotonic() < deadline:
+                time.sleep(1.0)
+                continue
+            raise _in_use(path, error.holder) from error
+        except OSError as error:
             raise RunFolderError(
-                f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
-                "choose another --out"
-            )
-        if folder.info["phase"] != phase:
-            raise RunFolderError(
-                f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
-            )
-        return folder
+                f"{path}: cannot be locked ({error.strerror}); delete {path / LOCK}, or choose another --out"
+            ) from error
+        if lock.left is not None:
+            _warn_of_foreign(path, lock.left)
+        return lock
+
+
+def _to_resume(path: Path, phase: str) -> dict[str, Any]:
+    """Return the record of the run in a folder, if ``phase`` can resume it."""
+    try:
+        info = RunFolder.open(path).info
+    except DataError as error:
+        raise RunFolderError(f"{error}; there is no run to --resume") from error
+    if info["phase"] == IMPORT:
+        raise RunFolderError(
+            f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
+            "choose another --out"
+        )
+    if info["phase"] != phase:
+        raise RunFolderError(
+            f"{path}: holds a {info['phase']} run, which {phase} cannot --resume; choose another --out"
+        )
+    return info
 
 
 def require_new(path: Path) -> None:
@@ -239,37 +324,67 @@ def require_new(path: Path) -> None:
         raise RunFolderError(f"{path}: exists already; choose a new folder, nothing is overwritten")
 
 
-def _refuse_unusable(path: Path) -> None:
-    """Create the folder; RunFolderError if it cannot be written."""
+def check_out(path: Path, new: bool = False) -> None:
+    """Check that a folder can be used for a run, without making anything.
+
+    Args:
+        new: a run is to start in it, so it may not hold one.
+
+    Raises:
+        RunFolderError: its name is too long, it is a file, not writable, or occupied.
+    """
+    for name in path.parts:
+        if (size := len(os.fsencode(name))) > NAME_BYTES:
+            raise RunFolderError(
+                f"{name[:40]}...: a name of {size} bytes, and file systems take {NAME_BYTES}; choose a shorter --out"
+            )
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path}: is a file, expected a folder; choose another --out")
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise RunFolderError(f"{path}: cannot make this folder: Not a directory: {there}; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        said = path if there == path.absolute() else f"{path}: {there}"
+        raise RunFolderError(f"{said}: not writable; change its permissions or choose another --out")
+    if new and path.exists():
+        _refuse_occupied(path, abandoned=False)
+
+
+def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"{path}: cannot make this folder: {error.strerror}; choose another --out") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
 
 
 def _refuse_in_use(path: Path, info: dict[str, Any]) -> None:
-    """Refuse a folder that another process uses: each would overwrite and remove files of the other."""
-    this = this_process()
+    """Refuse a folder that another process uses without a lock: one of an older version, or on another host."""
     with suppress(KeyError, TypeError):  # an older record does not identify its process
         process = info["process"]
         if info["status"] != "running" or is_gone(process):
             return
-        pid, host = process["pid"], process["host"]
-        if host != this["host"]:
-            log.warning(
-                "%s: its record says that process %s on %s is using it; make sure that it is not: two at once "
-                "destroy each other's files",
-                *(path, pid, host),
-            )
-        elif pid != this["pid"]:
-            raise RunFolderError(
-                f"{path}: process {pid} is using it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
-                "checkpoint), then --resume"
-            )
+        this = this_process()
+        if process["host"] != this["host"]:
+            _warn_of_foreign(path, process)
+        elif process["pid"] != this["pid"]:
+            raise _in_use(path, process)
+
+
+def _in_use(path: Path, holder: Mapping[str, Any] | None) -> RunFolderError:
+    who, stop = "another process", "stop that first"
+    if holder:
+        who = described(holder)
+        here = holder["host"] == this_process()["host"]
+        stop += f" (Ctrl-C there, or kill {holder['pid']}: it writes a checkpoint)"
+        stop += "" if here else f", or delete {path / LOCK} if it is gone"
+    return RunFolderError(f"{path}: {who} is using it; {stop}, then --resume")
+
+
+def _warn_of_foreign(path: Path, holder: Mapping[str, Any]) -> None:
+    log.warning(
+        "%s: its record says that %s is using it; make sure that it is not: two at once destroy each other's files",
+        *(path, described(holder)),
+    )
 
 
 def _refuse_occupied(path: Path, abandoned: bool) -> None:
@@ -277,7 +392,7 @@ def _refuse_occupied(path: Path, abandoned: bool) -> None:
         return
     if (path / "run.json").exists():
         raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
-    names = sorted(entry.name for entry in path.iterdir())
+    names = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
     if names:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
@@ -292,7 +407,7 @@ def _ended_before_checkpoint(path: Path, abandoned: bool) -> bool:
         info = json.loads((path / "run.json").read_bytes())
         killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
         ended = killed or info["status"] in ("failed", "interrupted")
-        made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
+        made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)} - {LOCK}
         saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
         linked = [name for name in REMAINS if (path / name).is_symlink()]  # the target of a link is not removed
         return ended and made <= {"run.json", "config.yaml", *REMAINS} and not saved and not linked

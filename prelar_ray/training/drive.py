@@ -111,7 +111,7 @@ def drive(
         RoleDied: a role died, and restarting did not help.
         PrelarError: what ``load``, ``start``, ``open_loop`` and the loop raise.
     """
-    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
+    with closing(run), mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         origin = load()
         with closing(start()) as backend, Progress() as progress, run.timed(phase):
             with progress.phase(phase, total, unit, min(done(origin), total)) as bar:

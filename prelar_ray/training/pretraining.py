@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prelar_ray.checkpoint.compatibility import resumable_checkpoint
+from prelar_ray.checkpoint.compatibility import check_same_experiment, resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
@@ -27,7 +27,7 @@ from prelar_ray.training.restarts import RestartPolicy
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes, validation_clips
 from prelar_ray.video.mixture import VideoMixture
-from prelar_ray.video.seen import SeenVideos
+from prelar_ray.video.seen import SeenVideos, VideoIdentity
 from prelar_ray.wording import counted
 
 __all__ = ["Pretraining", "iterate_pretraining", "pretrain"]
@@ -60,7 +60,8 @@ def iterate_pretraining(
     Raises:
         DataError: the video store cannot be used.
         NonFiniteError: a loss became NaN or infinite.
-        CheckpointError: nothing to resume from, other networks than the run's, or a checkpoint could not be written.
+        CheckpointError: nothing to resume from, other networks, seed or videos than the run's, or a checkpoint could
+            not be written.
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: ``checkpoint.mirror`` cannot be used.
     """
@@ -70,6 +71,8 @@ def iterate_pretraining(
     def load() -> _Origin:
         store = VideoMixture.open(config.video)
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
+        if checkpoint:
+            check_same_experiment(run, checkpoint, config, _other_videos(checkpoint, config, store))
         return _Origin(_Videos(config, store, checkpoint), checkpoint)
 
     def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
@@ -99,7 +102,11 @@ class _Videos:
         held_out = _held_out(config, store, seen)
         self.store, self.held_out = store, held_out
         store.log_shares(config.video.paths, settings.segment_length)
-        self.counters = {"held_out": held_out, "shards": seen.extended(store, held_out).shards}
+        self.counters = {
+            "held_out": held_out,
+            "shards": seen.extended(store, held_out).shards,
+            "videos": VideoIdentity.of(store).stores,
+        }
         shape = settings.batch_size, settings.segment_length
         self.sampler = ClipSampler(store, *shape, generator(config.seed, "clips"), without=held_out)
         self.validation = validation_clips(store, *shape, held_out)
@@ -110,6 +117,15 @@ class _Origin(NamedTuple):
 
     videos: _Videos
     checkpoint: Checkpoint | None
+
+
+def _other_videos(checkpoint: Checkpoint, config: RunConfig, store: VideoMixture) -> tuple[str, str] | None:
+    """Return in words the videos of a checkpoint and those of now, where they are others; None if they are the same."""
+    now = VideoIdentity.of(store)
+    if now.continues(checkpoint.counters, config.video.skip_bad):
+        return None
+    before = checkpoint.counters.get("videos") or [list(checkpoint.counters["shards"])]
+    return f"{checkpoint.config.video.name}, {VideoIdentity(before)}", f"{config.video.name}, {now}"
 
 
 def _held_out(config: RunConfig, store: VideoMixture, seen: SeenVideos) -> list[int]:
