@@ -23,6 +23,7 @@ from prelar_ray.study.placement import at_once, check_placeable, trial_nodes
 from prelar_ray.study.plan import PlannedRun, plan_runs
 from prelar_ray.study.sweep import Rates, Sweep, read_sweep
 from prelar_ray.telemetry.progress import console
+from prelar_ray.telemetry.streams import forgive_output
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
@@ -114,6 +115,7 @@ def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespa
                 f"kept: {out}; resume with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
             )
             raise
+    forgive_output()  # what libraries say there is not what the command is for
     return _conclude(folder.failures(), status, out, again)
 
 

@@ -3,7 +3,8 @@
 ::
 
     RUN/
-      run.json            phase, id, status, versions, hardware, timings, summary, changes of settings by a resume
+      run.json            phase, id, status, versions, hardware, timings, summary, changes of settings by a resume;
+                          lost_log: why, and from which update on, nobody could read the log
       .lock               while a process is at work in the folder: which one
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
@@ -159,6 +160,7 @@ class RunFolder:
         self.started = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+            self.info.pop("lost_log", None)  # of the process before
         if self._changes:
             self.info["changes"] = [*self.info.get("changes", []), self._changes]
         self.update(status="running", finished=None, process=this_process())
