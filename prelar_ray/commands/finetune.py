@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
-from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.dry_run import check_run, print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, resolve, resume_options, run_alone
 from prelar_ray.config import to_yaml
 from prelar_ray.errors import RenderingError
@@ -55,6 +55,9 @@ def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             kind.check(config)
         except RenderingError as error:  # a machine that plans need not be one that renders
             log.warning("env.task=%s is not checked: %s", config.env.task, error)
+        check_run(kind, config, args)
+        if args.init and not args.resume:
+            kind.find_init(args.init, config)
         print_dry_run(config)
         return 0
     if args.out is None:

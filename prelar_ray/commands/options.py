@@ -10,7 +10,7 @@ from typing import Any
 
 from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.errors import ConfigError, RunFolderError, UsageError
-from prelar_ray.storage.run_folder import lock_run
+from prelar_ray.storage.occupancy import lock_run
 
 __all__ = [
     "chosen_videos",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
-from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.dry_run import check_run, check_tasks, print_dry_run
 from prelar_ray.commands.options import (
     command_parser,
     override_option,
@@ -18,7 +18,7 @@ from prelar_ray.commands.options import (
     verify_again,
     verify_option,
 )
-from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
@@ -54,12 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     config = resolve(args)
+    kind = kind_of(config, "pretrain")
     if args.dry_run:
+        if config.video.paths:
+            kind.check(config)
+        if config.env.task != EnvConfig().task:  # read by what starts from here; the default loads a simulator
+            check_tasks({"env.task": config.env.task})
+        check_run(kind, config, args)
         print_dry_run(config)
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    kind = kind_of(config, "pretrain")
     kind.check(config)
     config = _with_absolute_videos(config)
     verify_again(args, config.video)

@@ -60,8 +60,11 @@ class FileLock:
             host went down, unless the file system is one of those whose locks end at the host.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, strict: bool = False) -> None:
         """Take the lock, without waiting.
+
+        Args:
+            strict: do not take over what another host left.
 
         Raises:
             HeldError: another process, or this one, holds it.
@@ -71,7 +74,7 @@ class FileLock:
         self._file = self._locked()
         record = _read(self._file)
         if record and not _is_over(record):  # of a file system without locks, or of a version that took none
-            if record["host"] == this_process()["host"] or not self._exclusive:
+            if strict or record["host"] == this_process()["host"] or not self._exclusive:
                 self._file.close()
                 raise HeldError(record, path)
             self.left: Mapping[str, Any] | None = record
@@ -134,8 +137,8 @@ class FileLock:
             return False
 
 
-def hold(path: Path) -> FileLock:
-    """Return the lock on a file, taken now or held by this process already.
+def hold(path: Path, strict: bool = False) -> FileLock:
+    """Return the lock on a file, taken now or held by this process already; ``strict`` as for :class:`FileLock`.
 
     Raises:
         HeldError: another process holds it.
@@ -144,7 +147,7 @@ def hold(path: Path) -> FileLock:
     key = path.parent.resolve() / path.name
     lock = _HELD.get(key)
     if lock is None or not lock.held:
-        lock = _HELD[key] = FileLock(path)
+        lock = _HELD[key] = FileLock(path, strict)
     return lock
 
 
