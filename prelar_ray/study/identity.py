@@ -24,7 +24,7 @@ from prelar_ray.study.sweep import Sweep
 from prelar_ray.video.remote import store_folder
 from prelar_ray.video.seen import content_digest
 
-__all__ = ["INPUTS", "Input", "inputs_of", "known_inputs", "path_identities", "to_json"]
+__all__ = ["INPUTS", "Input", "checkpoint_content", "inputs_of", "known_inputs", "path_identities", "to_json"]
 
 INPUTS = "inputs.json"
 """File of a study with what it started from so far."""
@@ -63,7 +63,9 @@ def inputs_of(sweep: Sweep, folder: Path) -> dict[str, Input]:
     found = {}
     for key, given in _given(sweep):
         shards = _shards(given, cache) if key.startswith("videos.") else None
-        content = (content_digest(shards) if shards else None) if key.startswith("videos.") else _checkpoint(given)
+        content = (
+            (content_digest(shards) if shards else None) if key.startswith("videos.") else checkpoint_content(given)
+        )
         same = _recorded(key, content, known)
         if same is None and before:
             same = before.find(key, given, shards, content)
@@ -127,7 +129,7 @@ def _shards(given: str, cache: str) -> list[str] | None:
     return None
 
 
-def _checkpoint(given: str) -> str | None:
+def checkpoint_content(given: str) -> str | None:
     """Return the checksum of the newest checkpoint of a run folder, or of a checkpoint; None without."""
     path = Path(given)
     for file in [path / CHECKPOINT_META, *sorted(path.glob(f"checkpoints/[0-9]*/{CHECKPOINT_META}"), reverse=True)]:
@@ -153,7 +155,7 @@ class _EarlierVersion:
             return None
         same = _one_spelling(spelt) == _one_spelling(given)
         if kind == "init":
-            same = same or (content is not None and _checkpoint(spelt) == content)
+            same = same or (content is not None and checkpoint_content(spelt) == content)
             return Input(key, str(Path(spelt).absolute()), content) if same else None
         if shards is not None and self.seen:
             same = set(shards) in self.seen
