@@ -22,6 +22,7 @@ from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.video.layout import read_manifest
 
 __all__ = ["main"]
 
@@ -56,8 +57,11 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     config = resolve(args)
     kind = kind_of(config, "pretrain")
     if args.dry_run:
-        if config.video.paths:
+        if config.video.paths or config.algorithm:  # videos may be named later, a method is not another then
             kind.check(config)
+        for path in config.video.paths:
+            if not is_address(path):
+                read_manifest(Path(path))
         if config.env.task != EnvConfig().task:  # read by what starts from here; the default loads a simulator
             check_tasks({"env.task": config.env.task})
         check_run(kind, config, args)

@@ -42,7 +42,7 @@ from prelar_ray.storage.occupancy import (
     remove_remains,
 )
 from prelar_ray.storage.processes import this_process
-from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.provenance import installed_versions, provenance
 from prelar_ray.storage.records import EvaluationRecord
 
 __all__ = ["IMPORT", "RunFolder"]
@@ -61,7 +61,7 @@ class RunFolder:
         self.path = path
         self._config_yaml = config_yaml
         self._lock: FileLock | None = None
-        self._changes: dict[str, Any] | None = None
+        self._changes: dict[str, Any] = {}
         self.accepts_changes = False
         """Whether a resume may change what identifies the experiment."""
         self.started = False
@@ -127,14 +127,18 @@ class RunFolder:
             self._lock.release()
 
     def change(self, update: int, settings: Mapping[str, tuple[Any, Any]]) -> None:
-        """Let :meth:`start` record which settings a resume changed.
+        """Let :meth:`start` record which settings a resume changed, and which versions of packages.
 
         Args:
             update: of the checkpoint that the run resumes from.
-            settings: value before and after, by dotted key; none is no change.
+            settings: value before and after, by dotted key.
         """
-        at = {"at": _now(), "update": update}
-        self._changes = at | {"settings": {key: list(pair) for key, pair in settings.items()}} if settings else None
+        before, now = self.info["versions"], installed_versions()
+        changed = {key: list(pair) for key, pair in settings.items()}
+        for package in dict.fromkeys([*before, *now]):
+            if before.get(package) != now.get(package):
+                changed[f"versions.{package}"] = [before.get(package), now.get(package)]
+        self._changes = {"at": _now(), "update": update, "settings": changed} if changed else {}
 
     @property
     def changed_to(self) -> dict[str, Any]:
@@ -158,7 +162,10 @@ class RunFolder:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
             self.info.pop("lost_log", None)  # of the process before
         if self._changes:
-            self.info["changes"] = [*self.info.get("changes", []), self._changes]
+            self.info |= {
+                "changes": [*self.info.get("changes", []), self._changes],
+                "versions": installed_versions(),
+            }
         self.update(status="running", finished=None, process=this_process())
         with atomic_file(self.config_path) as file:
             file.write(self._config_yaml.encode())

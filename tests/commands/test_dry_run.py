@@ -12,7 +12,7 @@ import torch
 from prelar_ray.commands import demo, evaluate, finetune, pretrain, record, tune
 from prelar_ray.commands.dry_run import summarise
 from prelar_ray.config import RunConfig, load_config, preset_names
-from prelar_ray.errors import CheckpointError, ConfigError, RenderingError, RunFolderError
+from prelar_ray.errors import CheckpointError, ConfigError, DataError, RenderingError, RunFolderError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.layers import parameter_count
@@ -202,6 +202,8 @@ def test_a_start_or_a_resume_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="nowhere: not a checkpoint"):
         finetune.main(["--config", settings, "--dry-run", "--init", str(tmp_path / "nowhere")])
+    with pytest.raises(DataError, match=r"nowhere: no such folder; .* correct video\.path"):
+        pretrain.main(["--config", settings, "--dry-run", "--videos", str(tmp_path / "nowhere")])
     before = {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()}
     line = ["--dry-run", "--resume", "--out", str(finetuned), "seed=5"]
     with pytest.raises(CheckpointError, match=r"made with seed=0 \(here 5\)"):

@@ -98,6 +98,16 @@ def test_other_numbers_are_tuned_without_a_flag_and_recorded_all_the_same(run: R
     assert change["settings"]["behaviour.entropy_weight"] == [1e-4, 0.5]
 
 
+def test_other_versions_of_packages_are_recorded(run: Run, resumed: Any) -> None:
+    folder = run("run", "finetune.env_steps=65")
+    now = folder.info["versions"]
+    folder.update(versions=now | {"mujoco": "0.1"})
+    again = resumed("finetune.env_steps=65")
+    (change,) = again.info["changes"]
+    assert change["settings"] == {"versions.mujoco": ["0.1", now["mujoco"]]}
+    assert again.info["versions"] == now
+
+
 # Videos
 
 
