@@ -56,6 +56,16 @@ def test_the_second_is_told_who_holds_the_lock_and_kill_9_releases_it(tmp_path: 
     assert not path.exists()
 
 
+def test_the_lock_holds_whatever_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with holder(path) as other:
+        for content in ("", json.dumps({"host": this_process()["host"], "pid": 2**22 + 1, "started": 0.0})):
+            path.write_text(content)
+            with pytest.raises(HeldError):
+                FileLock(path)
+        other.kill()
+
+
 def test_of_several_that_come_at_the_same_instant_one_wins(tmp_path: Path) -> None:
     program = f"""
 input()

@@ -151,6 +151,11 @@ def test_a_study_of_an_earlier_version_keeps_its_names_while_its_videos_are_the_
     for given in ("./videos/point/", "videos/point", str(store)):
         assert names(planned(sweep_of(given), folder)) == names(before)
 
+    study.write_inputs(to_json([], inputs_of(old, folder)))  # as the next resume does: from now on the content tells
+    shutil.copytree(store, tmp_path / "copy")
+    assert names(planned(sweep_of("copy"), folder)) == names(before)
+    (folder / "inputs.json").unlink()
+
     # From elsewhere: what its pre-training was trained on tells.
     shards = [json.loads(line)["sha256"] for line in (store / "shards.jsonl").read_text().splitlines()]
     checkpoint = study.run_path(before[0].name) / "checkpoints" / "000000005"
