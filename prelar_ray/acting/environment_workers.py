@@ -256,6 +256,8 @@ def serve(connection: int, memory: int) -> None:
     Args:
         connection, memory: descriptors of the pipe and of the shared memory.
     """
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # a batch system sends them to all processes: the parent answers
+        signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
     pipe, places = Connection(connection), _places(memory)
     with suppress(EOFError, OSError):  # the parent is done, or gone

@@ -26,6 +26,9 @@ from prelar_ray.seeding import derive_seed
 
 __all__ = ["algorithm_config"]
 
+SHOWN = 10
+"""Settings that a message names where none resembles what was given."""
+
 assert ray.rllib
 
 OWN_NETWORKS = {"DreamerV3": "rllib.training.model_size"}
@@ -110,7 +113,8 @@ def _check(section: str, who: str, given: Mapping[str, Any], known: Mapping[str,
     for key, value in given.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"nearest: {near[0]}" if near else f"known: {', '.join(sorted(known))}"
+            more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+            hint = f"nearest: {near[0]}" if near else f"known: {', '.join(sorted(known)[:SHOWN])}{more}"
             raise ConfigError(f"{section}.{key}: {who} has no such setting; {hint}")
         try:
             TypeAdapter(known[key]).validate_python(value)

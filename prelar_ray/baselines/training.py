@@ -21,6 +21,7 @@ from prelar_ray.baselines.environment import register
 from prelar_ray.baselines.episodes import FinishedEpisodes
 from prelar_ray.baselines.metrics import learner_metrics, sampled_steps, updates
 from prelar_ray.baselines.policy import ModulePolicy
+from prelar_ray.checkpoint.compatibility import check_same_experiment
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import action_size
@@ -55,10 +56,19 @@ def iterate_rllib(
         ConfigError, RenderingError: a setting that RLlib or the environment does not know or accept, no rendering.
         EnvironmentFailure: an environment of this process failed; RLlib makes those of env runners again.
         NonFiniteError: a number of the learner became NaN or infinite.
-        CheckpointError: nothing to resume from, another algorithm or other networks than the run's, writing failed.
+        CheckpointError: nothing to resume from, another algorithm, task or seed or other networks than the run's,
+            writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
     """
     folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
+
+    def load() -> AlgorithmCheckpoint | None:
+        if not resume:
+            return None
+        checkpoint = resumable(folders, config)
+        check_same_experiment(run, checkpoint, config)
+        return checkpoint
+
     return drive(
         config,
         run,
@@ -66,7 +76,7 @@ def iterate_rllib(
         total=config.finetune.env_steps,
         unit="env steps",
         is_whole=is_whole,
-        load=lambda: resumable(folders, config) if resume else None,
+        load=load,
         done=lambda checkpoint: checkpoint.env_steps if checkpoint else 0,
         start=connect,
         open_loop=lambda cluster, checkpoint: _Baseline(config, run, folders, cluster, checkpoint),

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointFolders, CheckpointStore, load_checkpoint
 from prelar_ray.config import RunConfig
-from prelar_ray.config.compare import INVERSE_DYNAMICS, NETWORKS, POLICY, TAKEN_OVER, differences, same_pretraining
+from prelar_ray.config.compare import (
+    IDENTITY,
+    INVERSE_DYNAMICS,
+    NETWORKS,
+    POLICY,
+    TAKEN_OVER,
+    all_differences,
+    differences,
+    same_pretraining,
+)
 from prelar_ray.errors import CheckpointError, UsageError
+from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = [
     "check_evaluable",
     "check_length",
+    "check_same_experiment",
     "naming",
     "newest_resumable",
     "pretrained_checkpoint",
@@ -97,6 +108,40 @@ def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Che
     return checkpoint
 
 
+def check_same_experiment(
+    run: RunFolder, checkpoint: _Resumable, config: RunConfig, data: tuple[str, str] | None = None
+) -> None:
+    """Check that a resume continues the experiment that the run is, and let its record say what is changed.
+
+    What an earlier resume was allowed to change, and had no checkpoint of before it ended, is no change.
+
+    Args:
+        run: to resume; :attr:`RunFolder.accepts_changes` allows any change.
+        checkpoint: that it resumes from.
+        config: that it is to continue with.
+        data: the videos before and now, in words, where they are others.
+
+    Raises:
+        CheckpointError: task, seed, camera or another part of the experiment's identity would change; names each with
+            its value before and now.
+    """
+    changed, allowed = all_differences(checkpoint.config, config), run.changed_to
+    found = differences(checkpoint.config, config, IDENTITY[run.info["phase"]])
+    if data:
+        changed["videos"] = found["videos"] = data
+    found = {key: pair for key, pair in found.items() if key not in allowed or allowed[key] != pair[1]}
+    if found and not run.accepts_changes:
+        raise CheckpointError(
+            f"{checkpoint.path}: made with {_listed(found, len(found))}; this would be another experiment under the "
+            "same name: leave that as it was, start a new --out, or add --accept-changes, which run.json and the "
+            "report then say"
+        )
+    if changed:
+        said = log.warning if found else log.info
+        said("%s: continues with other settings than it was made with: %s", checkpoint.path, _listed(changed))
+    run.change(int(checkpoint.path.name), changed)
+
+
 class _Resumable(Protocol):
     """What every kind of checkpoint says of itself."""
 
@@ -172,10 +217,14 @@ def _check_networks(name: str, checkpoint: Checkpoint, config: RunConfig, sectio
     found = differences(checkpoint.config, config, sections)
     if not found:
         return
-    shown = list(found.items())[:SHOWN]
+    raise CheckpointError(f"{name}: made with {_listed(found)}; {advice}")
+
+
+def _listed(found: Mapping[str, tuple[Any, Any]], most: int = SHOWN) -> str:
+    """Return the first settings that differ, with the value of the checkpoint and of this configuration."""
+    shown = list(found.items())[:most]
     some = ", ".join(f"{path}={_text(theirs)} (here {_text(ours)})" for path, (theirs, ours) in shown)
-    more = f" and {len(found) - SHOWN} more that differ" if len(found) > SHOWN else ""
-    raise CheckpointError(f"{name}: made with {some}{more}; {advice}")
+    return some + (f" and {len(found) - most} more that differ" if len(found) > most else "")
 
 
 def _text(value: Any) -> str:

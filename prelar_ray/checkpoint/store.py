@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,8 @@ class CheckpointFolders:
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
         self.keep_last = keep_last
+        self.needed: Collection[int] = ()
+        """Updates whose checkpoints are not pruned: evaluations of them are pending."""
 
     @contextmanager
     def writing(self, update: int) -> Iterator[Path]:
@@ -129,13 +131,13 @@ class CheckpointFolders:
         raise CheckpointError(f"{self.folder}: holds no usable checkpoint to resume from; start again in a new --out")
 
     def _prune(self, reached: Path) -> None:
-        """Remove all but the best and the last ``keep_last`` checkpoints up to ``reached``, just saved or scored.
+        """Remove all but the best, the needed and the last ``keep_last`` up to ``reached``, just saved or scored.
 
         Checkpoints after ``reached`` are kept, so that the newest intact one is never removed: after a save they are
         damaged ones that the run did not resume from, after a score they are newer ones.
         """
         older = [path for path in self.paths() if path <= reached]
-        keep = {*older[-self.keep_last :], self.best()}
+        keep = {*older[-self.keep_last :], self.best(), *map(self.path, self.needed)}
         for path in older:
             if path not in keep:
                 shutil.rmtree(path)
@@ -150,6 +152,7 @@ class CheckpointStore(CheckpointFolders):
         Raises:
             CheckpointError: see :meth:`writing`.
         """
+        self.needed = [pending["update"] for pending in counters.get("evaluations_owed", ())]
         with self.writing(update) as folder:
             write_state(folder / _STATE, state)
             meta = {

@@ -5,14 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-import os
-import select
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.logging import RichHandler
@@ -20,7 +17,9 @@ from rich.logging import RichHandler
 from prelar_ray import __version__
 from prelar_ray.commands.options import plain_parser
 from prelar_ray.errors import PrelarError
+from prelar_ray.interrupts import stopping_signals
 from prelar_ray.telemetry.progress import console
+from prelar_ray.telemetry.streams import forgive_output, lasting_streams, lost_output
 
 if TYPE_CHECKING:  # importing it takes as long as all the rest
     from prelar_ray.storage.run_folder import RunFolder
@@ -50,6 +49,13 @@ COMMANDS = {
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
 
+REQUEUE = 75
+"""Exit code after SIGUSR1: a checkpoint is written, and the command with ``--resume`` continues. Slurm sends the signal
+before the time of a job is over (``sbatch --signal=USR1@300``), and its script asks for another turn::
+
+    srun prelar-ray finetune --out runs/reach --resume || [ $? -ne 75 ] || scontrol requeue $SLURM_JOB_ID
+"""
+
 BROKEN_PIPE = 141
 """Exit code when the reader of standard output left, as shells report it."""
 
@@ -61,9 +67,10 @@ def print_next(did: str, *commands: Sequence[object]) -> None:
 
 
 def run_to_end(lines: Iterable[object]) -> None:
-    """Drive a run; its lines of metrics are written already."""
+    """Drive a run; its lines of metrics are written already, and what it says besides is for the log."""
     for _ in lines:
         pass
+    forgive_output()
 
 
 @contextmanager
@@ -83,29 +90,42 @@ def guarded(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave the process with its exit code; expected errors become one message on stderr.
 
     Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 where settings, files or
-    folders cannot be used, 1 where a run failed); 130 after Ctrl-C; 141 when the reader of standard output left.
+    folders cannot be used, 1 where a run failed); 130 after Ctrl-C, SIGTERM or SIGHUP; :data:`REQUEUE` after SIGUSR1;
+    141 when the reader of standard output left, and 1 where what a command is for could not be written there. A run
+    outlives the readers of its log.
     """
-    _log_to_stderr()
-    signal.signal(signal.SIGTERM, _interrupt)
+    with lasting_streams(), stopping_signals() as came:
+        _log_to_stderr()
+        try:
+            code = _code(command)
+            sys.stdout.flush()
+            code = code or _unread()
+        except PrelarError as error:
+            sys.stderr.write(f"error: {error}\n")
+            code = error.exit_code
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            code = REQUEUE if signal.SIGUSR1 in came else INTERRUPTED
+        sys.exit(code)
+
+
+def _code(command: Callable[[], int]) -> int:
+    """Run a command; what argparse leaves with after ``--help`` or a mistake is a code like another."""
     try:
-        code = command()
-        sys.stdout.flush()
-    except PrelarError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = INTERRUPTED
-    except BrokenPipeError:
-        if not _reader_left():
-            raise
-        code = BROKEN_PIPE
-    sys.exit(code)
+        return command()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Let a polite kill end a run as Ctrl-C does: with a checkpoint."""
-    raise KeyboardInterrupt
+def _unread() -> int:
+    """Return the exit code of a command whose output may not have arrived."""
+    lost = lost_output()
+    if lost is None:
+        return 0
+    if isinstance(lost, BrokenPipeError):
+        return BROKEN_PIPE
+    sys.stderr.write(f"error: standard output: {getattr(lost, 'strerror', None) or lost}; direct it elsewhere\n")
+    return 1
 
 
 def _log_to_stderr() -> None:
@@ -117,16 +137,6 @@ def _log_to_stderr() -> None:
     else:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("prelar_ray").setLevel(logging.INFO)
-
-
-def _reader_left() -> bool:
-    """Return whether standard output is the pipe that broke; then direct it nowhere, so that exiting stays quiet."""
-    watch = select.poll()
-    watch.register(sys.stdout, 0)  # errors and hang-ups are reported without being asked for
-    if not watch.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def dispatch(argv: Sequence[str] | None = None) -> int:

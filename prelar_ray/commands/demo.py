@@ -9,11 +9,12 @@ from pathlib import Path
 
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.commands import diagnose, evaluate, finetune, prepare, pretrain, record, report
-from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.errors import RunFolderError
 from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import console
 
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = resolve(args)
     if args.dry_run:
+        tasks = {f"record.tasks.{number}": task for number, task in enumerate(config.record.tasks)}
+        check_tasks(tasks | {"env.task": config.env.task})
+        check_out(args.out)
         print_dry_run(config)
         return 0
     return _run(config, args.out)

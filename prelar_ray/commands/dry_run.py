@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,9 @@ from rich.table import Table
 from torch import Tensor
 
 from prelar_ray.config import RunConfig, to_yaml
-from prelar_ray.kinds import kind_of
+from prelar_ray.envs import check_task
+from prelar_ray.errors import RenderingError
+from prelar_ray.kinds import Kind, kind_of
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.frozen_model import FrozenModel
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
@@ -23,9 +27,13 @@ from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.replay.memory import GIB, STEP_BYTES
+from prelar_ray.storage.occupancy import check_out
+from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["Summary", "print_dry_run", "summarise"]
+__all__ = ["Summary", "check_run", "check_tasks", "print_dry_run", "summarise"]
+
+log = logging.getLogger(__name__)
 
 TRAINING_STATE_BYTES = 16  # per parameter, float32: value, gradient, two moments of Adam
 
@@ -36,6 +44,35 @@ class Summary:
 
     parameters: dict[str, dict[str, int]]  # phase -> part -> trainable parameters
     memory: dict[str, int]  # item -> bytes
+
+
+def check_tasks(tasks: Mapping[str, str]) -> None:
+    """Refuse tasks that do not exist, by dotted key; a machine that plans need not be one that renders.
+
+    Raises:
+        ConfigError: one is unknown.
+    """
+    for key, task in tasks.items():
+        try:
+            check_task(task, key)
+        except RenderingError as error:
+            log.warning("%s=%s is not checked: %s", key, task, error)
+
+
+def check_run(kind: Kind, config: RunConfig, args: argparse.Namespace) -> None:
+    """Refuse what a run with these arguments would refuse: its folder, and changes to the run in it.
+
+    Raises:
+        RunFolderError: the folder cannot be used, or there is no run to resume.
+        CheckpointError, UsageError: the run to resume does not fit.
+    """
+    if args.out is None:
+        return
+    check_out(args.out, new=not args.resume)
+    if args.resume:
+        run = RunFolder.to_resume(args.out, kind.phase)
+        run.accepts_changes = args.accept_changes
+        kind.check_resume(config, run)
 
 
 def print_dry_run(config: RunConfig) -> None:

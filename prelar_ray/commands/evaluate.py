@@ -14,7 +14,7 @@ from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.checkpoint.compatibility import check_evaluable, naming
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
-from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import override_option, overrides, plain_parser, positive
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.statistics import mean_interval, success_interval
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     config = load_config(None, args.config, overrides(args), base=checkpoint.config)
     if args.dry_run:
+        check_tasks({"env.task": config.env.task})
         print_dry_run(config)
         return 0
     for file in filter(None, (args.film, args.json)):

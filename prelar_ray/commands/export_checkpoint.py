@@ -12,7 +12,7 @@ from prelar_ray.commands.options import plain_parser
 from prelar_ray.published.convert import export_state
 from prelar_ray.published.files import write_published
 from prelar_ray.published.names import LAYOUTS
-from prelar_ray.storage.run_folder import require_new
+from prelar_ray.storage.occupancy import require_new
 
 __all__ = ["main"]
 

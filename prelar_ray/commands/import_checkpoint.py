@@ -16,7 +16,8 @@ from prelar_ray.config import named_value, to_yaml
 from prelar_ray.envs import action_size, check_task
 from prelar_ray.errors import OfficialCheckpointError, RenderingError
 from prelar_ray.published.convert import Imported, import_published
-from prelar_ray.storage.run_folder import IMPORT, RunFolder, require_new
+from prelar_ray.storage.occupancy import require_new
+from prelar_ray.storage.run_folder import IMPORT, RunFolder
 
 __all__ = ["main"]
 

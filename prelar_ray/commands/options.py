@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.errors import ConfigError, RunFolderError, UsageError
+from prelar_ray.storage.occupancy import lock_run
 
 __all__ = [
     "chosen_videos",
@@ -19,6 +21,8 @@ __all__ = [
     "positive",
     "repeated",
     "resolve",
+    "resume_options",
+    "run_alone",
     "verify_again",
     "verify_option",
     "video_options",
@@ -111,6 +115,37 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="leave damaged shards out (default: as the run was pre-trained)"
     )
     verify_option(parser)
+
+
+def resume_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that continue a run; :func:`run_alone` comes before :func:`resolve` then."""
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: although task, seed, camera or videos are others than before; run.json records it",
+    )
+
+
+@contextmanager
+def run_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[None]:
+    """Keep other processes out of the run to resume, from before anything of it is read to the end of the block.
+
+    A new run takes its folder itself, once it is clear that there will be one; a dry run only looks.
+
+    Raises:
+        RunFolderError: another process is at work in it; names that.
+    """
+    if args.accept_changes and not args.resume:
+        parser.error("--accept-changes is for --resume")
+    if args.dry_run or not args.resume or args.out is None or not (args.out / "run.json").is_file():
+        yield
+        return
+    lock = lock_run(args.out)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def verify_option(parser: argparse.ArgumentParser) -> None:

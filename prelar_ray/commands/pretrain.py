@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
-from prelar_ray.commands.dry_run import print_dry_run
-from prelar_ray.commands.options import command_parser, override_option, resolve, verify_again, verify_option
-from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.commands.dry_run import check_run, check_tasks, print_dry_run
+from prelar_ray.commands.options import (
+    command_parser,
+    override_option,
+    resolve,
+    resume_options,
+    run_alone,
+    verify_again,
+    verify_option,
+)
+from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.video.layout import read_manifest
 
 __all__ = ["main"]
 
@@ -30,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Pre-train."""
     parser = command_parser("pretrain", "Pre-train a PreLAR world model on a store of action-free videos.", EPILOG)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (required)")
-    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    resume_options(parser)
     help = "folder or address of the video store; again for several (short for video.path=...)"
     parser.add_argument("--videos", action="append", default=[], metavar="DIR", help=help)
     override_option(parser, "--skip-bad", "video.skip_bad", help="leave damaged shards out", value="true")
@@ -39,17 +49,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.videos:
         path = args.videos[0] if len(args.videos) == 1 else json.dumps(args.videos)
         args.shorthands = [*args.shorthands, f"video.path={path}"]
+    with run_alone(parser, args):
+        return _pretrain(parser, args)
+
+
+def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     config = resolve(args)
+    kind = kind_of(config, "pretrain")
     if args.dry_run:
+        if config.video.paths or config.algorithm:  # videos may be named later, a method is not another then
+            kind.check(config)
+        for path in config.video.paths:
+            if not is_address(path):
+                read_manifest(Path(path))
+        if config.env.task != EnvConfig().task:  # read by what starts from here; the default loads a simulator
+            check_tasks({"env.task": config.env.task})
+        check_run(kind, config, args)
         print_dry_run(config)
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    kind = kind_of(config, "pretrain")
     kind.check(config)
     config = _with_absolute_videos(config)
     verify_again(args, config.video)
-    run = RunFolder.create(args.out, to_yaml(config), "pretrain", resume=args.resume)
+    run = RunFolder.create(
+        args.out, to_yaml(config), "pretrain", resume=args.resume, accept_changes=args.accept_changes
+    )
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, None, args.resume))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"

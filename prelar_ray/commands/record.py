@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next
-from prelar_ray.commands.dry_run import print_dry_run
+from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, repeated, resolve
 from prelar_ray.config import RunConfig
+from prelar_ray.storage.occupancy import check_out
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import RecordSummary, record
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = resolve(args)
     if args.dry_run:
+        check_tasks({f"record.tasks.{number}": task for number, task in enumerate(config.record.tasks)})
+        if args.out is not None:
+            check_out(args.out)
         print_dry_run(config)
         return 0
     if args.out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,17 +16,26 @@ from prelar_ray.commands.cli import print_next
 from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.config import load_config
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.errors import ConfigError, PrelarError
+from prelar_ray.errors import CheckpointError, ConfigError, PrelarError
 from prelar_ray.kinds import kind_of
 from prelar_ray.replay.memory import GIB
+from prelar_ray.storage.occupancy import check_out
+from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.estimate import Estimate, estimate, measured_rates
+from prelar_ray.study.identity import Input, inputs_of, known_inputs, to_json
 from prelar_ray.study.placement import at_once, check_placeable, trial_nodes
 from prelar_ray.study.plan import PlannedRun, plan_runs
 from prelar_ray.study.sweep import Rates, Sweep, read_sweep
 from prelar_ray.telemetry.progress import console
+from prelar_ray.telemetry.streams import forgive_output
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
+
+SHOWN = 5
+"""Runs that a message names."""
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Run a study: pre-trainings, and fine-tunings of methods x tasks x seeds x settings, as trials of Ray Tune.
@@ -67,12 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--retry-failed is for --resume")
     sweep = read_sweep(args.sweep)
     out: Path = args.out or Path("runs") / sweep.name
-    runs = plan_runs(sweep, out)
-    _check_runs(runs)
     if args.dry_run:
-        _dry_run(sweep, runs, args)
+        _dry_run(sweep, out, args)
         return 0
-    return _run(sweep, runs, out, args)
+    return _run(sweep, out, args)
+
+
+def _plan(sweep: Sweep, out: Path) -> tuple[list[PlannedRun], dict[str, Input]]:
+    """Return every run of the study, and what they start from."""
+    inputs = inputs_of(sweep, out)
+    runs = plan_runs(sweep, out, {key: one.identity for key, one in inputs.items()})
+    _check_runs(runs)
+    return runs, inputs
 
 
 def _check_runs(runs: Sequence[PlannedRun]) -> None:
@@ -88,33 +104,63 @@ def _check_runs(runs: Sequence[PlannedRun]) -> None:
             raise ConfigError(f"{run.name}: {error}") from error
 
 
-def _run(sweep: Sweep, runs: list[PlannedRun], out: Path, args: argparse.Namespace) -> int:
-    from prelar_ray.distributed.ray_backend import check_address, connected  # importing ray takes seconds
-    from prelar_ray.storage.study_folder import StudyFolder
-    from prelar_ray.study.inputs import check_inputs, record_videos
+def _run(sweep: Sweep, out: Path, args: argparse.Namespace) -> int:
+    from prelar_ray.distributed.ray_backend import check_address  # importing ray takes seconds
+    from prelar_ray.study.inputs import check_inputs
+
+    # A study is taken before anything of it is read, and a new one made once it is clear that there will be one.
+    folder = StudyFolder.open(out, sweep.name, resume=True) if args.resume else None
+    runs, inputs = _plan(sweep, out)
+    check_inputs(sweep, runs, folder)
+    check_address(args.cluster)  # before videos are recorded
+    folder = folder or StudyFolder.open(out, sweep.name, resume=False)
+    with folder.driven():
+        return _drive(sweep, runs, inputs, folder, out, args)
+
+
+def _drive(
+    sweep: Sweep,
+    runs: list[PlannedRun],
+    inputs: dict[str, Input],
+    folder: StudyFolder,
+    out: Path,
+    args: argparse.Namespace,
+) -> int:
+    from prelar_ray.distributed.ray_backend import connected
+    from prelar_ray.study.inputs import record_videos
     from prelar_ray.study.run import run_study
 
-    check_inputs(sweep, runs)
-    check_address(args.cluster)  # before videos are recorded
-    folder = StudyFolder.open(out, sweep.name, args.resume)
     again = ["tune", args.sweep, "--out", out, "--resume"]
     again += ["--cluster", args.cluster] if args.cluster != "auto" else []
-    with folder.driven():
-        try:
-            proposed = [run.name for run in runs if run.slot is not None]
-            folder.write_plan(args.sweep.read_bytes(), [run.entry for run in runs], sweep.name, proposed)
-            record_videos(sweep, folder)
-            with connected(load_config(None, None, [f"cluster={args.cluster}"])):
-                status = run_study(sweep, runs, folder, args.retry_failed)
-        except KeyboardInterrupt:
-            print_next(f"kept: {out}", again)
-            raise
-        except PrelarError:
-            console.print(
-                f"kept: {out}; resume with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
-            )
-            raise
+    _name_those_outside(folder, runs)
+    try:
+        proposed = [run.name for run in runs if run.slot is not None]
+        folder.write_inputs(to_json(known_inputs(folder.path), inputs))
+        folder.write_plan(args.sweep.read_bytes(), [run.entry for run in runs], sweep.name, proposed)
+        record_videos(sweep, folder, runs)
+        with connected(load_config(None, None, [f"cluster={args.cluster}"])):
+            status = run_study(sweep, runs, folder, args.retry_failed)
+    except KeyboardInterrupt:
+        print_next(f"kept: {out}", again)
+        raise
+    except PrelarError:
+        console.print(
+            f"kept: {out}; resume with: prelar-ray {shlex.join(map(str, again))}", markup=False, soft_wrap=True
+        )
+        raise
+    forgive_output()  # what libraries say there is not what the command is for
     return _conclude(folder.failures(), status, out, again)
+
+
+def _name_those_outside(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """Say which finished runs the sweep file, or the videos, no longer ask for: they are kept, and not run again."""
+    if outside := folder.finished_outside({run.name for run in runs}):
+        more = f" and {len(outside) - SHOWN} more" if len(outside) > SHOWN else ""
+        log.warning(
+            "%s: %s no longer in its plan, since the sweep file or the content of its videos has changed: %s%s. The "
+            "report keeps them; nothing else uses them",
+            *(folder.path, counted(len(outside), "finished run"), ", ".join(outside[:SHOWN]), more),
+        )
 
 
 def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again: Sequence[object]) -> int:
@@ -129,9 +175,18 @@ def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again
     return 1
 
 
-def _dry_run(sweep: Sweep, runs: list[PlannedRun], args: argparse.Namespace) -> None:
+def _dry_run(sweep: Sweep, out_folder: Path, args: argparse.Namespace) -> None:
     from prelar_ray.commands.dry_run import summarise
     from prelar_ray.distributed.ray_backend import cluster_nodes, connected
+    from prelar_ray.study.inputs import check_inputs, check_packages
+
+    check_packages(sweep)
+    check_out(out_folder)
+    runs, _ = _plan(sweep, out_folder)
+    try:
+        check_inputs(sweep, runs, StudyFolder(out_folder))
+    except (ConfigError, CheckpointError) as error:  # a study may be planned before its videos are there
+        log.warning("%s; the study will not start without", error)
 
     if args.nodes:
         whole = args.nodes

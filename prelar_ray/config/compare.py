@@ -1,5 +1,7 @@
 """Whether the networks of one configuration fit another: what a resume, an ``--init`` or an evaluation asks first.
 
+And whether both are of one experiment, which a resume asks too.
+
 Settings are compared, not tensors: a difference has a name to change, and equal shapes may still mean different things
 (32 groups of 16 classes are as many numbers as 16 of 32).
 """
@@ -12,7 +14,21 @@ from typing import Any
 from prelar_ray.config.load import load_config, method_names
 from prelar_ray.config.run import RunConfig
 
-__all__ = ["INVERSE_DYNAMICS", "NETWORKS", "POLICY", "TAKEN_OVER", "differences", "same_pretraining"]
+__all__ = [
+    "IDENTITY",
+    "INVERSE_DYNAMICS",
+    "NETWORKS",
+    "POLICY",
+    "TAKEN_OVER",
+    "all_differences",
+    "differences",
+    "identifies",
+    "same_pretraining",
+]
+
+IDENTITY = {"pretrain": ("seed", "pretrain.stride"), "finetune": ("seed", "env")}
+"""Sections and settings that make a run of a phase the experiment that it is: beside them the method, and of
+pre-training the videos, by content. The rest are numbers to tune, which may change on the way."""
 
 TAKEN_OVER = (
     *("world_model.encoder", "world_model.decoder"),
@@ -49,17 +65,33 @@ _SWITCHES = {
     *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),
 }  # at 0 a network is not there; else they are weights
 _RATES = {"world_model.context.mask", "world_model.context.dropout"}  # no network has them in its shape
+_PATIENCE = {"env.timeout"}  # what is waited for, not what is measured
 
 
 def differences(one: RunConfig, two: RunConfig, sections: Sequence[str]) -> dict[str, tuple[Any, Any]]:
-    """Return both values of every setting below ``sections`` by which the networks of ``one`` and ``two`` differ."""
-    values, others = dict(_flat(one.model_dump())), dict(_flat(two.model_dump()))
-    asked = [path for path in values if any(f"{path}.".startswith(f"{section}.") for section in sections)]
+    """Return both values of every setting below ``sections`` by which the networks of ``one`` and ``two`` differ.
+
+    Or by which their experiments differ, for the sections of :data:`IDENTITY`.
+    """
     return {
-        path: (values[path], others[path])
-        for path in asked
-        if path not in _RATES and _shaping(path, values[path]) != _shaping(path, others[path])
+        path: (before, after)
+        for path, (before, after) in all_differences(one, two).items()
+        if _is_below(path, sections)
+        and path not in _RATES | _PATIENCE
+        and _shaping(path, before) != _shaping(path, after)
     }
+
+
+def all_differences(one: RunConfig, two: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return both values of every setting in which two configurations differ, JSON-able; None where one has none."""
+    values, others = (dict(_flat(config.model_dump(mode="json"))) for config in (one, two))
+    keys = dict.fromkeys([*values, *others])
+    return {key: (values.get(key), others.get(key)) for key in keys if values.get(key) != others.get(key)}
+
+
+def identifies(path: str, phase: str) -> bool:
+    """Return whether a setting, or the ``videos``, is part of what makes a run of a phase the experiment that it is."""
+    return path == "videos" or (_is_below(path, IDENTITY.get(phase, ())) and path not in _PATIENCE)
 
 
 def same_pretraining(one: str, two: str) -> bool:
@@ -71,6 +103,10 @@ def same_pretraining(one: str, two: str) -> bool:
         return one == two
     before, after = (load_config(None, None, [f"method={name}"]) for name in (one, two))
     return not differences(before, after, _PRETRAINING)
+
+
+def _is_below(path: str, sections: Sequence[str]) -> bool:
+    return any(f"{path}.".startswith(f"{section}.") for section in sections)
 
 
 def _shaping(path: str, value: Any) -> Any:

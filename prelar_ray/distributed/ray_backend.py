@@ -336,9 +336,12 @@ def connect(config: RunConfig) -> None:
         ResourceError: no cluster at that address, or none could be started.
     """
     on_terminate = signal.getsignal(signal.SIGTERM)
+    # Ray's own processes inherit it: a terminal that is closed, or a batch system, sends these to all of them.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     try:
         _initialise(config)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # ray.init puts its own handler in, which would end the run without a checkpoint.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)

@@ -98,6 +98,11 @@ def plan_resources(
             f"device=cuda: the learner needs {ranks} GPU{'s' * (ranks > 1)}, the cluster has {gpus:g}; "
             "add a GPU node or use device=cpu"
         )
+    if config.device == "auto" and config.learner.gpus and not gpus:
+        raise ResourceError(
+            f"learner.gpus={config.learner.gpus:g}: the cluster has no GPU; add a GPU node, or use learner.gpus=0 to "
+            "learn on the CPU"
+        )
     per_rank = (config.learner.gpus or 1.0) if config.device != "cpu" and gpus > 0 else 0.0
     needed = round(sum(need.gpus for need in roles(Request(config, 1.0, per_rank)).values()), 4)  # as Ray counts
     if needed > gpus:

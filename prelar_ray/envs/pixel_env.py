@@ -131,6 +131,10 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         return self._draw()
 
 
+SHOWN = 3
+"""Tasks that a message names: more would fill a terminal."""
+
+
 def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
     """Accept ``value`` if it is one of the ``known`` tasks.
 
@@ -139,6 +143,9 @@ def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
     """
     if value in known:
         return
-    nearest = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known)}"
-    raise ConfigError(f"{path}={value}: no such task; {hint}")
+    nearest = difflib.get_close_matches(value, known, n=SHOWN, cutoff=0.4)
+    if nearest:
+        raise ConfigError(f"{path}={value}: no such task; did you mean {' or '.join(nearest)}?")
+    of_family = {name.partition("/")[0]: name for name in reversed(known)}
+    some = ", ".join(sorted(of_family.values())[:SHOWN])
+    raise ConfigError(f"{path}={value}: no such task; there are {len(known)}, such as {some}")

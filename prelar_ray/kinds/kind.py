@@ -74,6 +74,19 @@ class Kind(ABC):
         """
         raise UsageError(f"--init {init}: method {config.method} learns from scratch; leave --init out")
 
+    def check_resume(self, config: RunConfig, run: RunFolder) -> None:
+        """Check that the run in a folder can continue with ``config``; changes nothing.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or other networks or another experiment are asked for.
+            UsageError: the run is longer than ``config`` asks for.
+        """
+        from prelar_ray.checkpoint.compatibility import check_same_experiment, resumable_checkpoint  # imports torch
+        from prelar_ray.checkpoint.store import CheckpointStore
+
+        checkpoint = resumable_checkpoint(CheckpointStore(run.checkpoints, config.checkpoint.keep_last), config)
+        check_same_experiment(run, checkpoint, config)
+
     @abstractmethod
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
         """Return what every role gets on a cluster of ``nodes``.

@@ -34,6 +34,15 @@ class RLlib(Kind):
         algorithm_config(config)
         check_task(config.env.task, "env.task")
 
+    def check_resume(self, config: RunConfig, run: RunFolder) -> None:
+        """The same, of what RLlib does not keep in its own files."""
+        from prelar_ray.baselines.checkpoints import resumable
+        from prelar_ray.checkpoint.compatibility import check_same_experiment
+        from prelar_ray.checkpoint.store import CheckpointFolders
+
+        folders = CheckpointFolders(run.checkpoints, config.checkpoint.keep_last)
+        check_same_experiment(run, resumable(folders, config), config)
+
     def plan(self, config: RunConfig, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
         """The algorithm gets what a learner gets, each env runner what a collector gets."""
 

@@ -43,7 +43,7 @@ class BaseLearner(ABC):
 
     def __init__(self, config: RunConfig, noise: Noise | None, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
-        self.device = resolve_device(config.device)
+        self.device = resolve_device(config.device, config.learner.gpus)
         self._compiles = compiles(config.compile, self.device)
         if config.compile is True:
             check_compiler()

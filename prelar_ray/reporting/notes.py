@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from prelar_ray.config import RunConfig
+from prelar_ray.config.compare import identifies
 from prelar_ray.kinds import find_kind
 from prelar_ray.reporting.compare import Group
 from prelar_ray.reporting.formats import spaced
@@ -43,7 +45,7 @@ def run_notes(runs: Sequence[Run]) -> list[Note]:
     """Return the reservations on single runs, the weightiest first; runs of which the same is to be said share one."""
     notes = _shared(
         (run.path.name, text)
-        for say in (_tuning_length, _pretraining_length, _networks, _change, _resolution)
+        for say in (_changed, _tuning_length, _pretraining_length, _networks, _change, _resolution)
         for run in runs
         if (text := say(run))
     )
@@ -97,6 +99,17 @@ def _shared(said: Iterable[tuple[str, str]]) -> list[Note]:
     for name, text in said:
         notes.setdefault(text, Note(text)).about.append(name)
     return list(notes.values())
+
+
+def _changed(run: Run) -> str:
+    """Say what a resume changed of the experiment: the numbers before and after are of two."""
+    said = []
+    with suppress(AttributeError, KeyError, TypeError, ValueError):  # a damaged record says nothing
+        for change in run.info.get("changes") or ():
+            for key, (before, after) in change["settings"].items():
+                if identifies(key, run.phase):
+                    said.append(f"{key} was {before} up to update {spaced(int(change['update']))}, then {after}")
+    return f"A resume changed the experiment, so this is not one run: {'; '.join(said)}." if said else ""
 
 
 def _tuning_length(run: Run) -> str:

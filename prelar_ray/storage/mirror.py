@@ -15,8 +15,9 @@ from pyarrow import fs
 
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.storage.addresses import FAILURES, open_address, reason
+from prelar_ray.storage.occupancy import require_new
 from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
-from prelar_ray.storage.run_folder import RunFolder, require_new
+from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["Mirror", "fetch", "mirrored"]
 

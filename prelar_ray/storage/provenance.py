@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "provenance"]
+__all__ = ["PACKAGES", "installed_versions", "provenance"]
 
 PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
 """Distributions whose versions are recorded."""
@@ -21,10 +21,10 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def provenance() -> dict[str, Any]:
     """Return ``versions``, ``commit`` and ``hardware`` of this process, JSON-able."""
-    return {"versions": _versions(), "commit": _commit(), "hardware": _hardware()}
+    return {"versions": installed_versions(), "commit": _commit(), "hardware": _hardware()}
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return versions without importing the packages; those that are not installed are omitted."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

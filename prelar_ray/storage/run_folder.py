@@ -3,7 +3,9 @@
 ::
 
     RUN/
-      run.json            phase, id, status, versions, hardware, timings, summary
+      run.json            phase, id, status, versions, hardware, timings, summary, changes of settings by a resume;
+                          lost_log: why, and from which update on, nobody could read the log
+      .lock               while a process is at work in the folder: which one
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
@@ -15,13 +17,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
-import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,20 +31,27 @@ import numpy as np
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
-from prelar_ray.storage.processes import is_gone, this_process
-from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.locks import FileLock
+from prelar_ray.storage.occupancy import (
+    PATIENCE_SECONDS,
+    check_out,
+    lock_run,
+    make_folder,
+    refuse_in_use,
+    refuse_occupied,
+    remove_remains,
+)
+from prelar_ray.storage.processes import this_process
+from prelar_ray.storage.provenance import installed_versions, provenance
 from prelar_ray.storage.records import EvaluationRecord
 
-__all__ = ["IMPORT", "RunFolder", "require_new"]
+__all__ = ["IMPORT", "RunFolder"]
 
 IMPORT = "import"
 """Phase of a folder with an imported checkpoint; a run can start from it, but it cannot be resumed."""
 
 
 log = logging.getLogger(__name__)
-
-REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
-"""Files that a run may create before its first checkpoint, besides its record and configuration."""
 
 
 class RunFolder:
@@ -53,6 +60,10 @@ class RunFolder:
     def __init__(self, path: Path, info: dict[str, Any], config_yaml: str = "") -> None:
         self.path = path
         self._config_yaml = config_yaml
+        self._lock: FileLock | None = None
+        self._changes: dict[str, Any] = {}
+        self.accepts_changes = False
+        """Whether a resume may change what identifies the experiment."""
         self.started = False
         """Whether training has started in this process; until then a run to resume is unchanged."""
         self.info = info
@@ -68,33 +79,75 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config_yaml: str, phase: str, resume: bool = False, abandoned: bool = False
+        cls,
+        path: Path,
+        config_yaml: str,
+        phase: str,
+        resume: bool = False,
+        abandoned: bool = False,
+        accept_changes: bool = False,
     ) -> RunFolder:
         """Create a run in a new or empty folder or, with ``resume``, open the run of the same phase in it.
 
-        A run to resume is unchanged until :meth:`start`, because later checks may still refuse it. A folder in which a
-        run ended before its first checkpoint counts as empty: its files are removed.
+        The run holds the folder's lock until :meth:`close`, or until nobody refers to it; see :func:`lock_run`. A run
+        to resume is unchanged until :meth:`start`, because later checks may still refuse it. A folder in which a run
+        ended before its first checkpoint counts as empty: its files are removed.
 
         Args:
-            abandoned: the caller knows that no process uses the folder, on any host.
+            abandoned: the caller knows that no process uses the folder, on any host. A lock that is not free yet is
+                waited for.
+            accept_changes: a resume may change what identifies the experiment.
 
         Raises:
             RunFolderError: the folder cannot be used, or another process uses it; the message has reason and remedy.
         """
         if resume:
-            folder = cls._to_resume(path, phase, config_yaml)
-            _refuse_unusable(path)
+            cls.to_resume(path, phase)  # makes no folder where there is no run
+        check_out(path)
+        make_folder(path)
+        lock = lock_run(path, PATIENCE_SECONDS if abandoned else 0.0)
+        if resume:
+            folder = cls(path, cls.to_resume(path, phase).info, config_yaml)
             if not abandoned:
-                _refuse_in_use(path, folder.info)
-            return folder
-        _refuse_unusable(path)
-        _refuse_occupied(path, abandoned)
-        _remove_remains(path)
-        folder = cls(path, {}, config_yaml)
-        folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now(), "command": shlex.join(sys.orig_argv)}
-        folder.info |= {**provenance(), "timings": {}, "summary": {}}
-        folder.start()
+                refuse_in_use(path, folder.info)
+        else:
+            refuse_occupied(path, abandoned)
+            remove_remains(path)
+            folder = cls(path, {}, config_yaml)
+        folder._lock, folder.accepts_changes = lock, accept_changes
+        if not resume:
+            folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now()}
+            folder.info |= {"command": shlex.join(sys.orig_argv), **provenance(), "timings": {}, "summary": {}}
+            folder.start()
         return folder
+
+    def close(self) -> None:
+        """Let other processes use the folder; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def change(self, update: int, settings: Mapping[str, tuple[Any, Any]]) -> None:
+        """Let :meth:`start` record which settings a resume changed, and which versions of packages.
+
+        Args:
+            update: of the checkpoint that the run resumes from.
+            settings: value before and after, by dotted key.
+        """
+        before, now = self.info["versions"], installed_versions()
+        changed = {key: list(pair) for key, pair in settings.items()}
+        for package in dict.fromkeys([*before, *now]):
+            if before.get(package) != now.get(package):
+                changed[f"versions.{package}"] = [before.get(package), now.get(package)]
+        self._changes = {"at": _now(), "update": update, "settings": changed} if changed else {}
+
+    @property
+    def changed_to(self) -> dict[str, Any]:
+        """The value that recorded changes gave to settings last, by dotted key."""
+        found: dict[str, Any] = {}
+        with suppress(AttributeError, TypeError, KeyError, ValueError):  # damaged: as if there were none
+            for change in self.info.get("changes") or ():
+                found |= {key: after for key, (_, after) in change["settings"].items()}
+        return found
 
     def start(self) -> None:
         """Record that the run is running, with the configuration given to :meth:`create`; repeated calls do nothing.
@@ -107,9 +160,37 @@ class RunFolder:
         self.started = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+            self.info.pop("lost_log", None)  # of the process before
+        if self._changes:
+            self.info |= {
+                "changes": [*self.info.get("changes", []), self._changes],
+                "versions": installed_versions(),
+            }
         self.update(status="running", finished=None, process=this_process())
         with atomic_file(self.config_path) as file:
             file.write(self._config_yaml.encode())
+
+    @classmethod
+    def to_resume(cls, path: Path, phase: str) -> RunFolder:
+        """Open the folder of a run that ``phase`` can resume.
+
+        Raises:
+            RunFolderError: there is none, or it is of another phase.
+        """
+        try:
+            folder = cls.open(path)
+        except DataError as error:
+            raise RunFolderError(f"{error}; there is no run to --resume") from error
+        if folder.info["phase"] == IMPORT:
+            raise RunFolderError(
+                f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
+                "choose another --out"
+            )
+        if folder.info["phase"] != phase:
+            raise RunFolderError(
+                f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
+            )
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -211,113 +292,9 @@ class RunFolder:
         """
         filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
 
-    @classmethod
-    def _to_resume(cls, path: Path, phase: str, config_yaml: str) -> RunFolder:
-        try:
-            folder = cls(path, cls.open(path).info, config_yaml)
-        except DataError as error:
-            raise RunFolderError(f"{error}; there is no run to --resume") from error
-        if folder.info["phase"] == IMPORT:
-            raise RunFolderError(
-                f"{path}: holds an imported checkpoint, without the optimiser state that --resume needs; "
-                "choose another --out"
-            )
-        if folder.info["phase"] != phase:
-            raise RunFolderError(
-                f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
-            )
-        return folder
-
-
-def require_new(path: Path) -> None:
-    """Check that ``path`` does not exist or is an empty folder.
-
-    Raises:
-        RunFolderError: neither is the case.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise RunFolderError(f"{path}: exists already; choose a new folder, nothing is overwritten")
-
-
-def _refuse_unusable(path: Path) -> None:
-    """Create the folder; RunFolderError if it cannot be written."""
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path}: is a file, expected a folder; choose another --out")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot make this folder: {error.strerror}; choose another --out") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise RunFolderError(f"{path}: not writable; change its permissions or choose another --out")
-
-
-def _refuse_in_use(path: Path, info: dict[str, Any]) -> None:
-    """Refuse a folder that another process uses: each would overwrite and remove files of the other."""
-    this = this_process()
-    with suppress(KeyError, TypeError):  # an older record does not identify its process
-        process = info["process"]
-        if info["status"] != "running" or is_gone(process):
-            return
-        pid, host = process["pid"], process["host"]
-        if host != this["host"]:
-            log.warning(
-                "%s: its record says that process %s on %s is using it; make sure that it is not: two at once "
-                "destroy each other's files",
-                *(path, pid, host),
-            )
-        elif pid != this["pid"]:
-            raise RunFolderError(
-                f"{path}: process {pid} is using it; stop that first (Ctrl-C there, or kill {pid}: it writes a "
-                "checkpoint), then --resume"
-            )
-
-
-def _refuse_occupied(path: Path, abandoned: bool) -> None:
-    if _ended_before_checkpoint(path, abandoned):
-        return
-    if (path / "run.json").exists():
-        raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
-    names = sorted(entry.name for entry in path.iterdir())
-    if names:
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise RunFolderError(f"{path}: holds other files ({some}); choose a new --out, nothing is overwritten")
-
-
-def _ended_before_checkpoint(path: Path, abandoned: bool) -> bool:
-    """Whether a run ended in this folder before its first checkpoint, so that it cannot be resumed and may be removed.
-
-    Evaluations, frames and files that are not a run's are never removed.
-    """
-    with suppress(OSError, ValueError, KeyError, TypeError):  # with a damaged record nothing is removed
-        info = json.loads((path / "run.json").read_bytes())
-        killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
-        ended = killed or info["status"] in ("failed", "interrupted")
-        made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}
-        saved = [entry for entry in (path / "checkpoints").glob("*") if entry.suffix != ".tmp"]
-        linked = [name for name in REMAINS if (path / name).is_symlink()]  # the target of a link is not removed
-        return ended and made <= {"run.json", "config.yaml", *REMAINS} and not saved and not linked
-    return False
-
-
-def _is_empty_or_unfinished(entry: Path) -> bool:
-    """Whether an entry is an empty folder, or the temporary file of an interrupted write."""
-    return entry.suffix == ".tmp" or (entry.is_dir() and not any(entry.iterdir()))
-
 
 def _checkpoints(path: Path) -> list[Path]:
     return list((path / "checkpoints").glob("[0-9]*"))
-
-
-def _remove_remains(path: Path) -> None:
-    """Remove the files of a run without checkpoint; its record and configuration are replaced next."""
-    found = [path / name for name in REMAINS if (path / name).exists()]
-    if found:
-        log.info("%s: the run in it ended before its first checkpoint; removed: %s", path, ", ".join(map(str, found)))
-    for remains in found:
-        if remains.is_dir():
-            shutil.rmtree(remains)
-        else:
-            remains.unlink()
 
 
 def _now() -> str:

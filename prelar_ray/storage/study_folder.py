@@ -7,7 +7,8 @@
       plan.json      every run: name, phase, method, task, seed, labels, what it starts from
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
-      driver.json    the process that is at work on the study, while it is
+      driver.json    the process that is at work on the study, while it is: the file is its lock
+      inputs.json    the videos and pre-trainings that it started from, by content
       optuna.jsonl   what Optuna knows of the runs, where it proposes their values
       videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
@@ -26,11 +27,14 @@ from typing import Any
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.files import atomic_file
-from prelar_ray.storage.processes import is_gone, this_process
+from prelar_ray.storage.locks import FileLock, HeldError, described, hold
+from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.records import PlanEntry
 from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["StudyFolder"]
+
+DRIVER = "driver.json"
 
 
 class StudyFolder:
@@ -41,14 +45,20 @@ class StudyFolder:
         self.runs = self.path / "runs"
         self.tune = self.path / "tune"
         self.proposals = self.path / "optuna.jsonl"
+        self._lock: FileLock | None = None
 
     @classmethod
     def open(cls, path: Path, name: str, resume: bool) -> StudyFolder:
         """Start a study in a new or empty folder, or ``resume`` the study of that name in it.
 
+        This process holds the folder's lock from here on, until :meth:`driven` ends or nobody refers to the study.
+
         Raises:
-            RunFolderError: the folder cannot be used; the message says why and what to do instead.
+            RunFolderError: the folder cannot be used, or another process is at work on it, or one of another machine
+                may be; the message says why and what to do instead.
         """
+        check_out(path)
+        lock = _lock(path) if path.is_dir() else None
         record = path / "study.yaml"
         if record.exists():
             theirs = _name(record)
@@ -58,13 +68,16 @@ class StudyFolder:
                 raise RunFolderError(
                     f"{path}: holds this study already; add --resume to resume it, or choose another --out"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and any(entry.name != DRIVER for entry in path.iterdir()):
             raise RunFolderError(f"{path}: is no study and not empty; choose another --out")
         elif resume:
             raise RunFolderError(f"{path}: holds no study to --resume; leave it out to start one")
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path)
+            folder._lock = lock or _lock(path)
+            if lock is None and record.exists():  # another process began in it meanwhile, and has ended
+                raise RunFolderError(f"{path}: holds this study already; add --resume to resume it")
             folder.runs.mkdir(exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
@@ -72,24 +85,12 @@ class StudyFolder:
 
     @contextmanager
     def driven(self) -> Iterator[None]:
-        """Keep other processes from driving the study too, while the block lasts.
-
-        Raises:
-            RunFolderError: one does already, or one of another machine may.
-            DataError: the folder cannot be written.
-        """
-        record = self.path / "driver.json"
-        driver = self._read("driver.json", None)
-        if driver and not is_gone(driver):
-            raise RunFolderError(
-                f"{self.path}: process {driver['pid']} on {driver['host']} is at work on this study; end it first with "
-                f"Ctrl-C, or delete {record} if it is gone"
-            )
-        self._write("driver.json", this_process())
+        """Drive the study while the block lasts; then others may."""
         try:
             yield
         finally:
-            record.unlink(missing_ok=True)
+            if self._lock:
+                self._lock.release()
 
     def write_plan(self, sweep: bytes, runs: Sequence[PlanEntry], name: str, proposed: Collection[str] = ()) -> None:
         """Record the sweep file and what it comes to; runs that an earlier plan had stay in it.
@@ -108,6 +109,19 @@ class StudyFolder:
         for same in set(proposed) & planned.keys() & earlier.keys():
             planned[same]["labels"] = earlier[same]["labels"] | planned[same]["labels"]
         self._write("plan.json", {"runs": list((earlier | planned).values())})
+
+    def write_inputs(self, inputs: Sequence[Mapping[str, Any]]) -> None:
+        """Record what the study starts from.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        self._write("inputs.json", inputs)
+
+    def finished_outside(self, names: Collection[str]) -> list[str]:
+        """Names of runs of an earlier plan that have finished and are not among ``names``."""
+        earlier = (str(entry["name"]) for entry in self._read("plan.json", {"runs": []})["runs"])
+        return [name for name in earlier if name not in names and self.status(name) == "finished"]
 
     def set_labels(self, run: PlanEntry) -> None:
         """Record values that were proposed only when the run started.
@@ -136,6 +150,14 @@ class StudyFolder:
         info = RunFolder.open(path).info
         status = str(info["status"])
         return "stopped" if status != "finished" and name in self._read("stopped.json", {}) else status
+
+    def is_over(self, name: str) -> bool:
+        """Whether a run needs nothing any more: it finished, or a scheduler stopped it."""
+        return self.status(name) in ("finished", "stopped")
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Whether a run can go on by itself, without what it started from."""
+        return self.is_over(name) or any((self.run_path(name) / "checkpoints").glob("[0-9]*"))
 
     def note_stopped(self, name: str) -> None:
         """Record that a scheduler stopped a run early.
@@ -170,9 +192,23 @@ class StudyFolder:
                 f"{path}: cannot be read as JSON ({error}); delete it, --resume writes a new one"
             ) from error
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write(self, name: str, content: Mapping[str, Any] | Sequence[Any]) -> None:
         with atomic_file(self.path / name) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _lock(path: Path) -> FileLock:
+    """Take the lock of a study's folder; RunFolderError if another process holds it, or one of another host may."""
+    record = path / DRIVER
+    try:
+        return hold(record, strict=True)
+    except HeldError as error:
+        who = described(error.holder) if error.holder else "another process"
+        raise RunFolderError(
+            f"{path}: {who} is at work on this study; end it first with Ctrl-C, or delete {record} if it is gone"
+        ) from error
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be locked ({error.strerror}); choose another --out") from error
 
 
 def _name(record: Path) -> str:

@@ -17,28 +17,44 @@ from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.recorder import discard, record
 from prelar_ray.video.store import MANIFEST, is_complete
 
-__all__ = ["check_inputs", "record_videos"]
+__all__ = ["check_inputs", "check_packages", "record_videos"]
 
 log = logging.getLogger(__name__)
 
 
-def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
-    """Make sure that what the study starts from, and the optional packages that it names, are there.
+def check_packages(sweep: Sweep) -> None:
+    """Make sure that the optional packages that a study names are there.
 
     Raises:
-        ConfigError: a video store or a package that it names is not.
-        CheckpointError: a pre-training that it names is not, or does not fit.
+        ConfigError: one is not.
     """
     searching = ("optuna",) if sweep.search.kind == "optuna" else ()
     for key, package in [("loggers", name) for name in sweep.loggers] + [("search.kind", name) for name in searching]:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{key}={package}: not installed; pip install {package}, or leave it out")
-    for name, given in sweep.pretrain.videos.items() if sweep.pretrain else ():
+
+
+def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder | None = None) -> None:
+    """Make sure that what the study starts from, and the optional packages that it names, are there.
+
+    What only runs need that have finished, or that have a checkpoint of their own, may be gone.
+
+    Args:
+        folder: of the study, if it has begun.
+
+    Raises:
+        ConfigError: a video store or a package that it names is not.
+        CheckpointError: a pre-training that it names is not, or does not fit.
+    """
+    check_packages(sweep)
+    for name in _needed_videos(sweep, runs, folder):
+        given = sweep.pretrain.videos[name] if sweep.pretrain else ""
         if isinstance(given, str) and not is_address(given) and not (Path(given) / MANIFEST).exists():
             raise ConfigError(
                 f"pretrain.videos.{name}: {given} holds no video store; prelar-ray record and prepare write one"
             )
-    for run in {(run.init_path, run.method): run for run in runs if run.init_path}.values():
+    starting = [run for run in runs if run.init_path and not (folder and folder.has_checkpoint(run.name))]
+    for run in {(run.init_path, run.method): run for run in starting}.values():
         assert run.init_path is not None
         try:
             pretrained_checkpoint(run.init_path, run.config)
@@ -46,18 +62,32 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
             raise CheckpointError(f"finetune.init.{run.method}: {error}") from error
 
 
-def record_videos(sweep: Sweep, folder: StudyFolder) -> None:
+def _needed_videos(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder | None) -> list[str]:
+    """Names of the data sets that some pre-training still has to read; of all, where nothing is planned yet."""
+    if not sweep.pretrain:
+        return []
+    if folder is None or not runs:
+        return list(sweep.pretrain.videos)
+    reading = {run.config.video.path for run in runs if run.phase == "pretrain" and not folder.is_over(run.name)}
+    return [name for name, store in video_stores(sweep, folder.path).items() if store in reading]
+
+
+def record_videos(sweep: Sweep, folder: StudyFolder, runs: Sequence[PlannedRun] = ()) -> None:
     """Record the data sets that the sweep file describes and that are not there yet; one that was cut off, again.
+
+    Args:
+        runs: of the study; a data set that only finished ones read is left out.
 
     Raises:
         ConfigError: settings of a recording are wrong.
         DataError: what is there of a recording cannot be read.
     """
-    for name, store in video_stores(sweep, folder.path).items():
+    stores = video_stores(sweep, folder.path)
+    for name in _needed_videos(sweep, runs, folder):
         given = sweep.pretrain.videos[name] if sweep.pretrain else ""
         if isinstance(given, str):
             continue
-        path = Path(store)
+        path = Path(stores[name])
         if path.exists():
             if (path / MANIFEST).exists() and is_complete(path):
                 continue

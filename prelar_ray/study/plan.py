@@ -20,6 +20,7 @@ from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.records import PlanEntry
+from prelar_ray.study.identity import path_identities
 from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep
 
 __all__ = ["PlannedRun", "changed", "plan_runs", "recording", "video_stores"]
@@ -70,11 +71,13 @@ class PlannedRun:
         )
 
 
-def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:
+def plan_runs(sweep: Sweep, folder: Path, identities: Mapping[str, str] | None = None) -> list[PlannedRun]:
     """Return every run, pre-trainings first.
 
     Args:
         folder: of the study; videos that it records lie there.
+        identities: of video stores and pre-trainings that the file names, see :mod:`prelar_ray.study.identity`;
+            without, their paths.
 
     Raises:
         ConfigError: an unknown key, method, task or value, two settings that contradict each other, a fine-tuning that
@@ -83,19 +86,20 @@ def plan_runs(sweep: Sweep, folder: Path) -> list[PlannedRun]:
     pretrainings: list[PlannedRun] = []
     runs: list[PlannedRun] = []
     tune = sweep.finetune
+    identities = path_identities(sweep) if identities is None else identities
     _check_own_keys(sweep)
     if sweep.pretrain:
         for given in sweep.pretrain.videos.values():
             if not isinstance(given, str):
                 recording(sweep, given)
-        pretrainings = _pretrainings(sweep, sweep.pretrain, video_stores(sweep, folder))
+        pretrainings = _pretrainings(sweep, sweep.pretrain, video_stores(sweep, folder), identities)
     if tune:
         for task in tune.tasks:
             with _at("finetune.tasks"):
                 check_task(task, "task")
         _check_init(tune)
         for method in tune.methods:
-            runs += _finetunings(sweep, tune, method, pretrainings)
+            runs += _finetunings(sweep, tune, method, pretrainings, identities)
         if sweep.search.kind == "optuna":
             for run in {run.method: run for run in runs}.values():
                 _check_space(run, tune.space)
@@ -154,7 +158,9 @@ def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:
         return _config(sweep, {**sweep.settings, **settings}, settings.get("seed", 0))
 
 
-def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, str]) -> list[PlannedRun]:
+def _pretrainings(
+    sweep: Sweep, stage: PretrainStage, stores: Mapping[str, str], identities: Mapping[str, str]
+) -> list[PlannedRun]:
     found: dict[str, PlannedRun] = {}
     for method in _pretrained_methods(sweep, stage):
         for point, (data, store), seed in itertools.product(
@@ -165,9 +171,8 @@ def _pretrainings(sweep: Sweep, stage: PretrainStage, stores: Mapping[str, str])
                 config = _config(sweep, {**settings, **point}, seed)
             given = stage.videos[data]  # not where the store lies: a study keeps its names wherever its folder is
             parts = {name: getattr(config, name) for name in PRETRAINING}
-            if not isinstance(given, str):
-                given = _recorded(sweep, given)
-            digest = _digest(parts | _not_in_name(point, "pretrain", PRETRAINING), method, given)
+            content = identities[f"videos.{data}"] if isinstance(given, str) else _recorded(sweep, given)
+            digest = _digest(parts | _not_in_name(point, "pretrain", PRETRAINING), method, content)
             config = config.model_copy(update={"video": config.video.model_copy(update={"path": store})})
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
@@ -238,7 +243,11 @@ def _needs_pretraining(method: str) -> bool:
 
 
 def _finetunings(
-    sweep: Sweep, stage: FinetuneStage, method: str, pretrainings: Sequence[PlannedRun]
+    sweep: Sweep,
+    stage: FinetuneStage,
+    method: str,
+    pretrainings: Sequence[PlannedRun],
+    identities: Mapping[str, str],
 ) -> Iterator[PlannedRun]:
     for init, task, (slot, point), seed in itertools.product(
         _starts(stage, method, pretrainings), stage.tasks, _proposals(sweep, stage, method), stage.seeds
@@ -250,7 +259,7 @@ def _finetunings(
         settings = {"method": method, **sweep.settings, **inherited, **stage.settings, "env.task": task}
         with _at("finetune"):
             config = _config(sweep, {**settings, **point}, seed)
-        start = init.name if isinstance(init, PlannedRun) else str(init or "")
+        start = init.name if isinstance(init, PlannedRun) else identities[f"init.{method}"] if init else ""
         whole = {
             name: value for name, value in config if name not in (*NOT_IN_NAME, "method", "video", "record", "pretrain")
         }

@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from prelar_ray.interrupts import STOPPING
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.queue import RunQueue
@@ -89,6 +90,8 @@ def _run_name(trial: Any) -> str:
 def _interrupts() -> Iterator[None]:
     """Turn Ctrl-C, which Tune takes for itself and returns from as from the end of the study, into KeyboardInterrupt.
 
+    Other signals that ask to stop do as Ctrl-C does.
+
     Tune's handler of SIGINT is what gives the trials time for their checkpoints, so it is not disabled. It puts back
     the handler that it found when a signal comes, and only then: after an undisturbed study it would swallow the next
     Ctrl-C (ray-project/ray#37737). So the handler afterwards tells whether a signal came, and is restored here.
@@ -100,11 +103,16 @@ def _interrupts() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGINT)
+    others = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in others.items():  # Tune takes SIGUSR1 for itself too, as it does SIGINT
+        if handler != signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
         interrupted = signal.getsignal(signal.SIGINT) is before
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in {signal.SIGINT: before, **others}.items():
+            signal.signal(number, handler)
     if interrupted:
         raise KeyboardInterrupt
 

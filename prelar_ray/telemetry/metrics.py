@@ -177,6 +177,9 @@ METRICS: dict[str, Metric] = {
     "train/env_failures": Metric("episodes", "Left out since the last line because their environment failed."),
     "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
     "evaluation/success_rate": Metric("fraction", "Share of evaluation episodes with success at any step."),
+    "evaluation/skipped": Metric(
+        "evaluations", "Left out so far because evaluating takes longer than evaluation.every_env_steps; none is best."
+    ),
     "replay/steps": Metric("agent steps", "Steps held by the replay buffer."),
     "replay/episodes": Metric("episodes", "Episodes held by the replay buffer."),
     "replay/fill": Metric("fraction", "Steps held over replay.capacity_steps."),

@@ -15,6 +15,7 @@ from prelar_ray.storage.mirror import mirrored
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.status import status_table
+from prelar_ray.telemetry.streams import lost_log
 from prelar_ray.training.metric_log import Line, MetricLog
 
 __all__ = ["Loop", "drive", "final_numbers"]
@@ -111,14 +112,14 @@ def drive(
         RoleDied: a role died, and restarting did not help.
         PrelarError: what ``load``, ``start``, ``open_loop`` and the loop raise.
     """
-    with mirrored(run, config.checkpoint.mirror, is_whole), run.track():
+    with closing(run), mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         origin = load()
         with closing(start()) as backend, Progress() as progress, run.timed(phase):
             with progress.phase(phase, total, unit, min(done(origin), total)) as bar:
                 while True:
                     try:
                         with closing(open_loop(backend, origin)) as loop:
-                            yield from _to_end(loop, bar, total)
+                            yield from _to_end(loop, bar, total, run)
                         return
                     except RoleDied as death:
                         if restart is None:
@@ -126,13 +127,15 @@ def drive(
                         origin = restart(death, backend, origin)
 
 
-def _to_end(loop: Loop, bar: Phase, total: int) -> Iterator[Line]:
+def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line]:
     latest: dict[str, float] = {}
 
     def lines() -> Iterator[Line]:
         for line in loop.metrics.new_lines():
             latest.update(line)
             bar.look_at(status_table(latest))
+            if (lost := lost_log()) and "lost_log" not in run.info:
+                run.update(lost_log={"reason": lost, "update": int(line["update"])})
             yield line
 
     try:

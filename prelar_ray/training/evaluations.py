@@ -1,4 +1,7 @@
-"""The evaluations of a run: one in flight at a time, and a new evaluator for one that dies or hangs."""
+"""The evaluations of a run: one in flight at a time, and a new evaluator for one that dies or hangs.
+
+Where evaluating is slower than training, only the newest wait: each of them holds weights in memory and a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ __all__ = ["Evaluated", "Evaluations", "record_evaluation"]
 
 EVALUATOR = RoleId("evaluator")
 POLL_SECONDS = 1.0
+MOST_WAITING = 4
+"""Evaluations that wait for the one in flight; of more, the oldest are left out."""
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +61,29 @@ class Evaluations:
         self.backend, self.config = backend, config
         self._rounds: int = counters.get("evaluations", 0)
         self._interrupted: list[dict[str, int]] = counters.get("evaluations_owed", [])
+        self.skipped: int = counters.get("evaluations_skipped", 0)
+        """Evaluations of the run so far that were left out because others took too long."""
         self._evaluator = backend.start(EVALUATOR, Evaluator, config)
         self._pending: list[_Pending] = []
 
     def counters(self) -> dict[str, Any]:
         """What a checkpoint has to know; JSON-able."""
         pending = [{"update": x.update, "env_steps": x.env_steps, "round": x.round} for x in self._pending]
-        return {"evaluations": self._rounds, "evaluations_owed": pending}
+        return {"evaluations": self._rounds, "evaluations_owed": pending, "evaluations_skipped": self.skipped}
+
+    @property
+    def updates(self) -> set[int]:
+        """Of the checkpoints that evaluations without a result are of."""
+        return {pending.update for pending in self._pending}
 
     def enqueue(self, weights: Future[PolicyWeights], update: int, env_steps: int) -> None:
-        """Add an evaluation; :meth:`start_next` begins it."""
+        """Add an evaluation, and leave the oldest out where too many wait; :meth:`start_next` begins the next."""
         self._rounds += 1
         self._pending.append(_Pending(update, env_steps, self._rounds, weights))
+        waiting = [pending for pending in self._pending if pending.future is None]
+        for oldest in waiting[:-MOST_WAITING]:
+            self._pending.remove(oldest)
+            self._skip(oldest)
 
     def start_next(self) -> None:
         """Give the evaluator, unless it is busy, the evaluation that waits longest."""
@@ -129,6 +145,19 @@ class Evaluations:
         self._pending.pop(0)
         self.start_next()
         return evaluated
+
+    def _skip(self, left_out: _Pending) -> None:
+        self.skipped += 1
+        if self.skipped & (self.skipped - 1) == 0:  # the 1st, 2nd, 4th, ...: a slow evaluator skips most of them
+            log.warning(
+                "the evaluation at %d env steps is left out, %d so far: evaluating takes longer than "
+                "evaluation.every_env_steps=%d; the newest are kept. Raise that, lower evaluation.episodes=%d, or use "
+                "more evaluation.envs and evaluation.workers",
+                left_out.env_steps,
+                self.skipped,
+                self.config.evaluation.every_env_steps,
+                self.config.evaluation.episodes,
+            )
 
     def _is_late(self, pending: _Pending) -> bool:
         return self.backend.parallel and time.monotonic() - pending.began > self.config.evaluation.timeout

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prelar_ray.acting.collector import Collected, Collector
-from prelar_ray.checkpoint.compatibility import resumable_checkpoint
+from prelar_ray.checkpoint.compatibility import check_same_experiment, resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole, load_checkpoint
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
@@ -69,7 +69,8 @@ def iterate_finetuning(
         DataError: the videos to rehearse cannot be used.
         RoleDied: roles died again and again without a checkpoint in between. Else a collector or evaluator is replaced,
             and for any other all roles restart at the last checkpoint.
-        CheckpointError: nothing to resume from, other networks than the run's, ``init`` does not fit, writing failed.
+        CheckpointError: nothing to resume from, other networks, task or seed than the run's, ``init`` does not fit,
+            writing failed.
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: no episode could end in time, or be learnt from; ``checkpoint.mirror`` cannot be used.
     """
@@ -78,6 +79,8 @@ def iterate_finetuning(
 
     def load() -> _Origin:
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
+        if checkpoint:
+            check_same_experiment(run, checkpoint, config)
         return _Origin(_rehearsed(config, init, checkpoint), checkpoint)
 
     def restart(death: RoleDied, backend: Backend, origin: _Origin) -> _Origin:
@@ -126,6 +129,7 @@ class Finetuning(Loop):
         numbers = {int(index): number for index, number in counters["numbers"].items()}
         self.replay = ReplayGroup(backend, config, run.replay.absolute())
         self.evaluations = Evaluations(backend, config, counters)
+        self._known_pending: set[int] = set()  # updates of the evaluations that the last checkpoint knows to be pending
         self.collectors = CollectorPool(backend, config, self.replay, numbers)
         check_episodes_fit(config, self.collectors.ask(Collector.episode_steps))
         action = self.collectors.ask(Collector.action_size)
@@ -152,6 +156,7 @@ class Finetuning(Loop):
             self.run.start()
             self.run.forget_evaluations_after(checkpoint.update)
             self.evaluations.resume(self.run, self.checkpoints)
+            self._known_pending = self.evaluations.updates
         elif init:
             self.learners.initialise(init.absolute())
 
@@ -263,13 +268,13 @@ class Finetuning(Loop):
             "queue/updates_due": self.replay.updates_due,
             "queue/updates_in_flight": self.learners.in_flight,
             "queue/requests_in_flight": self.collectors.in_flight,
+            "evaluation/skipped": self.evaluations.skipped,
             "memory/process": process_memory(),
         }
         paid_steps = env_steps - config.finetune.random_steps
         if paid_steps > 0:
-            values["replay/updates_per_env_step"] = (
-                self.learners.updates - config.finetune.initial_updates
-            ) / paid_steps
+            paid = max(0, self.learners.updates - config.finetune.initial_updates)  # these come first
+            values["replay/updates_per_env_step"] = paid / paid_steps
         self.metrics.write(self.learners.updates, env_steps, values)
         self.logging.done(self.learners.updates)
 
@@ -285,6 +290,7 @@ class Finetuning(Loop):
                 values = record_evaluation(self.run, evaluated, self.config.env.task)
                 self.metrics.write(evaluated.update, evaluated.env_steps, values)
                 self.learners.saved()
+                self.checkpoints.needed = self.evaluations.updates
                 self.checkpoints.set_score(evaluated.update, values["evaluation/return_mean"])
 
     def _begin_save(self, evaluate: bool = False) -> None:
@@ -295,9 +301,10 @@ class Finetuning(Loop):
         updates = self.learners.updates
         if evaluate:
             self.evaluations.enqueue(self.learners.published.weights, updates, self.replay.env_steps)
-        if updates == self.saving.last and updates:
+        if updates == self.saving.last and updates and self.evaluations.updates <= self._known_pending:
             return
         self.learners.saved()  # the one before: the replay deletes now what only those before that need
+        self._known_pending = self.evaluations.updates
         counters = {
             "replay": self.replay.state_dict(),
             "numbers": self.collectors.numbers,

@@ -53,7 +53,7 @@ class LearnerRole(Generic[Learner, Part]):
         Raises:
             ResourceError: not all of them came.
         """
-        device, size = resolve_device(self.config.device), self.config.learner.ranks
+        device, size = resolve_device(self.config.device, self.config.learner.gpus), self.config.learner.ranks
         try:
             ranks = Ranks.join(address, self.rank, size, device)
         except dist.DistError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from prelar_ray.checkpoint.compatibility import resumable_checkpoint
+from prelar_ray.checkpoint.compatibility import check_same_experiment, resumable_checkpoint
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, is_whole
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
@@ -24,6 +24,8 @@ from prelar_ray.training.restarts import RestartPolicy
 from prelar_ray.training.videos import ClipReader, Videos
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import validation_clips
+from prelar_ray.video.mixture import VideoMixture
+from prelar_ray.video.seen import VideoIdentity
 
 __all__ = ["Pretraining", "iterate_pretraining", "pretrain"]
 
@@ -53,7 +55,8 @@ def iterate_pretraining(
     Raises:
         DataError: the video store cannot be used.
         NonFiniteError: a loss became NaN or infinite.
-        CheckpointError: nothing to resume from, other networks than the run's, or a checkpoint could not be written.
+        CheckpointError: nothing to resume from, other networks, seed or videos than the run's, or a checkpoint could
+            not be written.
         UsageError: the run to resume is longer than ``config`` asks for.
         ConfigError: ``checkpoint.mirror`` cannot be used.
     """
@@ -63,6 +66,8 @@ def iterate_pretraining(
     def load() -> _Origin:
         checkpoint = resumable_checkpoint(checkpoints, config) if resume else None
         videos = Videos(config, "pretrain", checkpoint.counters if checkpoint else None)
+        if checkpoint:
+            check_same_experiment(run, checkpoint, config, _other_videos(checkpoint, config, videos.store))
         settings = config.pretrain
         shape = settings.batch_size, settings.segment_length
         validation = validation_clips(videos.store, *shape, videos.held_out, settings.stride)
@@ -93,6 +98,15 @@ class _Origin(NamedTuple):
     validation: Frames
     """Clips to measure on, ``(B, T, Hpx, Wpx, C)``."""
     checkpoint: Checkpoint | None
+
+
+def _other_videos(checkpoint: Checkpoint, config: RunConfig, store: VideoMixture) -> tuple[str, str] | None:
+    """Return in words the videos of a checkpoint and those of now, where they are others; None if they are the same."""
+    now = VideoIdentity.of(store)
+    if now.continues(checkpoint.counters, config.video.skip_bad):
+        return None
+    before = checkpoint.counters.get("videos") or [list(checkpoint.counters["shards"])]
+    return f"{checkpoint.config.video.name}, {VideoIdentity(before)}", f"{config.video.name}, {now}"
 
 
 class Pretraining(Loop):

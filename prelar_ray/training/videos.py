@@ -13,7 +13,7 @@ from prelar_ray.seeding import generator
 from prelar_ray.types import Frames
 from prelar_ray.video.clips import ClipSampler, held_out_episodes
 from prelar_ray.video.mixture import VideoMixture
-from prelar_ray.video.seen import SeenVideos
+from prelar_ray.video.seen import SeenVideos, VideoIdentity
 from prelar_ray.wording import counted
 
 __all__ = ["ClipReader", "Videos"]
@@ -52,7 +52,11 @@ class Videos:
         seen = SeenVideos({}) if counters is None else SeenVideos.load(counters, self.store)
         self.held_out = _held_out(config, self.store, seen)
         self.store.log_shares(config.video.paths, (segment_length - 1) * stride + 1)
-        self._counters = {"held_out": self.held_out, "shards": seen.extended(self.store, self.held_out).shards}
+        self._counters = {
+            "held_out": self.held_out,
+            "shards": seen.extended(self.store, self.held_out).shards,
+            "videos": VideoIdentity.of(self.store).stores,
+        }
         self.sampler = ClipSampler(self.store, rows, segment_length, rng, self.held_out, stride, key)
 
     def counters(self, position: Mapping[str, Any]) -> dict[str, Any]:

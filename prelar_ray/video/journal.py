@@ -11,7 +11,7 @@ from typing import Any, Self
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import Compression, checksum
 from prelar_ray.storage.files import atomic_file, cannot_write
-from prelar_ray.storage.locks import FileLock
+from prelar_ray.storage.locks import FileLock, HeldError, described
 from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
 
@@ -184,9 +184,10 @@ def _lock(path: Path) -> FileLock:
     """Lock a folder; RunFolderError if another process writes it."""
     try:
         return FileLock(path / LOCK)
-    except BlockingIOError as error:
+    except HeldError as error:
         raise RunFolderError(
-            f"{path} is being written by another process; wait for it, or choose another folder name"
+            f"{path} is being written by another process ({described(error.holder)}); wait for it, or choose another "
+            "folder name"
         ) from error
 
 

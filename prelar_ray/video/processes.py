@@ -121,13 +121,13 @@ def _work(pipe: Connection, config: RunConfig) -> None:
 
 @contextmanager
 def inheriting(variables: dict[str, str]) -> Iterator[None]:
-    """Start processes in the block with these environment variables, and deaf to Ctrl-C: who started them ends them.
+    """Start processes in the block with these environment variables, and deaf to interrupts: who started ends them.
 
     Libraries read the variables before any code of the process runs. A blocked signal stays blocked in a process that
     is started; multiprocessing's own helper would unblock it here if it were not started before.
     """
     resource_tracker.ensure_running()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -60,7 +60,8 @@ class Shares(NamedTuple):
 
 @pytest.mark.parametrize("nodes", [[Resources(16, 0)], [Resources(16, 2)], [Resources(2, 0)]], ids=str)
 def test_the_plan_of_a_cluster_is_what_rllib_itself_would_reserve(nodes: list[Resources]) -> None:
-    settings = config("rllib/PPO", "rllib.env_runners=2", "device=auto", "learner.gpus=0.5")
+    shared = ["learner.gpus=0.5"] if any(node.gpus for node in nodes) else []
+    settings = config("rllib/PPO", "rllib.env_runners=2", "device=auto", *shared)
     plan = kind_of(settings, "finetune").plan(settings, nodes)
     algorithm = algorithm_config(settings, Shares(plan[ALGORITHM], plan[RoleId("env-runner", 0)]))
     assert algorithm.algo_class is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import re
 import resource
 from collections.abc import Callable, Sequence
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prelar_ray.commands import demo, evaluate, finetune, pretrain, record
+from prelar_ray.commands import demo, evaluate, finetune, pretrain, record, tune
 from prelar_ray.commands.dry_run import summarise
 from prelar_ray.config import RunConfig, load_config, preset_names
+from prelar_ray.errors import CheckpointError, ConfigError, DataError, RenderingError, RunFolderError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.layers import parameter_count
@@ -140,3 +142,86 @@ def test_every_preset_is_summarised_without_allocating_it(preset: str) -> None:
     largest = max(summary.memory.values())
     assert largest > 2**27
     assert largest_so_far() - before < largest / 2
+
+
+# What a dry run says no to
+
+
+@pytest.mark.render  # naming the nearest tasks loads the simulators
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        (finetune, "env.task=metaworld/raech-v3"),
+        (pretrain, "env.task=metaworld/raech-v3"),
+        (demo, "env.task=metaworld/raech-v3"),
+        (record, "record.tasks=[prelar/point-reach,metaworld/raech-v3]"),
+        (demo, "record.tasks=[metaworld/raech-v3]"),
+    ],
+)
+def test_a_task_that_does_not_exist_is_refused(command: object, override: str, settings: str) -> None:
+    main: Main = command.main  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"=metaworld/raech-v3: no such task; did you mean metaworld/reach-v3"):
+        main(["--config", settings, "--dry-run", override])
+
+
+def test_a_task_that_cannot_be_looked_up_here_is_a_warning(
+    settings: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def headless(task: str, path: str) -> None:
+        raise RenderingError("no display")
+
+    monkeypatch.setattr("prelar_ray.commands.dry_run.check_task", headless)
+    assert record.main(["--config", settings, "--dry-run"]) == 0
+    assert "record.tasks.0=prelar/point-reach is not checked: no display" in caplog.text
+
+
+@pytest.mark.parametrize("command", WITH_CONFIG, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_a_name_that_is_too_long_is_refused(command: object, settings: str, tmp_path: Path) -> None:
+    main: Main = command.main  # type: ignore[attr-defined]
+    for out, size in (
+        (tmp_path / ("x" * 300), "a name of 300 bytes"),
+        (tmp_path / (("x" * 200 + "/") * 20), "a path of"),
+    ):
+        with pytest.raises(RunFolderError, match=size):
+            main(["--config", settings, "--dry-run", "--out", str(out)])
+
+
+def test_a_folder_that_the_run_would_not_take_is_refused(settings: str, finetuned: Path, tmp_path: Path) -> None:
+    line = ["--config", settings, "--dry-run", "--out"]
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        finetune.main([*line, str(finetuned)])
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="is a file"):
+        pretrain.main([*line, str(tmp_path / "file")])
+    with pytest.raises(RunFolderError, match="no run to --resume"):
+        finetune.main([*line, str(tmp_path), "--resume"])
+
+
+def test_a_start_or_a_resume_that_does_not_fit_is_refused(
+    settings: str, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: not a checkpoint"):
+        finetune.main(["--config", settings, "--dry-run", "--init", str(tmp_path / "nowhere")])
+    with pytest.raises(DataError, match=r"nowhere: no such folder; .* correct video\.path"):
+        pretrain.main(["--config", settings, "--dry-run", "--videos", str(tmp_path / "nowhere")])
+    before = {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()}
+    line = ["--dry-run", "--resume", "--out", str(finetuned), "seed=5"]
+    with pytest.raises(CheckpointError, match=r"made with seed=0 \(here 5\)"):
+        finetune.main(line)
+    assert finetune.main([*line, "--accept-changes"]) == 0
+    assert {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()} == before
+
+
+def test_a_study_that_names_a_package_that_is_not_installed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = "name: study\npreset: tiny\nsearch: {kind: optuna}\n"
+    study += "finetune: {methods: [dreamerv2], tasks: [prelar/point-reach], space: {behaviour.horizon: [3, 5]}}\n"
+    (tmp_path / "sweep.yaml").write_text(study)
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else found(name))
+    with pytest.raises(ConfigError, match=r"^search\.kind=optuna: not installed; pip install optuna"):
+        tune.main([str(tmp_path / "sweep.yaml"), "--dry-run", "--nodes", "8x0x64"])
+    (tmp_path / "sweep.yaml").write_text(study.replace("study", "s" * 300).replace("optuna", "grid"))
+    with pytest.raises(RunFolderError, match="a name of 300 bytes"):
+        tune.main([str(tmp_path / "sweep.yaml"), "--dry-run", "--nodes", "8x0x64"])

@@ -145,6 +145,24 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_co
     assert finetune.main(line) == 0
 
 
+def test_a_resume_names_another_pretraining_than_the_run_started_from(
+    settings: str, pretrained: Path, tmp_path: Path, refused: Refused, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, other = tmp_path / "run", tmp_path / "other"
+    short = ["finetune.env_steps=60"]
+    assert finetune.main(["--config", settings, "--init", str(pretrained), "--out", str(out), *short]) == 0
+    shutil.copytree(pretrained, other)
+    with caplog.at_level(logging.INFO):
+        assert finetune.main(["--resume", "--init", str(other), "--out", str(out)]) == 0  # the same, elsewhere
+    assert f"--init {other} is not read" in caplog.text
+    meta = other / "checkpoints" / "000000005" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"sha256": "f" * 64}))
+    error = refused(finetune.main, "--resume", "--init", other, "--out", out, code=2)
+    assert (
+        f"error: --init {other}: content ffffffff, and the run in {out} started from {pretrained}/checkpoints" in error
+    )
+
+
 def test_a_damaged_checkpoint_is_refused_by_its_own_path_and_passed_over_in_its_run(
     settings: str, pretrained: Path, tmp_path: Path, refused: Refused
 ) -> None:

@@ -170,3 +170,10 @@ def test_shares_of_a_gpu_that_add_up_to_it_fit() -> None:
         config("device=auto", "learner.gpus=0.1", "collect.gpus=0.05", "collect.collectors=18"), [node(64, 1)]
     )
     assert sum(need.gpus for need in plan.values()) == pytest.approx(1.0)
+
+
+def test_gpus_that_a_learner_asks_for_and_no_node_has_are_refused() -> None:
+    with pytest.raises(
+        ResourceError, match=r"^learner\.gpus=1: the cluster has no GPU; .* learner\.gpus=0 to learn on"
+    ):
+        plan_of(config("device=auto", "learner.gpus=1"), [node(8)])

@@ -8,6 +8,18 @@ from prelar_ray.envs import action_size, check_task, known_tasks, make_env, regi
 from prelar_ray.errors import ConfigError
 
 
+def test_a_task_that_resembles_none_is_answered_with_a_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [f"{family}/task-{number}" for family in ("one", "two") for number in range(200)]
+    monkeypatch.setattr("prelar_ray.envs.registry.known_tasks", lambda: known)
+    with pytest.raises(
+        ConfigError, match=r"^env\.task=x: no such task; there are 400, such as one/task-0, two/task-0$"
+    ):
+        check_task("x")
+    with pytest.raises(ConfigError) as caught:
+        check_task("one/tusk")
+    assert len(str(caught.value)) < 120
+
+
 @pytest.mark.render
 def test_all_families_are_known() -> None:
     tasks = known_tasks()

@@ -295,4 +295,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ResourceError, match="device=cuda"):
         resolve_device("cuda")
+    with pytest.raises(ResourceError, match=r"^learner\.gpus=1: no GPU is visible to PyTorch; use learner\.gpus=0"):
+        resolve_device("auto", gpus=1.0)
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")

@@ -50,6 +50,17 @@ def test_a_full_run_of_the_published_size_needs_no_reservation() -> None:
     assert texts(*runs) == []
 
 
+def test_an_experiment_that_a_resume_changed_is_called_two() -> None:
+    changed = run(phase="pretrain", steps=600_000)
+    settings = {"seed": [0, 1], "videos": ["a", "b"], "telemetry.every_updates": [5, 7]}
+    changed.info["changes"] = [{"at": "then", "update": 2000, "settings": settings}, {"update": "damaged"}]
+    (text,) = texts(changed)
+    assert text == (
+        "run: A resume changed the experiment, so this is not one run: seed was 0 up to update 2 000, then 1; videos "
+        "was a up to update 2 000, then b."
+    )
+
+
 def test_minutes_of_fine_tuning_do_not_solve_the_task() -> None:
     (text,) = texts(run(steps=3_000))
     assert text.startswith("run: 3 000 environment steps of the published 250 000 (1.2\N{NO-BREAK SPACE}%). Minutes on")

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_resume_that_fails_before_training_starts_changes_nothing(tmp_path: Pa
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for error in (DataError("does not fit"), KeyboardInterrupt()):
         folder = RunFolder.create(tmp_path, "seed: 2\n", "finetune", resume=True)
-        with pytest.raises(type(error)), folder.track(), folder.timed("learning"):
+        with pytest.raises(type(error)), closing(folder), folder.track(), folder.timed("learning"):
             raise error
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -264,7 +265,7 @@ PARENT = {"host": socket.gethostname(), "pid": os.getppid(), "started": psutil.P
 def test_a_run_that_another_process_is_at_work_in_cannot_be_resumed(tmp_path: Path) -> None:
     path = begun(tmp_path / "run", process=PARENT)
     before = (path / "run.json").read_bytes()
-    with pytest.raises(RunFolderError, match=rf"/run: process {os.getppid()} is using it; stop that first"):
+    with pytest.raises(RunFolderError, match=rf"/run: process {os.getppid()} on \S+ is using it; stop that first"):
         RunFolder.create(path, "seed: 1\n", "finetune", resume=True)
     assert (path / "run.json").read_bytes() == before
     RunFolder.create(path, "seed: 1\n", "finetune", resume=True, abandoned=True)

@@ -79,6 +79,17 @@ def test_ctrl_c_that_ray_tune_took_for_itself_is_raised_and_its_handler_does_not
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_other_signals_that_ask_to_stop_give_trials_their_time_too(number: int) -> None:
+    before, kept = signal.getsignal(signal.SIGINT), signal.getsignal(number)
+    took = []
+    with _interrupts():
+        signal.signal(signal.SIGINT, lambda *_: took.append("Ray Tune's handler"))
+        signal.raise_signal(number)
+    assert took == ["Ray Tune's handler"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(number)) == (before, kept)
+
+
 def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
     folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
     table = StudyTable([], {"a": "running"})

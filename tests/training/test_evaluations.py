@@ -158,3 +158,59 @@ def test_a_run_without_any_evaluation_ends_all_the_same(run: Run) -> None:
     info = RunFolder.open(folder.path).info
     assert info["status"] == "finished"
     assert info["summary"] == {"updates": 6, "env_steps": 80, "episodes": 4}
+
+
+OFTEN = ("evaluation.every_env_steps=10", "evaluation.episodes=1", "checkpoint.keep_last=1", "finetune.env_steps=200")
+
+
+def test_where_evaluating_is_slower_than_training_the_newest_are_made_and_the_others_counted(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run("run", *OFTEN, backend=SlowEvaluator)
+    made = [row.env_steps // 10 for row in folder.evaluations()]
+    assert made == [7, 17, 18, 19, 20, 20]  # the first was in flight all the time, the last is of the last update
+    rows = read_metrics(folder.metrics_path)
+    skipped = [row["evaluation/skipped"] for row in rows if "evaluation/skipped" in row]
+    assert skipped[0] == 0
+    assert skipped[-1] == 9  # at 80 to 160 steps
+    assert skipped == sorted(skipped)
+    assert "is left out, 1 so far: evaluating takes longer than evaluation.every_env_steps=10" in caplog.text
+    assert caplog.text.count("is left out") == 4  # said at 1, 2, 4 and 8
+
+
+def test_checkpoints_whose_evaluation_is_pending_are_kept_and_a_resume_makes_all_of_them(
+    run: Run, tmp_path: Path, during_update: Any
+) -> None:
+    during_update(20, ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        run("run", *OFTEN, backend=SlowEvaluator)
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.evaluations() == []
+    pending = load_checkpoint(folder.path).counters["evaluations_owed"]
+    assert len(pending) == 5
+    assert {one["update"] for one in pending} <= set(checkpoints(folder))
+    during_update(0, never)
+    folder = run("run", *OFTEN, resume=True)
+    found = [row.update for row in folder.evaluations()]
+    assert found[:5] == [one["update"] for one in pending]
+    assert len(checkpoints(folder)) <= 2  # the last and the best
+
+
+def test_an_evaluation_due_at_the_update_of_the_last_checkpoint_survives_a_kill(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prelar_ray.training.finetuning import Finetuning
+
+    begin = Finetuning._begin_evaluation
+
+    def after_a_checkpoint(self: Finetuning) -> None:
+        self._begin_save()
+        begin(self)
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetuning, "_begin_evaluation", after_a_checkpoint)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run("run", *OFTEN, backend=SlowEvaluator)
+    pending = load_checkpoint(tmp_path / "run").counters["evaluations_owed"]
+    assert [one["update"] for one in pending] == [load_checkpoint(tmp_path / "run").update]

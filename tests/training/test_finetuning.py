@@ -17,6 +17,15 @@ from tests.training.runs import Run, assert_every_episode_once, logged
 pytestmark = pytest.mark.usefixtures("short_episodes")
 
 
+def test_the_replay_ratio_is_never_negative_while_the_initial_updates_are_made(run: Run) -> None:
+    folder = run("run", "finetune.initial_updates=6", "replay.tolerance_updates=20", "finetune.env_steps=90")
+    name = "replay/updates_per_env_step"
+    ratios = [row[name] for row in read_metrics(folder.metrics_path) if row.get(name) is not None]
+    assert ratios[0] == 0
+    assert ratios[-1] == pytest.approx(1 / 5)
+    assert min(ratios) >= 0
+
+
 @pytest.mark.parametrize("synchronous", ["true", "false"])
 def test_progress_is_complete_only_when_the_updates_are_done_too(
     run: Run, monkeypatch: pytest.MonkeyPatch, synchronous: str

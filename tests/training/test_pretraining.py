@@ -35,9 +35,9 @@ Run = Callable[..., RunFolder]
 def run(minute_config: RunConfig, videos: Path, tmp_path: Path) -> Run:
     """Pre-train for 5 updates with a checkpoint every 2, and return the run folder."""
 
-    def run(name: str = "run", *overrides: str, resume: bool = False) -> RunFolder:
+    def run(name: str = "run", *overrides: str, resume: bool = False, accept: bool = False) -> RunFolder:
         config = load_config(None, None, [f"video.path={videos}", *overrides], base=minute_config)
-        folder = RunFolder.create(tmp_path / name, to_yaml(config), "pretrain", resume)
+        folder = RunFolder.create(tmp_path / name, to_yaml(config), "pretrain", resume, accept_changes=accept)
         pretrain(config, folder, resume)
         return folder
 
@@ -145,7 +145,7 @@ def test_of_other_videos_a_resumed_run_holds_out_others(
     other = tmp_path / "other"
     config = load_config(None, None, ["seed=1", "record.episodes_per_task=2"], base=minute_config)
     record(config, other, lambda frames: None)
-    counters = load_checkpoint(run("run", f"video.path={other}", resume=True).path).counters
+    counters = load_checkpoint(run("run", f"video.path={other}", resume=True, accept=True).path).counters
     assert counters["held_out"] == held_out_episodes(VideoStore(other), 5, 0.05)
     assert f"{other}: other videos than this run was trained on before; 1 episode held out of these" in caplog.text
     assert counters["shards"].items() > first["shards"].items()  # the first videos were seen all the same

@@ -193,5 +193,5 @@ def test_a_resume_that_fails_while_roles_start_leaves_the_record_as_it_was(
     before = everything(tmp_path / "run")
     monkeypatch.setattr(ReplayGroup, "restore", lambda *_: crash())
     with pytest.raises(RuntimeError, match="power cut"):
-        run("run", "seed=5", resume=True)
+        run("run", "behaviour.discount=0.9", resume=True)
     assert everything(tmp_path / "run") == before

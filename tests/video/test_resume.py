@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -172,7 +173,9 @@ def test_a_shard_that_was_taken_back_stays_until_its_successor_is_written(tmp_pa
     writer = conversion.resume()
     assert (writer.episodes, writer.frames, last_note(writer)) == (2, 8, {"done": 3})
     writer.append(episode(1), "more")
-    assert files(conversion.path) == before | {"writer.lock": b""}
+    found = files(conversion.path)
+    assert json.loads(found.pop("writer.lock"))["pid"] == os.getpid()
+    assert found == before
     del writer  # as a kill would leave it
     assert last_note(Conversion(conversion.path, [], 6).resume()) == {"done": 3}
     assert len(VideoStore(conversion.path)) == 3
