@@ -16,7 +16,7 @@ Fit = Literal["squeeze", "crop", "pad"]
 
 
 def fitted(pixels: npt.NDArray[np.uint8], fit: Fit) -> npt.NDArray[np.uint8]:
-    """Return a picture ``(H, W, 3)`` as ``(64, 64, 3)``, by bicubic resampling; one that fits already stays as it is."""
+    """Return a picture ``(H, W, 3)`` as ``(64, 64, 3)``; one that fits already is not resampled."""
     height, width = pixels.shape[:2]
     if fit == "crop":
         side = min(height, width)

@@ -1,0 +1,75 @@
+"""Families of environments: ``env.task`` is FAMILY/TASK, and other packages add families as entry points."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+
+from prelar_ray.config import EnvConfig
+from prelar_ray.errors import ConfigError
+
+__all__ = ["Family", "check_task_name"]
+
+
+class Family(ABC):
+    """Tasks behind one name.
+
+    A package registers its own as an entry point of the group ``prelar_ray.environments``: the point's name is the
+    family, its object a subclass of this class without arguments. What it makes are environments of gymnasium with the
+    observation ``{"image": uint8 (64, 64, 3)}``, actions float32 ``(A,)`` in [-1, 1], and ``info["success"]`` at every
+    step and reset, as :class:`~prelar_ray.envs.pixel_env.PixelEnv` has them.
+    """
+
+    @abstractmethod
+    def task_names(self) -> Sequence[str]:
+        """Return the names of all tasks; may import a simulator.
+
+        Raises:
+            RenderingError: the simulator cannot be loaded.
+        """
+
+    @abstractmethod
+    def make(self, task: str, env: EnvConfig, seed: int) -> gymnasium.Env[Any, Any]:
+        """Return the environment of a task; ``seed`` determines its stream of episodes.
+
+        Raises:
+            ConfigError: it has not what ``env`` asks for.
+            RenderingError: headless rendering does not work.
+        """
+
+    def check(self, family: str, task: str, path: str) -> None:
+        """Check that there is a task of this name, without making it.
+
+        Args:
+            family: name of this family.
+            task: name of the task.
+            path: dotted key that an error names.
+
+        Raises:
+            ConfigError: there is none; offers the nearest names.
+            RenderingError: see :meth:`task_names`.
+        """
+        known = [f"{family}/{name}" for name in self.task_names()]
+        check_task_name(path, f"{family}/{task}", known)
+
+
+def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
+    """Accept ``value`` if it is one of the ``known`` tasks.
+
+    Raises:
+        ConfigError: it is not; the message starts with the dotted ``path`` and offers the nearest names.
+    """
+    if value in known:
+        return
+    nearest = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(known[:SHOWN])}"
+    more = ", ..." if not nearest and len(known) > SHOWN else ""
+    raise ConfigError(f"{path}={value}: no such task; {hint}{more}")
+
+
+SHOWN = 8
+"""Names in a message that has no near ones to offer."""
