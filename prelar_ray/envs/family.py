@@ -5,11 +5,9 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
-
-import gymnasium
 
 from prelar_ray.config import EnvConfig
+from prelar_ray.envs.pixel_env import PixelEnv
 from prelar_ray.errors import ConfigError
 
 __all__ = ["Family", "check_task_name"]
@@ -19,9 +17,7 @@ class Family(ABC):
     """Tasks behind one name.
 
     A package registers its own as an entry point of the group ``prelar_ray.environments``: the point's name is the
-    family, its object a subclass of this class without arguments. What it makes are environments of gymnasium with the
-    observation ``{"image": uint8 (64, 64, 3)}``, actions float32 ``(A,)`` in [-1, 1], and ``info["success"]`` at every
-    step and reset, as :class:`~prelar_ray.envs.pixel_env.PixelEnv` has them.
+    family, its object a subclass of this class without arguments.
     """
 
     @abstractmethod
@@ -33,7 +29,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def make(self, task: str, env: EnvConfig, seed: int) -> gymnasium.Env[Any, Any]:
+    def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         """Return the environment of a task; ``seed`` determines its stream of episodes.
 
         Raises:

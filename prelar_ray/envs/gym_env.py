@@ -122,11 +122,12 @@ class GymEnv(PixelEnv):
         return self._cut or super()._times_out()
 
     def _draw(self) -> Image:
+        image: Any
         if self._key is None:
-            image, where = self._env.render(), "render()"
+            image = self._env.render()
         else:
-            image, where = (self._observation if self._key == EVERYTHING else self._observation[self._key]), self._key
-        return fitted(_coloured(np.asarray(image), f"{self._name}: {where}"), self._config.fit)
+            image = self._observation if self._key == EVERYTHING else self._observation[self._key]
+        return fitted(_coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}"), self._config.fit)
 
 
 def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
@@ -172,16 +173,14 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | No
         ConfigError: no such key, it is no image, or there is no image at all.
     """
     space = env.observation_space
-    found = {EVERYTHING: space} if isinstance(space, spaces.Box) else {}
-    if isinstance(space, spaces.Dict):
-        found = dict(space.spaces)
+    found = dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
     if chosen:
         if chosen in found and _is_image(found[chosen]):
             return chosen
         images = [key for key, inner in found.items() if _is_image(inner)]
         raise ConfigError(
             f"env.image_key={chosen}: not an image in the observations of {name}; they have "
-            f"{', '.join(f'{key} ({inner})' for key, inner in found.items()) or space}; images are "
+            f"{', '.join(f'{key} ({inner})' for key, inner in found.items())}; images are "
             f"{', '.join(images) or 'none: leave it empty to render'}"
         )
     images = [key for key, inner in found.items() if _is_image(inner)]

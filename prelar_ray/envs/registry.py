@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.families import families
 from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.pixel_env import PixelEnv
 
 __all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
@@ -35,7 +34,7 @@ def check_task(task: str, path: str = "env.task") -> None:
     families()[family].check(family, name, path)
 
 
-def make_env(env: EnvConfig, seed: int) -> gymnasium.Env[Any, Any]:
+def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """Return the environment of a configuration; ``seed`` determines its stream of episodes.
 
     Raises:
