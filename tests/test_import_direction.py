@@ -12,7 +12,7 @@ import prelar_ray
 
 PACKAGE = Path(prelar_ray.__file__).parent
 
-ROOT = {"prelar_ray", "types", "errors", "roles", "seeding", "interrupts", "statistics", "wording"}
+ROOT = {"prelar_ray", "types", "errors", "fitting", "roles", "seeding", "interrupts", "statistics", "wording"}
 RECORDS = {"config", "storage", "telemetry"}
 DATA = {"envs", "video", "sources", "preparation", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}

@@ -13,6 +13,7 @@ from prelar_ray.config.component import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Settings,
 )
 from prelar_ray.config.model import LossConfig, WorldModelConfig
 from prelar_ray.config.training import (
@@ -25,6 +26,7 @@ from prelar_ray.config.training import (
     ReplayConfig,
     RLlibConfig,
 )
+from prelar_ray.fitting import Fit
 
 __all__ = [
     "RLLIB",
@@ -44,7 +46,18 @@ class EnvConfig(Component):
     """The environment."""
 
     task: str = "metaworld/reach-v3"
-    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK, prelar/point-reach or prelar/arena-TASK."""
+    """Environment id: metaworld/TASK, dmc/DOMAIN-TASK, prelar/point-reach, prelar/arena-TASK, gym/ID or gym/MODULE:ID
+    of gymnasium, or FAMILY/TASK of another package."""
+    kwargs: Settings = Field(default={})
+    """Keywords for the environment (gym/...)."""
+    image_key: str = ""
+    """Image in the observations (gym/...), observation for all of it; empty: the only one, or else what it renders."""
+    fit: Fit = "squeeze"
+    """Images of another size to 64 x 64 (gym/...): squeeze, crop to the centre, or pad with black."""
+    success_key: str = ""
+    """Key of info that says success (gym/...); empty: success or is_success where there is one."""
+    time_limit: NonNegativeInt = 0
+    """Longest episode, environment steps (gym/...); 0: that of the registered id."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
     camera: str = "default"

@@ -14,7 +14,8 @@ import numpy as np
 
 from prelar_ray.envs.arena_drawing import Disc, draw
 from prelar_ray.envs.arena_world import BLOCK_RADIUS, EFFECTOR_RADIUS, Arm, Vector, World, in_wall, path_to, push_from
-from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_task_name
+from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
 
 __all__ = ["Arena", "task_names"]
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_task_name
+from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
 from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, import_simulator
 
 __all__ = ["DeepMindControl", "task_names"]
@@ -34,6 +35,7 @@ class DeepMindControl(PixelEnv):
     """
 
     has_expert: ClassVar[bool] = False
+    has_success = False
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode, check_task_name
+from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
 from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, hangs_upside_down, import_simulator
 
 __all__ = ["MetaWorld", "frames_per_second", "task_names"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -12,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from prelar_ray.errors import ConfigError, DataError, EnvironmentFailure
+from prelar_ray.errors import DataError, EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode", "check_task_name"]
+__all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode"]
 
 Action = npt.NDArray[np.float32]
 """Action, float32 ``(A,)`` in [-1, 1]."""
@@ -44,6 +42,8 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
     has_expert: ClassVar[bool] = True
     """Whether :meth:`expert_action` works."""
+    has_success: bool = True
+    """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
 
     def __init__(
         self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode
@@ -117,11 +117,15 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
             total += reward
             succeeded |= success
             self._elapsed += 1
-            timed_out = self._elapsed >= self._episode_steps
+            timed_out = self._times_out()
             if terminated or timed_out:
                 self._running = False
                 break
         return {"image": self._draw()}, total, terminated, timed_out and not terminated, {"success": succeeded}
+
+    def _times_out(self) -> bool:
+        """Whether the episode ends for its length."""
+        return self._elapsed >= self._episode_steps
 
     def close(self) -> None:
         """Free the environment's resources."""
@@ -129,23 +133,3 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     def render(self) -> Image:  # type: ignore[override]  # one mode only
         """Return the present frame."""
         return self._draw()
-
-
-SHOWN = 3
-"""Tasks that a message names: more would fill a terminal."""
-
-
-def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
-    """Accept ``value`` if it is one of the ``known`` tasks.
-
-    Raises:
-        ConfigError: it is not; the message starts with the dotted ``path`` and offers the nearest names.
-    """
-    if value in known:
-        return
-    nearest = difflib.get_close_matches(value, known, n=SHOWN, cutoff=0.4)
-    if nearest:
-        raise ConfigError(f"{path}={value}: no such task; did you mean {' or '.join(nearest)}?")
-    of_family = {name.partition("/")[0]: name for name in reversed(known)}
-    some = ", ".join(sorted(of_family.values())[:SHOWN])
-    raise ConfigError(f"{path}={value}: no such task; there are {len(known)}, such as {some}")

@@ -1,34 +1,24 @@
-"""Environments by task id: "metaworld/reach-v3", "dmc/walker-walk", "prelar/point-reach", "prelar/arena-push"."""
+"""Environments by task id: "metaworld/reach-v3", "dmc/walker-walk", "prelar/arena-push", "gym/CarRacing-v3"."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Final
 
 import gymnasium
 
 from prelar_ray.config import EnvConfig
-from prelar_ray.envs import arena, dmc, metaworld
-from prelar_ray.envs.pixel_env import PixelEnv, check_task_name
-from prelar_ray.envs.point_reach import PointReach
-from prelar_ray.errors import ConfigError
+from prelar_ray.envs.families import families
+from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.pixel_env import PixelEnv
 
 __all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
-_FAMILIES: Final[dict[str, Callable[[], list[str]]]] = {
-    "metaworld": metaworld.task_names,
-    "dmc": dmc.task_names,
-    "prelar": lambda: ["point-reach", *arena.task_names()],
-}
-
 
 def known_tasks() -> list[str]:
-    """Return all task ids; imports the simulators.
+    """Return all task ids, without those of gymnasium's registry; imports the simulators.
 
     Raises:
         RenderingError: the simulators cannot be loaded because headless rendering does not work.
     """
-    return [f"{family}/{name}" for family, names in _FAMILIES.items() for name in names()]
+    return [f"{name}/{task}" for name, family in families().items() if name != "gym" for task in family.task_names()]
 
 
 def check_task(task: str, path: str = "env.task") -> None:
@@ -39,28 +29,21 @@ def check_task(task: str, path: str = "env.task") -> None:
         RenderingError: the task's simulator cannot be loaded.
     """
     family, _, name = task.partition("/")
-    if family not in _FAMILIES or name not in _FAMILIES[family]():
+    if family not in families():
         check_task_name(path, task, known_tasks())
+    families()[family].check(family, name, path)
 
 
 def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """Return the environment of a configuration; ``seed`` determines its stream of episodes.
 
     Raises:
-        ConfigError: unknown task (``env.task``) or camera (``env.camera``), or a camera for a task that has none.
+        ConfigError: unknown task (``env.task``) or camera (``env.camera``), or a setting that the task does not have.
         RenderingError: headless rendering does not work.
     """
     check_task(env.task)
     family, _, name = env.task.partition("/")
-    if family == "prelar":
-        if env.camera != "default":
-            raise ConfigError(f"env.camera={env.camera}: {env.task} has no cameras; leave env.camera=default")
-        if name == "point-reach":
-            return PointReach(env.action_repeat, seed)
-        return arena.Arena(name, env.action_repeat, seed)
-    build, published_camera = (metaworld.MetaWorld, "corner") if family == "metaworld" else (dmc.DeepMindControl, "0")
-    camera = published_camera if env.camera == "default" else env.camera
-    return build(name, camera, env.render_quality, env.action_repeat, seed)
+    return families()[family].make(name, env, seed)
 
 
 def action_size(env: EnvConfig) -> int:

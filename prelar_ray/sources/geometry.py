@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from prelar_ray.errors import DataError
-from prelar_ray.types import IMAGE_SIZE
+from prelar_ray.fitting import Fit, fitted
 
 __all__ = ["Box", "Geometry"]
 
@@ -35,7 +34,7 @@ class Geometry(BaseModel):
     """Part of the upright picture to keep."""
     flip: Literal["none", "rows", "columns", "both"] = "none"
     """Reverse the order of rows, columns, or both."""
-    fit: Literal["squeeze", "crop", "pad"] = "squeeze"
+    fit: Fit = "squeeze"
     """To a square: change the aspect ratio, take the centre, or add black bars."""
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -54,19 +53,7 @@ class Geometry(BaseModel):
             pixels = pixels[::-1]
         if self.flip in ("columns", "both"):
             pixels = pixels[:, ::-1]
-        height, width = pixels.shape[:2]
-        if self.fit == "crop":
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            pixels = pixels[top : top + side, left : left + side]
-        if self.fit != "pad" or height == width:
-            return _resized(pixels, IMAGE_SIZE, IMAGE_SIZE)
-        scale = IMAGE_SIZE / max(height, width)
-        inner = _resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
-        padded = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        top, left = (IMAGE_SIZE - inner.shape[0]) // 2, (IMAGE_SIZE - inner.shape[1]) // 2
-        padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-        return padded
+        return fitted(pixels, self.fit)
 
     def check_crop(self, width: int, height: int) -> None:
         """Raise DataError if ``crop`` reaches beyond an upright picture of this size."""
@@ -76,10 +63,3 @@ class Geometry(BaseModel):
                 f"--crop {box.width}:{box.height}:{box.x}:{box.y} reaches beyond pictures of {width} x {height} "
                 "pixels; give WIDTH:HEIGHT:X:Y within them"
             )
-
-
-def _resized(pixels: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:
-    if pixels.shape[:2] == (height, width):
-        return np.ascontiguousarray(pixels)
-    image = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)

@@ -1,0 +1,75 @@
+"""Environments of somebody who knows nothing of this package, registered as gymnasium has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Track(gymnasium.Env[Any, Any]):
+    """A dot on a line goes where the action says; the goal is its right end."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        observation: str = "vector",
+        actions: str = "box",
+        size: tuple[int, int] = (48, 96),
+        success: str = "success",
+    ) -> None:
+        self.render_mode, self._kind, self._size, self._success = render_mode, observation, size, success
+        image = spaces.Box(0, 255, (*size, 3), np.uint8)
+        vector = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = {
+            "vector": vector,
+            "image": image,
+            "dict": spaces.Dict({"pixels": image, "state": vector}),
+            "two": spaces.Dict({"left": image, "right": image}),
+        }[observation]
+        self.action_space = {
+            "box": spaces.Box(np.array([[-2.0, 0.0]], np.float32), np.array([[2.0, 10.0]], np.float32)),
+            "endless": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            "dict": spaces.Dict({"a": vector}),
+        }[actions]
+        self._place = 0.0
+        self.taken: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._place = float(self.np_random.uniform(-1, -0.5))
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.taken.append(action)
+        self._place += 0.1 * float(action[0, 0])
+        there = self._place >= 1
+        info = {self._success: there} if self._success else {}
+        return self._observe(), self._place, self._place <= -2, False, info
+
+    def render(self) -> Any:
+        return self._draw()
+
+    def _observe(self) -> Any:
+        image, vector = self._draw(), np.array([self._place], np.float32)
+        return {
+            "vector": vector,
+            "image": image,
+            "dict": {"pixels": image, "state": vector},
+            "two": {"left": image, "right": image},
+        }[self._kind]
+
+    def _draw(self) -> Any:
+        image = np.full((*self._size, 3), 30, np.uint8)
+        column = int(np.clip((self._place + 2) / 4, 0, 0.99) * self._size[1])
+        image[:, column] = 250
+        return image
+
+
+gymnasium.register("Track-v0", entry_point=Track, max_episode_steps=30)
+gymnasium.register("Endless-v0", entry_point=Track)
