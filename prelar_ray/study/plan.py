@@ -21,7 +21,7 @@ from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.records import PlanEntry
 from prelar_ray.study.identity import path_identities
-from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep
+from prelar_ray.study.sweep import FinetuneStage, PretrainStage, Range, Space, Sweep, Variant
 
 __all__ = ["PlannedRun", "changed", "plan_runs", "recording", "video_stores"]
 
@@ -31,6 +31,12 @@ NOT_IN_NAME = ("seed", "cluster", "dashboard", "telemetry", "checkpoint", "learn
 PRETRAINING = ("world_model", "loss", "pretrain", "video", "precision")
 """Sections that pre-training reads and that make it what it is."""
 
+FINETUNING_ALONE = (
+    *("env.", "finetune.", "behaviour.", "replay.", "collect.", "evaluation."),
+    *("loss.reward_weight", "loss.aux_reward_weight", "loss.tie_", "loss.action_decoder_weight"),
+    *("world_model.reward_", "world_model.action_encoder", "world_model.action_input", "world_model.dynamics"),
+)
+"""Beginnings of settings that pre-training does not read."""
 
 OWN_KEYS = {"seed": "pretrain.seeds and finetune.seeds", "method": "finetune.methods", "env.task": "finetune.tasks"}
 """Settings of a run that are no settings of a study, and where it has them."""
@@ -52,6 +58,8 @@ class PlannedRun:
     """What was chosen from the spaces, for this run and for the pre-training it starts from."""
     init: str | None = None
     """Name of the pre-training of this study that it starts from."""
+    variants: tuple[str, ...] = ()
+    """Names of those that this pre-training is made for; none: for all of its method."""
     init_path: Path | None = None
     """Run folder of another pre-training that it starts from."""
     slot: int | None = None
@@ -98,8 +106,8 @@ def plan_runs(sweep: Sweep, folder: Path, identities: Mapping[str, str] | None =
             with _at("finetune.tasks"):
                 check_task(task, "task")
         _check_init(tune)
-        for method in tune.methods:
-            runs += _finetunings(sweep, tune, method, pretrainings, identities)
+        for name, variant in tune.compared.items():
+            runs += _finetunings(sweep, tune, name if tune.variants else "", variant, pretrainings, identities)
         if sweep.search.kind == "optuna":
             for run in {run.method: run for run in runs}.values():
                 _check_space(run, tune.space)
@@ -113,6 +121,8 @@ def _check_own_keys(sweep: Sweep) -> None:
     for name, stage in (("pretrain", sweep.pretrain), ("finetune", sweep.finetune)):
         if stage:
             given |= {f"{name}.settings": stage.settings, f"{name}.space": dict(stage.space)}
+    for name, variant in (sweep.finetune.variants if sweep.finetune else {}).items():
+        given[f"finetune.variants.{name}.settings"] = variant.settings
     for where, settings in given.items():
         for key in settings:
             if key in OWN_KEYS:
@@ -163,10 +173,13 @@ def _pretrainings(
 ) -> list[PlannedRun]:
     found: dict[str, PlannedRun] = {}
     for method in _pretrained_methods(sweep, stage):
-        for point, (data, store), seed in itertools.product(
-            _points(sweep, stage.space, f"pretrain/{method}"), stores.items(), stage.seeds
+        for (variants, own), point, (data, store), seed in itertools.product(
+            _pretrained_variants(sweep, method),
+            _points(sweep, stage.space, f"pretrain/{method}"),
+            stores.items(),
+            stage.seeds,
         ):
-            settings = {"method": method, **sweep.settings, **stage.settings}
+            settings = {"method": method, **sweep.settings, **stage.settings, **own}
             with _at("pretrain"):
                 config = _config(sweep, {**settings, **point}, seed)
             given = stage.videos[data]  # not where the store lies: a study keeps its names wherever its folder is
@@ -177,8 +190,20 @@ def _pretrainings(
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
             labels |= {"pretrain.seed": seed} if len(stage.seeds) > 1 else {}
-            found.setdefault(name, PlannedRun(name, "pretrain", method, "", seed, config, labels))
+            run = found.setdefault(name, PlannedRun(name, "pretrain", method, "", seed, config, labels))
+            found[name] = replace(run, variants=(*run.variants, *variants))
     return list(found.values())
+
+
+def _pretrained_variants(sweep: Sweep, method: str) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return which variants are pre-trained as ``method``, and what pre-training reads of their settings."""
+    variants = sweep.finetune.variants if sweep.finetune else {}
+    found: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        ((name,), {key: value for key, value in variant.settings.items() if not key.startswith(FINETUNING_ALONE)})
+        for name, variant in variants.items()
+        if same_pretraining(variant.method, method)
+    ]
+    return found or [((), {})]
 
 
 def _not_in_name(point: Mapping[str, Any], stage: str, read: Sequence[str]) -> dict[str, Any]:
@@ -198,7 +223,8 @@ def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
     """Methods to pre-train, one for all that pre-train alike: always the same, whichever of them the study names."""
     asked = stage.methods
     if sweep.finetune:
-        asked = tuple(m for m in sweep.finetune.methods if _needs_pretraining(m) and m not in sweep.finetune.init)
+        compared = dict.fromkeys(variant.method for variant in sweep.finetune.compared.values())
+        asked = tuple(m for m in compared if _needs_pretraining(m) and m not in sweep.finetune.init)
     chosen: list[str] = []
     for method in asked:
         with _at("pretrain.methods"):
@@ -211,9 +237,10 @@ def _pretrained_methods(sweep: Sweep, stage: PretrainStage) -> list[str]:
 
 
 def _check_init(stage: FinetuneStage) -> None:
+    methods = dict.fromkeys(variant.method for variant in stage.compared.values())
     for method in stage.init:
-        if method not in stage.methods or not _needs_pretraining(method):
-            usable = [name for name in stage.methods if _needs_pretraining(name)]
+        if method not in methods or not _needs_pretraining(method):
+            usable = [name for name in methods if _needs_pretraining(name)]
             raise ConfigError(
                 f"finetune.init.{method}: names no method of finetune.methods that starts from a pre-training; "
                 f"those are: {', '.join(usable) or 'none'}"
@@ -245,18 +272,22 @@ def _needs_pretraining(method: str) -> bool:
 def _finetunings(
     sweep: Sweep,
     stage: FinetuneStage,
-    method: str,
+    name: str,
+    variant: Variant,
     pretrainings: Sequence[PlannedRun],
     identities: Mapping[str, str],
 ) -> Iterator[PlannedRun]:
+    method = variant.method
+    starts = _starts(stage, name, method, pretrainings)
     for init, task, (slot, point), seed in itertools.product(
-        _starts(stage, method, pretrainings), stage.tasks, _proposals(sweep, stage, method), stage.seeds
+        starts, stage.tasks, _proposals(sweep, stage, method), stage.seeds
     ):
         inherited: Mapping[str, Any] = {}
         if sweep.pretrain and isinstance(init, PlannedRun):
             chosen = {key: value for key, value in init.labels.items() if key in sweep.pretrain.space}
             inherited = {**sweep.pretrain.settings, **chosen}
-        settings = {"method": method, **sweep.settings, **inherited, **stage.settings, "env.task": task}
+        settings = {"method": method, **sweep.settings, **inherited, **stage.settings, **variant.settings}
+        settings["env.task"] = task
         with _at("finetune"):
             config = _config(sweep, {**settings, **point}, seed)
         start = init.name if isinstance(init, PlannedRun) else identities[f"init.{method}"] if init else ""
@@ -264,6 +295,8 @@ def _finetunings(
             name: value for name, value in config if name not in (*NOT_IN_NAME, "method", "video", "record", "pretrain")
         }
         whole |= _not_in_name(point, "finetune", list(whole))
+        if isinstance(init, PlannedRun) and config.finetune.clip_rows:
+            config = config.model_copy(update={"video": init.config.video})
         digest = _digest(whole, start + (f"#{slot}" if slot is not None else ""))
         run = PlannedRun(
             f"finetune/{method.replace('/', '-')}/{task.replace('/', '-')}/{digest}/seed-{seed}",
@@ -272,22 +305,24 @@ def _finetunings(
             task,
             seed,
             config,
-            point,
+            {"variant": name, **point} if name else point,
             slot=slot,
         )
         if isinstance(init, PlannedRun):
-            run = replace(run, init=init.name, labels={**init.labels, **point})
+            run = replace(run, init=init.name, labels={**init.labels, **run.labels})
         yield replace(run, init_path=init) if isinstance(init, Path) else run
 
 
 def _starts(
-    stage: FinetuneStage, method: str, pretrainings: Sequence[PlannedRun]
+    stage: FinetuneStage, variant: str, method: str, pretrainings: Sequence[PlannedRun]
 ) -> Sequence[PlannedRun | Path | None]:
     if not _needs_pretraining(method):
         return [None]
     if method in stage.init:
         return [Path(stage.init[method]).absolute()]
-    alike = [run for run in pretrainings if same_pretraining(run.method, method)]
+    alike = [
+        run for run in pretrainings if same_pretraining(run.method, method) and (not variant or variant in run.variants)
+    ]
     if not alike:
         raise ConfigError(
             f"finetune.methods: {method} starts from a pre-training, and nobody makes one; add a pretrain section, "

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Validat
 from prelar_ray.config import Component, yaml_text
 from prelar_ray.errors import ConfigError
 
-__all__ = ["FinetuneStage", "PretrainStage", "Space", "Sweep", "read_sweep"]
+__all__ = ["FinetuneStage", "PretrainStage", "Space", "Sweep", "Variant", "read_sweep"]
 
 
 class Range(Component):
@@ -66,6 +66,15 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
+class Variant(Component):
+    """A method with settings of its own, compared under a name."""
+
+    method: str
+    """Of `prelar_ray/config/methods`."""
+    settings: Settings = Field(default_factory=dict)
+    """On top of all others; what pre-training reads of them makes a pre-training of its own."""
+
+
 class PretrainStage(Component):
     """Pre-trainings; each that differs is made once, whoever starts from it."""
 
@@ -86,6 +95,8 @@ class FinetuneStage(Component):
 
     methods: Names = ("prelar",)
     """Of `prelar_ray/config/methods`."""
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    """Instead of methods, what is compared by name: an ablation."""
     tasks: Names = ("metaworld/reach-v3",)
     """Environments."""
     seeds: Seeds = (0, 1, 2, 3, 4)
@@ -96,6 +107,17 @@ class FinetuneStage(Component):
     """Changed for fine-tuning."""
     space: Space = Field(default_factory=dict)
     """Values to try, by dotted key: a list, or a range to draw from."""
+
+    @model_validator(mode="after")
+    def _methods_or_variants(self) -> FinetuneStage:
+        if self.variants and "methods" in self.model_fields_set:
+            raise ValueError("give methods or variants; a variant names its method")
+        return self
+
+    @property
+    def compared(self) -> dict[str, Variant]:
+        """What is compared: the variants, or each method as one without settings."""
+        return self.variants or {method: Variant(method=method) for method in self.methods}
 
 
 class Search(Component):

@@ -48,6 +48,52 @@ def test_each_distinct_pretraining_is_made_once_and_shared(tmp_path: Path) -> No
     assert len({run.name for run in runs}) == len(runs) == 12
 
 
+def test_variants_are_compared_by_name_and_share_what_they_pretrain_alike(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={"videos": {"a": "videos"}},
+        finetune={
+            "variants": {
+                "plain": {"method": "prelar"},
+                "tied": {"method": "prelar", "settings": {"loss": {"tie_weight": 1.0}, "finetune.batch_size": 4}},
+                "rehearsed": {"method": "prelar", "settings": {"finetune.rehearsal.share": 0.5}},
+                "layer norm": {"method": "prelar", "settings": {"world_model.encoder.norm": "layer"}},
+                "scratch": {"method": "dreamerv2", "settings": {"behaviour.horizon": 5}},
+            },
+            "tasks": (TASK,),
+            "seeds": (0, 1),
+        },
+    )
+    shared, own = (run for run in runs if run.phase == "pretrain")
+    assert (shared.variants, own.variants) == (("plain", "tied", "rehearsed"), ("layer norm",))
+    assert (shared.config.loss.tie_weight, own.config.world_model.encoder.norm) == (0.0, "layer")
+    found = {run.labels["variant"]: run for run in finetunings(runs) if run.seed == 1}
+    assert {name: run.init for name, run in found.items()} == {
+        **dict.fromkeys(("plain", "tied", "rehearsed"), shared.name),
+        "layer norm": own.name,
+        "scratch": None,
+    }
+    assert found["tied"].config.loss.tie_weight == 1.0
+    assert found["tied"].config.finetune.batch_size == 4
+    assert found["scratch"].config.behaviour.horizon == 5
+    videos = {name: run.config.video.path for name, run in found.items()}
+    assert videos["rehearsed"] == str(Path("videos").absolute())  # it reads them
+    assert videos["tied"] == ""
+    assert len({run.name for run in runs}) == len(runs) == 2 + 5 * 2
+
+
+def test_a_study_compares_methods_or_variants_and_checks_their_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give methods or variants; a variant names its method"):
+        study(finetune={"methods": ("dreamerv2",), "variants": {"a": {"method": "dreamerv2"}}})
+    with pytest.raises(ConfigError, match=r"finetune\.variants\.a\.settings\.seed: a study gives it in"):
+        plan(tmp_path, finetune={"variants": {"a": {"method": "dreamerv2", "settings": {"seed": 3}}}})
+    with pytest.raises(ConfigError, match=r"finetune: .*behaviour\.horizont"):
+        plan(
+            tmp_path,
+            finetune={"variants": {"a": {"method": "dreamerv2", "settings": {"behaviour.horizont": 3}}}, "tasks": TASK},
+        )
+
+
 def test_methods_that_pretrain_otherwise_get_a_pretraining_of_their_own(tmp_path: Path) -> None:
     runs = plan(
         tmp_path,
