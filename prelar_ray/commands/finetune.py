@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--init", type=Path, metavar="RUN", help="pre-training run or checkpoint; without: from scratch"
     )
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    parser.add_argument(
+        "--trust-pickles",
+        action="store_true",
+        help="resume a fetched run of an RLlib algorithm: its checkpoints are programs, which are then executed",
+    )
     override_option(parser, "--cluster", "cluster", help="none, auto, or the address of a Ray cluster")
     override_option(parser, "--task", "env.task", help="environment id")
     args = parser.parse_args(argv)
@@ -60,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.init:
         init = kind.find_init(args.init, config)
     run = RunFolder.create(args.out, to_yaml(config), "finetune", resume=args.resume)
+    if args.trust_pickles:
+        run.trust()
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, init, args.resume))
     evaluate = [["evaluate", args.out, "--film", "film.mp4"]] if kind.has_policy else []

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import os
 import shlex
@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,13 +30,24 @@ from typing import Any
 import numpy as np
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
-from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.storage.files import (
+    append_json_line,
+    atomic_file,
+    read_json_lines,
+    remove_unfinished,
+    sync_lines,
+    write_json,
+)
 from prelar_ray.storage.processes import is_gone, this_process
 from prelar_ray.storage.provenance import provenance
-from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.reading import parse_record, read_bytes, read_json, read_record
+from prelar_ray.storage.records import EvaluationRecord, Fetched, RunRecord, count_lines_until, drop_lines_after
+from prelar_ray.wording import counted
 
-__all__ = ["IMPORT", "RunFolder", "require_new"]
+__all__ = ["FETCHED", "IMPORT", "RunFolder", "require_new"]
 
+FETCHED = "fetched.json"
+"""Where a run folder was copied from, in one that was."""
 IMPORT = "import"
 """Phase of a folder with an imported checkpoint; a run can start from it, but it cannot be resumed."""
 
@@ -107,9 +118,12 @@ class RunFolder:
         self.started = True
         if "status" in self.info:
             self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
-        self.update(status="running", finished=None, process=this_process())
+        remove_unfinished(self.path)
+        config = self._config_yaml.encode()
+        digest = hashlib.sha256(config).hexdigest()
+        self.update(status="running", finished=None, process=this_process(), config_sha256=digest)
         with atomic_file(self.config_path) as file:
-            file.write(self._config_yaml.encode())
+            file.write(config)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -121,14 +135,11 @@ class RunFolder:
         record = path / "run.json"
         if not record.is_file():
             raise DataError(f"{path}: not a run folder, it holds no run.json; name the folder given as --out")
+        info = read_json(record)
         try:
-            info = json.loads(record.read_bytes())
-        except (ValueError, OSError) as error:
-            raise DataError(f"{record}: cannot be read as JSON ({error}); restore it from a copy") from error
-        expected = {"phase": str, "status": str, "versions": dict, "hardware": dict, "timings": dict, "summary": dict}
-        for key, kind in expected.items():
-            if not isinstance(info, dict) or not isinstance(info.get(key), kind):
-                raise DataError(f"{record}: {key} is missing or no {kind.__name__}; restore the file from a copy")
+            parse_record(RunRecord, info)
+        except ValueError as error:
+            raise DataError(f"{record}: {error}; restore the file from a copy") from error
         return cls(path, info)
 
     def update(self, **fields: Any) -> None:
@@ -138,8 +149,7 @@ class RunFolder:
             DataError: it cannot be written.
         """
         self.info |= fields
-        with atomic_file(self.path / "run.json") as file:
-            file.write(json.dumps(self.info, indent=2).encode() + b"\n")
+        write_json(self.path / "run.json", self.info)
 
     @contextmanager
     def track(self) -> Iterator[None]:
@@ -209,7 +219,61 @@ class RunFolder:
         Raises:
             DataError: a line is damaged, or the file cannot be written.
         """
-        filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
+        drop_lines_after(self.evaluations_path, update)
+
+    def sync_lines(self) -> dict[str, int]:
+        """Flush metrics and evaluations to disk and return how many lines each has, which the checkpoint notes.
+
+        Raises:
+            DataError: they cannot be flushed.
+        """
+        return {path.name: sync_lines(path) for path in (self.metrics_path, self.evaluations_path)}
+
+    def warn_of_missing_lines(self, noted: Mapping[str, int], update: int) -> None:
+        """Compare metrics and evaluations with what the checkpoint of ``update`` noted; fewer lines are a warning.
+
+        More are none: an evaluation of that update may have ended later.
+
+        Raises:
+            DataError: a line is damaged.
+        """
+        for path in (self.metrics_path, self.evaluations_path):
+            missing = noted.get(path.name, 0) - count_lines_until(path, update)
+            if missing > 0:
+                log.warning(
+                    "%s: %s of the %d before the checkpoint of update %d missing; the file was emptied, cut or "
+                    "damaged, and the report will lack them: restore it from a copy",
+                    *(path, f"{counted(missing, 'line')} {'is' if missing == 1 else 'are'}", noted[path.name], update),
+                )
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """Where the folder was copied from; None for a run that was made here.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        path = self.path / FETCHED
+        return read_record(Fetched, path, "delete it if you trust the run") if os.path.lexists(path) else None
+
+    def trust(self) -> None:
+        """Note that the files of a fetched run are trusted, pickles included; nothing for a run that was made here.
+
+        Raises:
+            DataError: it cannot be noted.
+        """
+        if fetched := self.fetched:
+            log.warning("%s: fetched from %s; its pickles are trusted from now on", self.path, fetched.address)
+            write_json(self.path / FETCHED, fetched.model_copy(update={"trusted": _now()}).model_dump())
+
+    def config_was_changed(self) -> bool:
+        """Whether ``config.yaml`` is not what the run wrote; older runs do not say.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        known = self.info.get("config_sha256")
+        return known is not None and hashlib.sha256(read_bytes(self.config_path)).hexdigest() != known
 
     @classmethod
     def _to_resume(cls, path: Path, phase: str, config_yaml: str) -> RunFolder:
@@ -288,8 +352,8 @@ def _ended_before_checkpoint(path: Path, abandoned: bool) -> bool:
 
     Evaluations, frames and files that are not a run's are never removed.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):  # with a damaged record nothing is removed
-        info = json.loads((path / "run.json").read_bytes())
+    with suppress(OSError, DataError, KeyError, TypeError):  # with a damaged record nothing is removed
+        info = RunFolder.open(path).info
         killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
         ended = killed or info["status"] in ("failed", "interrupted")
         made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)}

@@ -18,19 +18,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError, RunFolderError
-from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.files import atomic_file, remove_unfinished, write_json
 from prelar_ray.storage.processes import is_gone, this_process
-from prelar_ray.storage.records import PlanEntry
+from prelar_ray.storage.reading import read_record, read_yaml
+from prelar_ray.storage.records import NamesOfRuns, Plan, PlanEntry, ProcessRecord, ReasonsOfRuns
 from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["StudyFolder"]
+
+R = TypeVar("R", bound=BaseModel)
 
 
 class StudyFolder:
@@ -79,13 +84,14 @@ class StudyFolder:
             DataError: the folder cannot be written.
         """
         record = self.path / "driver.json"
-        driver = self._read("driver.json", None)
-        if driver and not is_gone(driver):
+        driver = self._read("driver.json", ProcessRecord)
+        if driver and not is_gone(driver.model_dump()):
             raise RunFolderError(
-                f"{self.path}: process {driver['pid']} on {driver['host']} is at work on this study; end it first with "
+                f"{self.path}: process {driver.pid} on {driver.host} is at work on this study; end it first with "
                 f"Ctrl-C, or delete {record} if it is gone"
             )
         self._write("driver.json", this_process())
+        remove_unfinished(self.path)
         try:
             yield
         finally:
@@ -103,11 +109,12 @@ class StudyFolder:
         named = b"" if "name" in yaml_text.parse(sweep) else f"name: {name}\n".encode()
         with atomic_file(self.path / "study.yaml") as file:
             file.write(named + sweep)
-        planned = {run.name: run.model_dump(mode="json") for run in runs}
-        earlier = {entry["name"]: entry for entry in self._read("plan.json", {"runs": []})["runs"]}
+        planned = {run.name: run for run in runs}
+        earlier = {entry.name: entry for entry in self._plan()}
         for same in set(proposed) & planned.keys() & earlier.keys():
-            planned[same]["labels"] = earlier[same]["labels"] | planned[same]["labels"]
-        self._write("plan.json", {"runs": list((earlier | planned).values())})
+            labels = earlier[same].labels | planned[same].labels
+            planned[same] = planned[same].model_copy(update={"labels": labels})
+        self._write_plan((earlier | planned).values())
 
     def set_labels(self, run: PlanEntry) -> None:
         """Record values that were proposed only when the run started.
@@ -115,14 +122,11 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        plan = self._read("plan.json", {"runs": []})
-        entries = [run.model_dump(mode="json") if entry["name"] == run.name else entry for entry in plan["runs"]]
-        self._write("plan.json", {"runs": entries})
+        self._write_plan(run if entry.name == run.name else entry for entry in self._plan())
 
     def labels(self, name: str) -> dict[str, Any]:
         """Labels of a run, as recorded."""
-        entries = self._read("plan.json", {"runs": []})["runs"]
-        return next((dict(entry["labels"]) for entry in entries if entry["name"] == name), {})
+        return next((dict(entry.labels) for entry in self._plan() if entry.name == name), {})
 
     def run_path(self, name: str) -> Path:
         """Where a run's folder is or will be."""
@@ -135,7 +139,7 @@ class StudyFolder:
             return "waiting"
         info = RunFolder.open(path).info
         status = str(info["status"])
-        return "stopped" if status != "finished" and name in self._read("stopped.json", {}) else status
+        return "stopped" if status != "finished" and name in self._stopped() else status
 
     def note_stopped(self, name: str) -> None:
         """Record that a scheduler stopped a run early.
@@ -143,11 +147,12 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        self._write("stopped.json", self._read("stopped.json", {}) | {name: True})
+        self._write("stopped.json", self._stopped() | {name: True})
 
     def failures(self) -> dict[str, str]:
         """Why runs failed for good, by name."""
-        return dict(self._read("failures.json", {}))
+        failures = self._read("failures.json", ReasonsOfRuns)
+        return dict(failures.root) if failures else {}
 
     def note_failure(self, name: str, reason: str | None) -> None:
         """Record why a run failed for good; None forgets it.
@@ -159,25 +164,33 @@ class StudyFolder:
         failures.pop(name, None)
         self._write("failures.json", failures | ({name: reason} if reason is not None else {}))
 
-    def _read(self, name: str, default: Any) -> Any:
+    def _stopped(self) -> dict[str, bool]:
+        stopped = self._read("stopped.json", NamesOfRuns)
+        return dict(stopped.root) if stopped else {}
+
+    def _plan(self) -> list[PlanEntry]:
+        plan = self._read("plan.json", Plan)
+        return plan.runs if plan else []
+
+    def _write_plan(self, runs: Iterable[PlanEntry]) -> None:
+        write_json(self.path / "plan.json", {"runs": [run.model_dump(mode="json") for run in runs]}, indent=1)
+
+    def _read(self, name: str, kind: type[R]) -> R | None:
+        """Return a file of the study, None if it is missing."""
         path = self.path / name
-        if not path.exists():
-            return default
-        try:
-            return json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read as JSON ({error}); delete it, --resume writes a new one"
-            ) from error
+        return read_record(kind, path, "delete it, --resume writes a new one") if path.exists() else None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file whose keys are names, or that lives as long as a process: without a checksum."""
         with atomic_file(self.path / name) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _name(record: Path) -> str:
     try:
-        tree = yaml_text.parse(record.read_bytes())
-        return str(tree["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{record}: cannot be read ({error}); restore it from a copy") from error
+        tree = read_yaml(record)
+    except DataError as error:
+        raise RunFolderError(str(error)) from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
+        raise RunFolderError(f"{record}: cannot be read (it has no name of the study); restore it from a copy")
+    return str(tree["name"])

@@ -118,6 +118,7 @@ class Finetuning(Loop):
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
             self.replay.restore(checkpoint.counters["replay"], checkpoint.update)
             self.run.start()
+            self.run.warn_of_missing_lines(checkpoint.counters.get("lines", {}), checkpoint.update)
             self.run.forget_evaluations_after(checkpoint.update)
             self.evaluations.resume(self.run, self.checkpoints)
         elif init:
@@ -259,6 +260,7 @@ class Finetuning(Loop):
             "replay": self.replay.state_dict(),
             "numbers": self.collectors.numbers,
             **self.evaluations.counters(),
+            "lines": self.run.sync_lines(),
         }
         self.saving.done(self.learners.save(counters))
 

@@ -140,6 +140,8 @@ class Pretraining(Loop):
             videos.sampler.load_state_dict(checkpoint.counters["sampler"])
         run.start()
         updates = self.learners.updates
+        if checkpoint is not None:
+            run.warn_of_missing_lines(checkpoint.counters.get("lines", {}), updates)
         self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
         self.logging = Every(config.telemetry.every_updates, updates)
         self.validating = Every(config.pretrain.validation_every_updates, updates)
@@ -211,7 +213,7 @@ class Pretraining(Loop):
         self._clear()
 
     def _begin_save(self) -> None:
-        self.learners.save(self.videos.counters | {"sampler": self._position})
+        self.learners.save(self.videos.counters | {"sampler": self._position, "lines": self.run.sync_lines()})
         self.saving.done(self.learners.updates)
 
     def save(self) -> None:
