@@ -34,9 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     fetch(args.uri, args.out)
     run = RunFolder.open(args.out)
-    said, resume = f"fetched: {args.out}", [run.info["phase"], "--resume", "--out", args.out]
+    said, report = f"fetched: {args.out}", ["report", args.out]
+    resume = [run.info["phase"], "--resume", "--out", args.out]
+    following = [resume, report]
     if any(run.checkpoints.glob(f"*/{RLLIB_META}")):
         said += ", with pickles that --resume would execute: do so only if you trust whoever could write there"
-        resume.append("--trust-pickles")
-    print_next(said, ["report", args.out], resume)
+        following = [report, [*resume, "--trust-pickles"]]
+    print_next(said, *following)
     return 0

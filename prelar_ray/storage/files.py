@@ -183,7 +183,7 @@ class _Line(NamedTuple):
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return one dictionary per line; a last line without line break was cut off by a kill and is omitted.
 
-    Lines whose checksum is wrong are read, with a warning.
+    Lines whose checksum is wrong are read, with a warning; numbers may be infinite or NaN.
 
     Raises:
         DataError: the file is missing, or a line within it is not a JSON object.
@@ -210,7 +210,7 @@ def _lines(path: Path) -> list[_Line]:
     for number, text in enumerate(content.split(b"\n")[:-1], start=1):
         reason = ""
         try:
-            row = parse_json(text)
+            row = parse_json(text, finite=False)
         except ValueError as error:
             row, reason = None, f" ({printable(str(error), 80)})"
         if not isinstance(row, dict):

@@ -28,8 +28,12 @@ LARGEST = 1e100
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
-def parse_json(text: bytes | str) -> Any:
+def parse_json(text: bytes | str, finite: bool = True) -> Any:
     """Return the value that JSON ``text`` describes.
+
+    Args:
+        text: in UTF-8.
+        finite: refuse NaN and what is larger than :data:`LARGEST`; without, they are read as NaN and infinity.
 
     Raises:
         ValueError: no JSON, no UTF-8, a key given twice, text that is no Unicode, more than :data:`DEPTH` levels, or a
@@ -40,7 +44,7 @@ def parse_json(text: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     _check_depth(text)
-    value = _DECODER.decode(text)
+    value = (_FINITE if finite else _ANY).decode(text)
     if "\\u" in text:  # half a pair of surrogates is no text, and could never be written
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -103,9 +107,13 @@ def _constant(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_whole, parse_float=_fraction, parse_constant=_constant
-)
+def _any_fraction(text: str) -> float:
+    value = float(text)
+    return value if abs(value) <= LARGEST else math.copysign(math.inf, value)
+
+
+_FINITE = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_float=_fraction, parse_constant=_constant)
+_ANY = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_float=_any_fraction)
 
 
 def finite_or_null(value: Any) -> Any:

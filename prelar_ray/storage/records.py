@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from prelar_ray.errors import DataError
 from prelar_ray.storage.files import filter_json_lines, read_json_lines, write_json
 from prelar_ray.storage.names import name_problem
-from prelar_ray.storage.reading import parse_record, read_record
+from prelar_ray.storage.reading import first_mistake, read_record
 
 __all__ = [
     "CHECKPOINT_META",
@@ -48,7 +50,7 @@ def _refuse_path(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_refuse_path)]
 """A path that stays in its folder."""
-SettingKey = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", max_length=200)]
+SettingKey = Annotated[str, Field(max_length=200, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]+$")]
 """Dotted key of a setting."""
 
 CHECKPOINT_META = "meta.json"
@@ -120,7 +122,7 @@ class MetricLine(BaseModel):
     """One line of ``metrics.jsonl``; all other keys are metrics, null where one was not finite."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, Finite | None]
+    __pydantic_extra__: dict[str, float | None]
 
     update: Count
     env_steps: Count = 0
@@ -133,7 +135,7 @@ class EvaluationRecord(_OpenRecord):
     update: Count
     env_steps: Count
     task: str
-    returns: tuple[Finite, ...]
+    returns: tuple[float, ...]
     successes: tuple[bool, ...]
     """Whether each episode counts as a success by ``success_rule``."""
     success_rule: str
@@ -142,7 +144,8 @@ class EvaluationRecord(_OpenRecord):
 
     @model_validator(mode="after")
     def _can_be_averaged(self) -> Self:
-        if not self.returns or len(self.returns) != len(self.successes):
+        paired = len(self.returns) == len(self.successes) > 0
+        if not paired or not all(map(math.isfinite, self.returns)):
             raise ValueError(
                 f"the evaluation at {self.env_steps} environment steps has {len(self.returns)} returns and "
                 f"{len(self.successes)} successes, expected as many of each, all finite"
@@ -167,11 +170,15 @@ class EvaluationRecord(_OpenRecord):
             DataError: a key is missing or of the wrong type, or it has no episodes.
         """
         try:
-            return parse_record(cls, row)
-        except ValueError as error:
-            raise DataError(
-                f"{source}: an evaluation is malformed: {error}; delete that line to use the rest"
-            ) from error
+            return cls.model_validate_json(json.dumps(row), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"an evaluation is malformed ({first_mistake(error)})"
+            if first["type"] == "missing":
+                reason = f"an evaluation lacks {first['loc'][0]!r}"
+            elif first["type"] == "value_error":
+                reason = first_mistake(error)
+            raise DataError(f"{source}: {reason}; delete that line to use the rest") from error
 
 
 def drop_lines_after(path: Path, update: int) -> None:
