@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import Compression, checksum
-from prelar_ray.storage.files import atomic_file, cannot_write
+from prelar_ray.storage.files import atomic_file, cannot_write, remove_unfinished
 from prelar_ray.storage.locks import FileLock
 from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
@@ -22,6 +22,7 @@ NEXT = ".next"
 """Suffix of a shard that will replace the one of its name, once the journal describes it."""
 
 _SHARD = re.compile(rf"shard-\d{{5,}}\.arrow({re.escape(NEXT)})?(\.tmp)?")
+_OF_OLDER_RELEASES = {f"{MANIFEST}.tmp", f"{JOURNAL}.tmp"}
 
 
 class Journal:
@@ -170,9 +171,9 @@ class Journal:
 
     def _remove_unnamed(self) -> None:
         named = {shard.file for shard in self.shards}
-        temporary = {f"{MANIFEST}.tmp", f"{JOURNAL}.tmp"}
+        remove_unfinished(self.path)
         for path in self.path.iterdir():
-            if path.name in temporary or (_SHARD.fullmatch(path.name) and path.name not in named):
+            if path.name in _OF_OLDER_RELEASES or (_SHARD.fullmatch(path.name) and path.name not in named):
                 path.unlink()
 
 
