@@ -30,4 +30,4 @@ def shortened(text: str, most: int = LONGEST) -> str:
     if len(text) <= most:
         return printable(text)
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:6]
-    return f"{printable(text[: most - 8])}…{digest}"
+    return f"{printable(text[: most - 7])}…{digest}"

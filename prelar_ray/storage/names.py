@@ -71,8 +71,9 @@ def check_names(names: Iterable[str], source: str) -> list[str]:
     found = [check_name(name, source) for name in names]
     files: dict[str, str] = {}
     for name in found:
+        before = len(files)
         other = files.setdefault(_same(name), name)
-        if other is not name:
+        if len(files) == before:
             raise DataError(
                 f"{printable(source)}: the names {printable(other)!r} and {printable(name)!r} are the same on some "
                 "file systems; refused, nothing is written"

@@ -290,6 +290,9 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
             )
+        with suppress(DataError):  # whoever needs the file says that it is missing
+            if folder.config_was_changed():
+                log.warning("%s: was changed since the run wrote it, or is damaged", folder.config_path)
         return folder
 
 
