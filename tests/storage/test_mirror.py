@@ -378,3 +378,13 @@ def test_a_link_in_the_copy_is_not_written_through(folder: Path, tmp_path: Path)
     with pytest.raises(OSError, match="a link leads out of the copy"):
         mirror_of(folder, tmp_path / "there").sync()
     assert files(precious) == {"key": "mine"}
+
+
+def test_a_fetched_run_with_pickles_is_not_suggested_to_be_resumed_without_a_flag(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "checkpoints/000000010/rllib.json", "{}")
+    assert command.main([f"file://{folder}", str(tmp_path / "got")]) == 0
+    said = capsys.readouterr().err
+    assert "with pickles that --resume would execute" in said
+    assert f"finetune --resume --out {tmp_path / 'got'} --trust-pickles" in said
