@@ -39,8 +39,12 @@ class UnsafeFile(ValueError):
     """A file holds other objects than tensors and plain containers; nothing of it was run."""
 
 
-def load_tensors(path: Path) -> Any:
+def load_tensors(path: Path, compare: bool = False) -> Any:
     """Return what ``torch.save`` wrote to a file, on the CPU; dense tensors in plain containers.
+
+    Args:
+        path: of the file.
+        compare: compare the checksums of its entries, for a file of which none is known elsewhere.
 
     Raises:
         UnsafeFile: it holds code or other objects, which were not executed.
@@ -49,6 +53,8 @@ def load_tensors(path: Path) -> Any:
         OSError: it cannot be read.
     """
     size = _check_sizes(path)
+    if compare:
+        _compare(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -95,6 +101,19 @@ def _unpacked(path: Path) -> int:
     if packed := next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None):
         raise UnusableFile(f"its entry {packed.filename[:80]!r} is compressed, which PyTorch does not do")
     return sum(entry.file_size for entry in entries)
+
+
+def _compare(path: Path) -> None:
+    """Refuse an archive of which an entry is not what its checksum says; torch does not look at it."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise UnusableFile(f"no whole archive: {error}") from error
+    if damaged is not None:
+        raise UnusableFile(f"the checksum of its entry {damaged[:80]!r} differs")
 
 
 def _check_pickle(path: Path, size: int) -> None:

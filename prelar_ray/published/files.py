@@ -113,7 +113,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         known = _is_torch_file(path)
         if not known:
             raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run")
-        content = load_tensors(path)
+        content = load_tensors(path, compare=True)
     except OSError as error:
         raise OfficialCheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
     except UnsafeFile as error:

@@ -183,6 +183,10 @@ def read_run(path: Path) -> Run:
         if not run.evaluations:
             none = f"{folder.evaluations_path}: no evaluation yet; the run ended before its first one"
             run.missing.setdefault("evaluations", none)
+    folder.info = run.info
+    nothing: dict[str, str] = {}
+    for name, missing in run.read("lines", folder.missing_lines, nothing).items():
+        run.missing[Path(name).stem] = missing
     prediction = folder.frames / "prediction.npz"
     if (kind and kind.own_networks) or prediction.exists():
         run.prediction = run.read("prediction", lambda: _prediction(prediction), None)

@@ -26,7 +26,7 @@ from prelar_ray.errors import DataError, UsageError
 from prelar_ray.reporting.texts import csv_text, read_csv_text
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.json_text import parse_json
-from prelar_ray.wording import counted, shortened
+from prelar_ray.wording import counted, printable, shortened
 
 __all__ = [
     "DAMAGED",
@@ -227,23 +227,24 @@ def read_scores(path: Path) -> list[RunScores]:
 def _table(path: Path) -> Any:
     try:
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={**REQUIRED, **OPTIONAL}))
+        table = table.rename_columns(list(map(read_csv_text, table.column_names)))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); name a CSV file of scores") from error
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = printable(" ".join(str(error).split()))
         raise DataError(
             f"{path}: not a table of scores ({reason}); expected CSV with a header, seed and env_step whole numbers, "
             f"{' and '.join(METRIC_NAMES)} numbers"
         ) from error
-    table = table.rename_columns(list(map(read_csv_text, table.column_names)))
     names = table.column_names
+    shown_names = printable(", ".join(names))
     missing = [name for name in REQUIRED if name not in names]
     if not set(METRIC_NAMES) & set(names):
         missing.append(" or ".join(METRIC_NAMES))
     if missing:
-        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(names)}")
+        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {shown_names}")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column is there twice: {', '.join(names)}; keep one of each name")
+        raise DataError(f"{path}: a column is there twice: {shown_names}; keep one of each name")
     if not table.num_rows:
         raise DataError(f"{path}: holds no scores, only a header; expected one row per evaluation")
     return table

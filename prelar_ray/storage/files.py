@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from prelar_ray.errors import DataError
-from prelar_ray.storage.json_text import finite_or_null, parse_json, take_check, with_check
+from prelar_ray.storage.json_text import CHECK, finite_or_null, parse_json, take_check, with_check
 from prelar_ray.storage.reading import read_bytes
 from prelar_ray.wording import counted, printable
 
@@ -22,6 +22,7 @@ __all__ = [
     "append_json_line",
     "atomic_file",
     "cannot_write",
+    "count_lines",
     "exclusive_file",
     "filter_json_lines",
     "new_folder",
@@ -170,9 +171,24 @@ def sync_lines(path: Path) -> int:
     try:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
     except OSError as error:
         raise cannot_write(path, error) from error
+    return count_lines(path)
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of lines of a file, without one that was cut off; 0 for a file that is missing.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with path.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
 
 
 class _Line(NamedTuple):
@@ -206,7 +222,9 @@ def filter_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> Non
 
 def _lines(path: Path) -> list[_Line]:
     content = read_bytes(path, "restore it from a copy", MOST_BYTES_OF_LINES)
-    found, changed = [], []
+    found: list[_Line] = []
+    changed: list[int] = []
+    twice: list[int] = []
     for number, text in enumerate(content.split(b"\n")[:-1], start=1):
         reason = ""
         try:
@@ -215,9 +233,14 @@ def _lines(path: Path) -> list[_Line]:
             row, reason = None, f" ({printable(str(error), 80)})"
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is not a JSON object; delete that line to use the rest{reason}")
+        has_checksum = CHECK in row
         if not take_check(row):
             changed.append(number)
+        if has_checksum and found and found[-1].text == text:  # what this package writes has a time or an update
+            twice.append(number)
         found.append(_Line(text, row))
+    if twice:
+        log.warning("%s: %s there twice, the first is line %d", path, counted(len(twice), "line"), twice[0])
     if changed:
         log.warning(
             "%s: %s, the first is line %d, changed since written, or damaged: the checksum differs",

@@ -104,6 +104,8 @@ class RunRecord(_OpenRecord):
     commit: str | None = None
     process: ProcessRecord | None = None
     config_sha256: str | None = None
+    lines: dict[str, Count] = {}
+    """Of metrics and evaluations, when the run ended."""
 
 
 class Fetched(_OpenRecord):

@@ -33,6 +33,7 @@ from prelar_ray.errors import DataError, PrelarError, RunFolderError
 from prelar_ray.storage.files import (
     append_json_line,
     atomic_file,
+    count_lines,
     read_json_lines,
     remove_unfinished,
     sync_lines,
@@ -66,6 +67,7 @@ class RunFolder:
         self._config_yaml = config_yaml
         self.started = False
         """Whether training has started in this process; until then a run to resume is unchanged."""
+        self._ended_with: Mapping[str, int] = {}  # lines of metrics and evaluations when the run last ended
         self.info = info
         """Content of ``run.json``; status is running (also of a killed run), finished, interrupted or failed."""
         self.config_path = path / "config.yaml"
@@ -121,7 +123,8 @@ class RunFolder:
         remove_unfinished(self.path)
         config = self._config_yaml.encode()
         digest = hashlib.sha256(config).hexdigest()
-        self.update(status="running", finished=None, process=this_process(), config_sha256=digest)
+        self._ended_with = self.info.get("lines", {})
+        self.update(status="running", finished=None, process=this_process(), config_sha256=digest, lines={})
         with atomic_file(self.config_path) as file:
             file.write(config)
 
@@ -166,9 +169,9 @@ class RunFolder:
             # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):
                 if self.started:
-                    self.update(finished=_now(), **ending)
+                    self.update(finished=_now(), lines=self.sync_lines(), **ending)
             raise
-        self.update(status="finished", finished=_now())
+        self.update(status="finished", finished=_now(), lines=self.sync_lines())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -230,21 +233,31 @@ class RunFolder:
         return {path.name: sync_lines(path) for path in (self.metrics_path, self.evaluations_path)}
 
     def warn_of_missing_lines(self, noted: Mapping[str, int], update: int) -> None:
-        """Compare metrics and evaluations with what the checkpoint of ``update`` noted; fewer lines are a warning.
+        """Warn where metrics or evaluations have fewer lines than the checkpoint of ``update``, or the end, noted.
 
-        More are none: an evaluation of that update may have ended later.
+        More than the checkpoint noted are none: an evaluation of that update may have ended later.
 
         Raises:
             DataError: a line is damaged.
         """
         for path in (self.metrics_path, self.evaluations_path):
-            missing = noted.get(path.name, 0) - count_lines_until(path, update)
+            at_checkpoint = noted.get(path.name, 0) - count_lines_until(path, update)
+            missing = max(at_checkpoint, self._ended_with.get(path.name, 0) - count_lines(path))
             if missing > 0:
-                log.warning(
-                    "%s: %s of the %d before the checkpoint of update %d missing; the file was emptied, cut or "
-                    "damaged, and the report will lack them: restore it from a copy",
-                    *(path, f"{counted(missing, 'line')} {'is' if missing == 1 else 'are'}", noted[path.name], update),
-                )
+                log.warning("%s; restore it from a copy, or the report will lack them", _missing(path, missing))
+
+    def missing_lines(self) -> dict[str, str]:
+        """By name of file, how many lines it has fewer than when the run ended; nothing where none is missing.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        found = {}
+        for path in (self.metrics_path, self.evaluations_path):
+            missing = self.info.get("lines", {}).get(path.name, 0) - count_lines(path)
+            if missing > 0:
+                found[path.name] = _missing(path, missing)
+        return found
 
     @property
     def fetched(self) -> Fetched | None:
@@ -294,6 +307,11 @@ class RunFolder:
             if folder.config_was_changed():
                 log.warning("%s: was changed since the run wrote it, or is damaged", folder.config_path)
         return folder
+
+
+def _missing(path: Path, missing: int) -> str:
+    lines = f"{counted(missing, 'line')} {'is' if missing == 1 else 'are'}"
+    return f"{path}: {lines} missing that the run wrote; the file was emptied, cut or damaged"
 
 
 def require_new(path: Path) -> None:

@@ -17,8 +17,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +89,7 @@ class StudyFolder:
                 f"{self.path}: process {driver.pid} on {driver.host} is at work on this study; end it first with "
                 f"Ctrl-C, or delete {record} if it is gone"
             )
-        self._write("driver.json", this_process())
+        write_json(record, this_process())
         remove_unfinished(self.path)
         try:
             yield
@@ -147,7 +146,7 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        self._write("stopped.json", self._stopped() | {name: True})
+        write_json(self.path / "stopped.json", self._stopped() | {name: True})
 
     def failures(self) -> dict[str, str]:
         """Why runs failed for good, by name."""
@@ -162,7 +161,7 @@ class StudyFolder:
         """
         failures = self.failures()
         failures.pop(name, None)
-        self._write("failures.json", failures | ({name: reason} if reason is not None else {}))
+        write_json(self.path / "failures.json", failures | ({name: reason} if reason is not None else {}))
 
     def _stopped(self) -> dict[str, bool]:
         stopped = self._read("stopped.json", NamesOfRuns)
@@ -179,11 +178,6 @@ class StudyFolder:
         """Return a file of the study, None if it is missing."""
         path = self.path / name
         return read_record(kind, path, "delete it, --resume writes a new one") if path.exists() else None
-
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a file whose keys are names, or that lives as long as a process: without a checksum."""
-        with atomic_file(self.path / name) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _name(record: Path) -> str:

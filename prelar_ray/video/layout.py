@@ -17,6 +17,7 @@ count. Version 1 had the shards in the manifest, which was rewritten with each o
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import Compression
 from prelar_ray.storage.files import MOST_BYTES_OF_LINES
-from prelar_ray.storage.json_text import parse_json
+from prelar_ray.storage.json_text import parse_json, take_check
 from prelar_ray.storage.reading import first_mistake, read_bytes, read_json
 
 __all__ = ["JOURNAL", "MANIFEST", "Contents", "Manifest", "ShardRecord", "read_contents", "read_manifest"]
@@ -44,6 +45,8 @@ MOST_BYTES = 2**28
 
 
 R = TypeVar("R", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
@@ -184,8 +187,10 @@ def _read_journal(file: Path) -> list[ShardRecord]:
     shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            parse_json(line)  # bounds, and keys given twice
-            shards.append(ShardRecord.model_validate_json(line, strict=True))
+            row = parse_json(line)
+            if not take_check(row):
+                log.warning("%s: line %d was changed since written, or is damaged: its checksum differs", file, number)
+            shards.append(_parse(ShardRecord, row))
         except ValidationError as error:
             raise DataError(f"{file}: line {number} is damaged at {_where(error)}; restore it from a copy") from error
         except ValueError as error:
@@ -193,8 +198,8 @@ def _read_journal(file: Path) -> list[ShardRecord]:
     return shards
 
 
-def _parse(kind: type[R], content: dict[str, Any]) -> R:
-    """Return a record of JSON; text does not count as a number or truth."""
+def _parse(kind: type[R], content: Any) -> R:
+    """Return a record of what JSON describes; text does not count as a number or truth."""
     return kind.model_validate_json(json.dumps(content), strict=True)
 
 
