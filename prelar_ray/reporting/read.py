@@ -30,6 +30,7 @@ from prelar_ray.kinds import Kind, find_kind
 from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
 from prelar_ray.statistics import Interval, mean_interval, success_interval
+from prelar_ray.storage.files import count_lines
 from prelar_ray.storage.json_text import LARGEST
 from prelar_ray.storage.reading import parse_record, read_bytes, read_json, read_record
 from prelar_ray.storage.records import (
@@ -186,7 +187,9 @@ def read_run(path: Path) -> Run:
     folder.info = run.info
     nothing: dict[str, str] = {}
     for name, missing in run.read("lines", folder.missing_lines, nothing).items():
-        run.missing[Path(name).stem] = missing
+        if not count_lines(run.path / name):  # else a damaged line is what matters
+            run.missing.pop(Path(name).stem, None)
+        run.missing.setdefault(Path(name).stem, missing)
     prediction = folder.frames / "prediction.npz"
     if (kind and kind.own_networks) or prediction.exists():
         run.prediction = run.read("prediction", lambda: _prediction(prediction), None)
