@@ -50,7 +50,7 @@ def test_a_table_of_scores_holds_no_formula_and_is_read_back(
     assert (found.method, found.task, dict(found.labels)) == (run.method, run.task, dict(run.labels))
 
 
-@pytest.mark.parametrize("name", [r"$\frac{", "$x$ and $y$", "$" * 7, r"\$\\", "_", "a" * 20_000, "line\nline"])
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$ and $y$", "$" * 7, r"\$\\", "_", "a" * 20_000, "line\nline"])
 def test_names_in_charts_are_drawn_as_plain_text(name: str) -> None:
     other = f"{name} other"
     intervals = {of: Interval(0.5, 0.4, 0.6, 10) for of in (name, other)}
