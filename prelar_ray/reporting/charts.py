@@ -15,7 +15,8 @@ from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, ScalarFo
 
 from prelar_ray.reporting.compare import Curve, HeatMap
 from prelar_ray.reporting.drawing import AXIS_LABELS, PANEL, Chart, Line, lines_chart, show_frames
-from prelar_ray.reporting.read import PredictedFrames, Run
+from prelar_ray.reporting.prediction import PredictedFrames
+from prelar_ray.reporting.read import Run
 from prelar_ray.reporting.scores import SUCCESS, SYMBOLS
 from prelar_ray.reporting.texts import label_text
 from prelar_ray.statistics import Interval, mean_interval

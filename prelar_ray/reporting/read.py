@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ import pandas as pd
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError
 from prelar_ray.kinds import Kind, find_kind
+from prelar_ray.reporting.prediction import PredictedFrames, read_prediction
 from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
 from prelar_ray.statistics import Interval, mean_interval, success_interval
@@ -45,16 +45,13 @@ from prelar_ray.storage.records import (
 from prelar_ray.storage.run_folder import IMPORT, RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
-from prelar_ray.types import Frames, check_frames
 from prelar_ray.wording import printable, shortened
 
-__all__ = ["PredictedFrames", "Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
+__all__ = ["Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
 
 T = TypeVar("T")
 R = TypeVar("R", ReasonsOfRuns, NamesOfRuns)
 
-MOST_FRAME_BYTES = 2**28
-"""Size above which predicted frames are not unpacked."""
 MOST_TEXT = 2000
 """Characters of an error or command that a page shows."""
 
@@ -62,17 +59,6 @@ log = logging.getLogger(__name__)
 
 WITHOUT_SUCCESS = ("dmc",)
 """Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
-
-
-@dataclass(frozen=True)
-class PredictedFrames:
-    """``frames/prediction.npz``."""
-
-    true: Frames
-    reconstructed: Frames
-    open_loop: Frames
-    context: int
-    """Frames that the model observed before it predicted open loop."""
 
 
 @dataclass
@@ -192,7 +178,7 @@ def read_run(path: Path) -> Run:
         run.missing.setdefault(Path(name).stem, missing)
     prediction = folder.frames / "prediction.npz"
     if (kind and kind.own_networks) or prediction.exists():
-        run.prediction = run.read("prediction", lambda: _prediction(prediction), None)
+        run.prediction = run.read("prediction", lambda: read_prediction(prediction), None)
     if folder.diagnostics_path.exists():
         run.diagnosis = run.read("diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)
     return run
@@ -398,28 +384,3 @@ def _evaluations(folder: RunFolder) -> list[EvaluationRecord]:
         of.model_copy(update={name: shortened(getattr(of, name)) for name in ("task", "success_rule", "policy")})
         for of in folder.evaluations()
     ]
-
-
-def _prediction(path: Path) -> PredictedFrames:
-    if not path.exists():
-        raise DataError(f"{path}: missing; the run ended before it wrote predicted frames")
-    names = ("true", "reconstructed", "open_loop")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MOST_FRAME_BYTES:
-                raise DataError(f"{path}: unpacks to more than {MOST_FRAME_BYTES // 2**20} MiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = [check_frames(arrays[name], f"{path}: {name}") for name in names]
-            if arrays["context"].shape or arrays["context"].dtype.kind not in "iu":
-                raise DataError(f"{path}: context is no whole number")
-            context = int(arrays["context"])
-    except DataError:
-        raise
-    except Exception as error:  # damaged archives raise whatever zip, zlib and NumPy come upon
-        raise DataError(f"{path}: damaged or of another format ({error})") from error
-    lengths = [len(of) for of in frames]
-    if len(set(lengths)) > 1 or not lengths[0]:
-        raise DataError(f"{path}: has {lengths[0]} true, {lengths[1]} reconstructed, {lengths[2]} open-loop frames")
-    if not 0 < context <= lengths[0]:
-        raise DataError(f"{path}: context is {context}, expected 1 to {lengths[0]} frames")
-    return PredictedFrames(frames[0], frames[1], frames[2], context)

@@ -270,7 +270,7 @@ def _make_videos(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _cheap_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts of which the numbers changed are drawn, and intervals are rough; the clock of a study's driver on another host is its own."""
+    """Charts of which the numbers changed are drawn, intervals are rough, and no driver is at work on a study."""
     from prelar_ray.reporting import aggregates
 
     monkeypatch.setattr(aggregates, "RESAMPLES", 99)
