@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+import hashlib
+import unicodedata
+
+__all__ = ["counted", "printable", "shortened"]
+
+LONGEST = 200
+"""Characters of a name or value that a message or page shows."""
 
 
 def counted(number: int, noun: str) -> str:
     """Return for example "1 episode" or "2 episodes"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str, most: int = LONGEST) -> str:
+    """Return text of unknown origin on one line, without control characters, and cut if it is long."""
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign for sign in text)
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Return text of at most ``most`` characters, on one line; text that is cut ends in a digest of all of it."""
+    if len(text) <= most:
+        return printable(text)
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:6]
+    return f"{printable(text[: most - 7])}…{digest}"

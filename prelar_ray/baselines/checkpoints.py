@@ -2,28 +2,31 @@
 
 ``algorithm/`` is what RLlib's ``save_to_path`` writes. It holds pickles, and reading them runs whatever they say. So
 only a run that resumes reads them, from its own folder, after their checksums have been compared with those in
-``rllib.json``: that finds damage, it is no protection from somebody who can write there. ``rllib.json`` holds
-counters and configuration besides. A replay buffer is in none of it.
+``rllib.json``: that finds damage, it is no protection from somebody who can write there. A folder that was fetched is
+refused until the user says that its pickles are trusted. ``rllib.json`` holds counters and configuration besides.
+A replay buffer is in none of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from prelar_ray.checkpoint.compatibility import check_length, newest_resumable
-from prelar_ray.checkpoint.store import CheckpointFolders
+from prelar_ray.checkpoint.store import CheckpointFolders, read_meta, saved_config
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
-from prelar_ray.storage.files import atomic_file
-from prelar_ray.storage.records import RLLIB_META
+from prelar_ray.storage.files import write_json
+from prelar_ray.storage.names import is_inside
+from prelar_ray.storage.reading import parse_record
+from prelar_ray.storage.records import RLLIB_META, Count, FileName
+from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["ALGORITHM_FOLDER", "AlgorithmCheckpoint", "Counters", "is_whole", "load", "resumable", "save"]
 
@@ -43,6 +46,24 @@ class Counters:
     evaluated_at: int = 0  # environment steps at the last evaluation
 
 
+class _Counters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    update: Count
+    agent_steps: Count
+    episodes: Count
+    evaluations: Count
+    evaluated_at: Count
+
+
+class _Meta(BaseModel):
+    """Content of ``rllib.json``."""
+
+    counters: _Counters
+    files: dict[FileName, str]
+    lines: dict[str, Count] = {}
+
+
 @dataclass(frozen=True)
 class AlgorithmCheckpoint:
     """A checkpoint whose files are whole; RLlib's part is not read yet."""
@@ -50,6 +71,7 @@ class AlgorithmCheckpoint:
     path: Path
     config: RunConfig  # of the run that wrote it
     counters: Counters
+    lines: Mapping[str, int] = field(default_factory=dict)  # of metrics and evaluations, when it was written
 
     @property
     def env_steps(self) -> int:
@@ -58,9 +80,13 @@ class AlgorithmCheckpoint:
 
 
 def save(
-    folders: CheckpointFolders, config: RunConfig, counters: Counters, write_algorithm: Callable[[str], Any]
+    folders: CheckpointFolders,
+    config: RunConfig,
+    counters: Counters,
+    write_algorithm: Callable[[str], Any],
+    lines: Mapping[str, int] | None = None,
 ) -> Path:
-    """Write a checkpoint; ``write_algorithm`` is RLlib's ``save_to_path``.
+    """Write a checkpoint; ``write_algorithm`` is RLlib's ``save_to_path``, ``lines`` those of the run's files.
 
     Raises:
         CheckpointError: see :meth:`CheckpointFolders.writing`.
@@ -73,11 +99,11 @@ def save(
         meta = {
             "format": FORMAT,
             "counters": asdict(counters),
+            "lines": dict(lines or {}),
             "files": {str(path.relative_to(folder)): checksum(path) for path in files},
             "config": config.model_dump(mode="json"),
         }
-        with atomic_file(folder / RLLIB_META) as file:
-            file.write(json.dumps(meta, indent=1).encode())
+        write_json(folder / RLLIB_META, meta, indent=1)
     return folders.path(counters.update)
 
 
@@ -88,21 +114,21 @@ def load(path: Path) -> AlgorithmCheckpoint:
         CheckpointError: missing, damaged or of another version; names the file.
     """
     meta_path = path / RLLIB_META
+    if not meta_path.is_file():
+        raise CheckpointError(f"{meta_path}: cannot be read (No such file or directory); use an earlier one")
+    meta = read_meta(meta_path, FORMAT)
     try:
-        meta: Mapping[str, Any] = json.loads(meta_path.read_bytes())
-        if meta["format"] != FORMAT:
-            raise CheckpointError(f"{meta_path}: format {meta['format']}, this version reads {FORMAT}")
-        config = RunConfig.model_validate_json(json.dumps(meta["config"]))
-        counters, files = Counters(**meta["counters"]), dict(meta["files"])
-    except OSError as error:
-        raise CheckpointError(f"{meta_path}: cannot be read ({error.strerror}); use an earlier one") from error
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{meta_path}: damaged or of another version ({first})") from error
-    for name, expected in files.items():
-        if not (path / name).is_file() or checksum(path / name) != expected:
-            raise CheckpointError(f"{path / name}: missing, or not what {RLLIB_META} says; use an earlier one")
-    return AlgorithmCheckpoint(path, config, counters)
+        found, config = parse_record(_Meta, meta), saved_config(meta)
+    except ValueError as error:
+        raise CheckpointError(f"{meta_path}: damaged or of another version ({error})") from error
+    for name, expected in found.files.items():
+        file = path / name
+        if not file.is_file() or not is_inside(file, path) or checksum(file) != expected:
+            raise CheckpointError(f"{file}: missing, or not what {RLLIB_META} says; use an earlier one")
+    there = (file.relative_to(path).as_posix() for file in (path / ALGORITHM_FOLDER).rglob("*") if file.is_file())
+    if unknown := [name for name in there if name not in found.files]:
+        raise CheckpointError(f"{path / unknown[0]}: not among the files of {RLLIB_META}; use an earlier one")
+    return AlgorithmCheckpoint(path, config, Counters(**found.counters.model_dump()), found.lines)
 
 
 def is_whole(path: Path) -> bool:
@@ -118,9 +144,17 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
     """Return the last checkpoint of a run, after checking that ``config`` can resume it.
 
     Raises:
-        CheckpointError: there is none, or ``config`` describes another algorithm or other networks.
+        CheckpointError: there is none, or ``config`` describes another algorithm or other networks; or the run was
+            fetched, and nobody said that its pickles may be executed.
         UsageError: ``config`` asks for less than the run has done already.
     """
+    run = folders.folder.parent
+    fetched = RunFolder(run, {}).fetched
+    if fetched and not fetched.trusted:
+        raise CheckpointError(
+            f"{run}: fetched from {fetched.address}, and its checkpoints hold pickles: resuming executes what whoever "
+            "could write there put in; add --trust-pickles if you trust them"
+        )
     checkpoint = newest_resumable(folders, load, config)
     theirs = checkpoint.config
     for key, one, two in (

@@ -48,7 +48,8 @@ def iterate_rllib(
 
     Args:
         connect: connects to a Ray; what it returns is closed in any case.
-        resume: continue from the last checkpoint of ``run``. That reads pickles: resume only runs of your own.
+        resume: continue from the last checkpoint of ``run``. That executes pickles; a run that was fetched is
+            refused, unless they are trusted.
 
     On Ctrl-C, or a KeyboardInterrupt thrown in, a checkpoint is written before the interrupt takes effect.
 
@@ -101,6 +102,7 @@ class _Baseline(Loop):
         self.algorithm = self._build(checkpoint)
         if checkpoint:
             run.start()
+            run.warn_of_missing_lines(checkpoint.lines, self.done.update)
             run.forget_evaluations_after(self.done.update)
         self.window = MetricWindow()
         self._saved = self.done if checkpoint else None
@@ -241,7 +243,7 @@ class _Baseline(Loop):
     def save(self) -> None:
         """Write a checkpoint, unless nothing was done since the last."""
         if self._saved != self.done:
-            save(self.folders, self.config, self.done, self.algorithm.save_to_path)
+            save(self.folders, self.config, self.done, self.algorithm.save_to_path, self.run.sync_lines())
             self._saved = self.done
             self.saving.done(self.done.update)
 

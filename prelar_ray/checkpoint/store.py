@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prelar_ray.checkpoint.tensors import UnsafeFile, UnusableFile, load_tensors
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
-from prelar_ray.storage.files import atomic_file, cannot_write
-from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
+from prelar_ray.storage.files import cannot_write, write_json
+from prelar_ray.storage.reading import first_mistake, parse_record, read_json, read_record
+from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META, Count, Finite
 
 __all__ = [
     "Checkpoint",
@@ -32,6 +33,8 @@ __all__ = [
     "CheckpointStore",
     "is_whole",
     "load_checkpoint",
+    "read_meta",
+    "saved_config",
     "snapshot",
 ]
 
@@ -40,7 +43,60 @@ T = TypeVar("T")
 FORMAT = 1
 _STATE = "state.pt"
 
+SCORE = "score.json"
+
 log = logging.getLogger(__name__)
+
+
+class _Score(BaseModel):
+    """Content of ``score.json``."""
+
+    evaluation_return: Finite
+
+
+class _Record(BaseModel):
+    """Unknown keys are ignored, so that later versions can add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Shard(_Record):
+    env_steps: Count = 0
+    episodes: Count = 0
+    appended: Count = 0
+    buffer: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
+
+
+class _Owed(_Record):
+    update: Count
+    env_steps: Count
+    round: Count
+
+
+class _Counters(_Record):
+    """What loops read of the counters, where it is there."""
+
+    replay: list[_Shard] | dict[str, Any] = []
+    """Versions without shards had one dictionary."""
+    numbers: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Count] = {}
+    evaluations: Count = 0
+    evaluations_owed: list[_Owed] = []
+    lines: dict[str, Count] = {}
+    held_out: list[Count] = []
+    shards: dict[str, list[Count]] = {}
+    sampler: dict[str, Any] = {}
+    published: dict[str, Any] = {}
+
+
+class _Meta(_Record):
+    """Content of ``meta.json``."""
+
+    phase: Literal["pretrain", "finetune"]
+    update: Count
+    sha256: str
+    counters: _Counters
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,6 +124,7 @@ class CheckpointFolders:
         self.keep_last = keep_last
         self.needed: Collection[int] = ()
         """Updates whose checkpoints are not pruned: evaluations of them are pending."""
+        self._warned: set[Path] = set()  # checkpoints whose score cannot be read
 
     @contextmanager
     def writing(self, update: int) -> Iterator[Path]:
@@ -83,7 +140,7 @@ class CheckpointFolders:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in (*self.folder.glob(".[0-9]*.tmp"), *self.folder.glob(".[0-9]*.old")):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
             temporary.mkdir()
             yield temporary
             _move(temporary, target)
@@ -100,8 +157,7 @@ class CheckpointFolders:
         """Record the evaluation return of a checkpoint; the best one is never pruned."""
         path = self.path(update)
         if path.exists():
-            with atomic_file(path / "score.json") as file:
-                file.write(json.dumps({"evaluation_return": score}).encode())
+            write_json(path / SCORE, {"evaluation_return": score})
             self._prune(path)
 
     def path(self, update: int) -> Path:
@@ -114,8 +170,18 @@ class CheckpointFolders:
 
     def best(self) -> Path | None:
         """Return the checkpoint with the highest evaluation return, if any was evaluated."""
-        scored = [path for path in self.paths() if (path / "score.json").exists()]
-        return max(scored, key=_score, default=None)
+        scores = {path: score for path in self.paths() if (score := self._score(path)) is not None}
+        return max(scores, key=lambda path: scores[path], default=None)
+
+    def _score(self, path: Path) -> float | None:
+        """Return the evaluation return of a checkpoint; one that cannot be read is none, with a warning."""
+        try:
+            return read_record(_Score, path / SCORE).evaluation_return if (path / SCORE).exists() else None
+        except DataError as error:
+            if path not in self._warned:
+                self._warned.add(path)
+                log.warning("%s; the checkpoint counts as not evaluated", error)
+            return None
 
     def newest_whole(self, load: Callable[[Path], T]) -> T:
         """Load the newest intact checkpoint; damaged ones are skipped with a warning.
@@ -163,8 +229,7 @@ class CheckpointStore(CheckpointFolders):
                 "counters": counters,
                 "config": config.model_dump(mode="json"),
             }
-            with atomic_file(folder / CHECKPOINT_META) as file:
-                file.write(json.dumps(meta, indent=1).encode())
+            write_json(folder / CHECKPOINT_META, meta, indent=1)
         return self.path(update)
 
     def latest(self) -> Checkpoint:
@@ -207,32 +272,64 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: not a checkpoint, expected {_STATE} and {CHECKPOINT_META} in it; name a run folder or one of its "
             "checkpoints/NNNNNNNNN"
         )
+    meta = read_meta(meta_path, FORMAT)
     try:
-        meta = json.loads(meta_path.read_bytes())
-        version = meta["format"]
-        if version != FORMAT:
-            raise CheckpointError(f"{meta_path}: format {version}, this version reads {FORMAT}; update prelar-ray")
-        config = RunConfig.model_validate_json(json.dumps(meta["config"]))
-        phase, update, sha256, counters = meta["phase"], int(meta["update"]), meta["sha256"], meta["counters"]
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("config", *first["loc"])))
-        raise CheckpointError(f"{meta_path}: damaged or of another version ({key}: {first['msg']})") from error
-    except (ValueError, KeyError, TypeError) as error:
+        found, config = parse_record(_Meta, meta), saved_config(meta)
+    except ValueError as error:
         raise CheckpointError(f"{meta_path}: damaged or of another version ({error})") from error
-    if checksum(state_path) != sha256:
+    if checksum(state_path) != found.sha256:
         raise CheckpointError(
             f"{state_path}: checksum differs from {CHECKPOINT_META}: truncated or damaged; use an earlier one"
         )
-    return Checkpoint(path, phase, config, update, _read_state(state_path), counters)
+    return Checkpoint(path, found.phase, config, found.update, _read_state(state_path), meta["counters"])
+
+
+def read_meta(path: Path, known: int) -> dict[str, Any]:
+    """Return what describes a checkpoint, if it is of the format ``known``.
+
+    Raises:
+        CheckpointError: it is damaged, or of another format.
+    """
+    try:
+        meta = read_json(path, "use an earlier one")
+    except DataError as error:
+        raise CheckpointError(
+            f"{path}: damaged or of another version ({str(error).removeprefix(f'{path}: ')})"
+        ) from error
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path}: damaged or of another version (its format is missing); use an earlier one")
+    if version != known:
+        raise CheckpointError(f"{path}: format {version}, this version reads {known}; update prelar-ray")
+    return dict(meta)
+
+
+def saved_config(meta: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration in what describes a checkpoint; text does not count as a number or truth.
+
+    Raises:
+        ValueError: a key is missing, unknown or of another type; names the first.
+    """
+    try:
+        return RunConfig.model_validate_json(json.dumps(meta.get("config")), strict=True)
+    except ValidationError as error:
+        raise ValueError(".".join(("config", first_mistake(error)))) from error
 
 
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint's tensors match their checksum; they are not loaded."""
     try:
-        return bool(checksum(path / _STATE) == json.loads((path / CHECKPOINT_META).read_bytes())["sha256"])
-    except (OSError, DataError, ValueError, KeyError, TypeError):
+        return bool(checksum(path / _STATE) == read_json(path / CHECKPOINT_META)["sha256"])
+    except (DataError, KeyError, TypeError):
         return False
+
+
+def _remove(left: Path) -> None:
+    """Remove a folder, or a link in its place but nothing behind it."""
+    if left.is_symlink():
+        left.unlink()
+    else:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _move(folder: Path, target: Path) -> None:
@@ -262,17 +359,13 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        state = load_tensors(path)
+    except UnsafeFile as error:
         raise CheckpointError(
             f"{path}: holds objects other than tensors and plain containers; refused, nothing was run"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (UnusableFile, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); use an earlier one") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dictionary")
     return state
-
-
-def _score(path: Path) -> float:
-    return float(json.loads((path / "score.json").read_bytes())["evaluation_return"])

@@ -41,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--init", type=Path, metavar="RUN", help="pre-training run or checkpoint; without: from scratch"
     )
     resume_options(parser)
+    parser.add_argument(
+        "--trust-pickles",
+        action="store_true",
+        help="resume a fetched run of an RLlib algorithm: its checkpoints are programs, which are then executed",
+    )
     override_option(parser, "--cluster", "cluster", help="none, auto, or the address of a Ray cluster")
     override_option(parser, "--task", "env.task", help="environment id")
     args = parser.parse_args(argv)
@@ -75,6 +80,8 @@ def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     )
     if init:
         run.update(init={"checkpoint": str(init.absolute()), "content": checkpoint_content(str(init))})
+    if args.trust_pickles:
+        run.trust()
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, init, args.resume))
     evaluate = [["evaluate", args.out, "--film", "film.mp4"]] if kind.has_policy else []

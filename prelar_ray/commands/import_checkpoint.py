@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from prelar_ray.config import named_value, to_yaml
 from prelar_ray.envs import action_size, check_task
 from prelar_ray.errors import OfficialCheckpointError, RenderingError
 from prelar_ray.published.convert import Imported, import_published
+from prelar_ray.storage.files import cannot_write, new_folder
 from prelar_ray.storage.occupancy import require_new
 from prelar_ray.storage.run_folder import IMPORT, RunFolder
 
@@ -70,14 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_summary(console, imported)
         print_dry_run(imported.config)
         return 0
-    run = RunFolder.create(args.out, to_yaml(imported.config), IMPORT)
-    with run.track():
-        store = CheckpointStore(run.checkpoints, keep_last=1)
-        path = store.save(imported.phase, imported.config, 0, imported.state, imported.counters)
-        run.update(summary={"tensors": len(imported.tensors), "source": str(args.path)})
+    _write(args.out, imported, args.path)
+    run = RunFolder.open(args.out)
     _print_summary(console, imported)
-    console.print(f"imported: {path}\nnext: prelar-ray {_following(run, imported, size)}", markup=False)
+    console.print(
+        f"imported: {run.last_checkpoint()}\nnext: prelar-ray {_following(run, imported, size)}", markup=False
+    )
     return 0
+
+
+def _write(out: Path, imported: Imported, source: Path) -> None:
+    """Write the run folder, which appears when it is whole.
+
+    Raises:
+        CheckpointError, DataError: it cannot be written.
+    """
+    try:
+        with new_folder(out) as partial:
+            run = RunFolder.create(partial, to_yaml(imported.config), IMPORT)
+            with run.track():
+                store = CheckpointStore(run.checkpoints, keep_last=1)
+                store.save(imported.phase, imported.config, 0, imported.state, imported.counters)
+                run.update(summary={"tensors": len(imported.tensors), "source": str(source)})
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def _actions_of_task(imported: Imported, named: bool) -> int | None:

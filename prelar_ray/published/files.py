@@ -7,21 +7,19 @@ all of them.
 
 from __future__ import annotations
 
-import pickle
-import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prelar_ray.checkpoint.store import write_state
+from prelar_ray.checkpoint.tensors import UnsafeFile, UnusableFile, load_tensors
 from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.published.names import ALIASES, PART_FILES
-from prelar_ray.storage.files import cannot_write
+from prelar_ray.storage.files import cannot_write, new_folder
+from prelar_ray.wording import printable
 
 __all__ = ["Published", "read_published", "write_published"]
 
@@ -83,19 +81,12 @@ def write_published(folder: Path, tensors: Mapping[str, Tensor], aliases: tuple[
         part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if part:
             contents[name] = part
-    temporary = folder.with_name(f".{folder.name}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, content in contents.items():
-            write_state(temporary / name, content)
-        temporary.replace(folder)  # fails if a non-empty folder exists
+        with new_folder(folder) as temporary:
+            for name, content in contents.items():
+                write_state(temporary / name, content)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise cannot_write(folder, error) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return list(contents)
 
 
@@ -120,33 +111,29 @@ def _read_folder(path: Path, found: list[str]) -> dict[str, Tensor]:
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         known = _is_torch_file(path)
+        if not known:
+            raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run")
+        content = load_tensors(path, compare=True)
     except OSError as error:
         raise OfficialCheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
-    if not known:
-        raise OfficialCheckpointError(f"{path}: not a checkpoint of PyTorch; nothing of it was run")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise OfficialCheckpointError(_refusal(path, error)) from error
-    except Exception as error:  # torch reports a damaged archive as any of many errors, "Invalid argument" among them
-        reason = str(error).partition("\n")[0]
-        raise OfficialCheckpointError(f"{path}: truncated or damaged ({reason}); copy it again") from error
+    except UnsafeFile as error:
+        raise OfficialCheckpointError(f"{path}: {error}") from error
+    except UnusableFile as error:
+        raise OfficialCheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from error
     if not isinstance(content, dict) or not content:
         kind = f"a {type(content).__name__}" if not isinstance(content, dict) else "an empty dictionary"
         raise OfficialCheckpointError(f"{path}: holds {kind}, expected tensors by key as the published code writes")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise OfficialCheckpointError(
-                f"{path}: {key} is a {type(value).__name__}, expected nothing but tensors by key as the published code "
-                "writes; a run of prelar-ray needs no import"
+                f"{path}: {printable(str(key))} is a {type(value).__name__}, expected nothing but tensors by key as "
+                "the published code writes; a run of prelar-ray needs no import"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise OfficialCheckpointError(
+                f"{path}: {printable(key)} holds NaN or infinity; copy it again, or name another"
             )
     return dict(content)
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    objects = f"objects ({named[1]})" if named else "objects"
-    return f"{path}: holds {objects} other than tensors and plain containers; refused, nothing of it was run"
 
 
 def _is_torch_file(path: Path) -> bool:

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, ScalarFormatter
 
 from prelar_ray.reporting.compare import Curve, HeatMap
 from prelar_ray.reporting.drawing import AXIS_LABELS, PANEL, Chart, Line, lines_chart, show_frames
-from prelar_ray.reporting.read import PredictedFrames, Run
+from prelar_ray.reporting.prediction import PredictedFrames
+from prelar_ray.reporting.read import Run
 from prelar_ray.reporting.scores import SUCCESS, SYMBOLS
+from prelar_ray.reporting.texts import label_text
 from prelar_ray.statistics import Interval, mean_interval
 from prelar_ray.types import Frames
 
@@ -108,6 +110,8 @@ def metric_chart(run: Run, name: str, over: str, label: str) -> Chart:
     def finish(axes: Axes) -> None:
         if y.min() > 0 and y.max() > 50 * y.min():
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # without formulas, which are off
+            axes.yaxis.set_minor_formatter(NullFormatter())
 
     alt = f"{label} over {AXIS_LABELS[over]}, from {y[0]:.4g} to {y[-1]:.4g}"
     return lines_chart(lines, (AXIS_LABELS[over], label), alt, finish)
@@ -133,7 +137,8 @@ def evaluation_chart(run: Run, metric: str) -> Chart:
     lines = []
     for task in dict.fromkeys(evaluation.task for evaluation in run.evaluations):
         of_task = {number: of.env_steps for number, of in enumerate(run.evaluations) if of.task == task}
-        lines.append(_bars(list(of_task.values()), [run.intervals[metric][number] for number in of_task], task))
+        intervals = [run.intervals[metric][number] for number in of_task]
+        lines.append(_bars(list(of_task.values()), intervals, label_text(task)))
     return _scores_chart(lines, metric, f"{len(run.evaluations)} evaluations")
 
 
@@ -229,7 +234,7 @@ def prediction_error_chart(prediction: PredictedFrames) -> Chart:
 def curves_chart(curves: Sequence[Curve], styles: Mapping[str, Style], label: str, success: bool) -> Chart:
     """Draw curves over environment steps with their intervals, and runs that did not finish as thin dotted lines."""
     bands = sum(not curve.published for curve in curves) <= MOST_BANDS
-    names = [curve.series if curve.of_finished else f"{curve.series}, unfinished" for curve in curves]
+    names = [label_text(curve.series) + ("" if curve.of_finished else ", unfinished") for curve in curves]
     lines = []
     for name, curve in zip(names, curves, strict=True):
         style, band = styles[curve.series], curve.band
@@ -252,12 +257,12 @@ def curves_chart(curves: Sequence[Curve], styles: Mapping[str, Style], label: st
 
 def shares_chart(curves: Sequence[Curve], styles: Mapping[str, Style], x_label: str, y_label: str) -> Chart:
     """Draw shares of runs: those that score above each threshold, or that had reached a score by each step."""
-    names = [curve.series for curve in curves]
+    names = [label_text(curve.series) for curve in curves]
     lines = []
-    for curve in curves:
+    for name, curve in zip(names, curves, strict=True):
         marks = {"drawstyle": "steps-post", "markevery": max(1, len(curve.x) // MARKED)}
         bounds = (curve.band.low, curve.band.high) if len(curves) <= MOST_BANDS else ()
-        style = {"label": curve.series, **marks, **styles[curve.series].line}
+        style = {"label": name, **marks, **styles[curve.series].line}
         lines.append(Line(curve.x, curve.band.estimate, style, *bounds))
 
     def finish(axes: Axes) -> None:
@@ -275,6 +280,7 @@ def intervals_chart(
     intervals: Mapping[str, Interval], styles: Sequence[Style], label: str, share: bool, even: float | None = None
 ) -> Chart:
     """Draw a row for each estimate with its interval, the first on top; ``even`` is a line to compare with."""
+    names = list(map(label_text, intervals))
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -290,12 +296,12 @@ def intervals_chart(
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         if share:
             axes.set_xlim(-0.03, 1.03)
-        axes.set_yticks(range(len(intervals)), list(intervals))
+        axes.set_yticks(range(len(intervals)), names)
         axes.set_ylim(len(intervals) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
 
     spoken = ", ".join(f"{name} {interval.estimate:.3g}" for name, interval in intervals.items())
-    width = max(SIZE[0], LETTER * max(map(len, intervals)) + 3.4)  # long names widen it, rows keep their length
+    width = max(SIZE[0], LETTER * max(map(len, names)) + 3.4)  # long names widen it, rows keep their length
     return Chart(
         paint, f"{label if even is None else label.capitalize()}: {spoken}", width, 0.75 + ROW * max(len(intervals), 2)
     )
@@ -315,8 +321,8 @@ def heat_map_chart(heat_map: HeatMap, label: str, success: bool) -> Chart:
             # The map runs from dark to light; where there is no cell, the page's own ink shows.
             ink: dict[str, Any] = {"color": "white" if mean < low + 0.55 * (high - low) else "black"} if count else {}
             axes.text(column, row, text, ha="center", va="center", fontsize=8, **ink)
-        axes.set_xticks(range(len(heat_map.columns)), heat_map.columns)
-        axes.set_yticks(range(len(heat_map.rows)), heat_map.rows)
+        axes.set_xticks(range(len(heat_map.columns)), map(label_text, heat_map.columns))
+        axes.set_yticks(range(len(heat_map.rows)), map(label_text, heat_map.rows))
         axes.set_xlabel(_setting(heat_map.column_key))
         axes.set_ylabel(_setting(heat_map.row_key))
         axes.grid(False)
@@ -334,7 +340,7 @@ def heat_map_chart(heat_map: HeatMap, label: str, success: bool) -> Chart:
 
 
 def _setting(key: str) -> str:
-    return f"{SYMBOLS[key]}   ({key})" if key in SYMBOLS else key
+    return label_text(f"{SYMBOLS[key]}   ({key})" if key in SYMBOLS else key)
 
 
 def _bars(x: Sequence[int], intervals: Sequence[Interval], label: str) -> Line:

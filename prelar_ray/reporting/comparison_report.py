@@ -44,7 +44,7 @@ from prelar_ray.reporting.scores import (
 )
 from prelar_ray.reporting.tables import cost_table, latex, markdown, score_texts, summary_csv, total_costs
 from prelar_ray.storage.files import atomic_file, prepare_file
-from prelar_ray.wording import counted
+from prelar_ray.wording import counted, shortened
 
 __all__ = ["ComparisonReport", "is_comparison", "write_comparison"]
 
@@ -239,7 +239,7 @@ def _short(metric: str) -> str:
 
 def _file(name: str) -> str:
     """Return a name that every file system takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "unnamed"
+    return shortened(re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-."), 100).replace("…", "-") or "unnamed"
 
 
 def _is_sound(run: RunScores) -> bool:

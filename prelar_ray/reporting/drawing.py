@@ -35,6 +35,7 @@ _COMMON = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.6,
     "savefig.transparent": True,
+    "text.parse_math": False,  # names come from anywhere, and $ in one is a dollar
     "pdf.fonttype": 42,  # TrueType, which publishers ask for
 }
 

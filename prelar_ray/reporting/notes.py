@@ -139,10 +139,10 @@ def _smaller(config: Mapping[str, Any]) -> str:
     """Say that the networks of a configuration are smaller than the published ones; nothing if they are not."""
     published = PUBLISHED.world_model.rssm.deter
     try:
-        units = int(config["world_model"]["rssm"]["deter"])
-    except (KeyError, TypeError, ValueError):
+        units = config["world_model"]["rssm"]["deter"]
+    except (KeyError, TypeError):
         return ""
-    if units >= published:
+    if not isinstance(units, int) or isinstance(units, bool) or units >= published:
         return ""
     return f"Networks smaller than the published ones: {units} deterministic units instead of {published}."
 

@@ -12,8 +12,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,37 +22,43 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import yaml
-from pydantic import ValidationError
 
+from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError
 from prelar_ray.kinds import Kind, find_kind
+from prelar_ray.reporting.prediction import PredictedFrames, read_prediction
 from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
 from prelar_ray.statistics import Interval, mean_interval, success_interval
-from prelar_ray.storage.files import read_json_lines
-from prelar_ray.storage.records import Diagnostics, EvaluationRecord, Plan, PlanEntry, read_diagnostics
+from prelar_ray.storage.files import count_lines
+from prelar_ray.storage.json_text import LARGEST
+from prelar_ray.storage.reading import parse_record, read_bytes, read_json, read_record
+from prelar_ray.storage.records import (
+    Diagnostics,
+    EvaluationRecord,
+    NamesOfRuns,
+    Plan,
+    PlanEntry,
+    ReasonsOfRuns,
+    read_diagnostics,
+)
 from prelar_ray.storage.run_folder import IMPORT, RunFolder
 from prelar_ray.telemetry.metrics import METRICS
-from prelar_ray.types import Frames, check_frames
+from prelar_ray.telemetry.writers import read_metrics
+from prelar_ray.wording import printable, shortened
 
-__all__ = ["PredictedFrames", "Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
+__all__ = ["Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
 
 T = TypeVar("T")
+R = TypeVar("R", ReasonsOfRuns, NamesOfRuns)
+
+MOST_TEXT = 2000
+"""Characters of an error or command that a page shows."""
+
+log = logging.getLogger(__name__)
 
 WITHOUT_SUCCESS = ("dmc",)
 """Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
-
-
-@dataclass(frozen=True)
-class PredictedFrames:
-    """``frames/prediction.npz``."""
-
-    true: Frames
-    reconstructed: Frames
-    open_loop: Frames
-    context: int
-    """Frames that the model observed before it predicted open loop."""
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Run:
     @property
     def method(self) -> str:
         """Name of the method, or nothing where the configuration is damaged."""
-        return str(self.config.get("method", ""))
+        return shortened(str(self.config.get("method", "")))
 
     @property
     def kind(self) -> Kind | None:
@@ -98,13 +103,13 @@ class Run:
     @property
     def env_steps(self) -> int:
         """Environment steps taken."""
-        steps = [int(row.get("env_steps") or 0) for row in self.metrics]
+        steps = [int(row["env_steps"] or 0) for row in self.metrics if "env_steps" in row]
         return max([*steps, *(evaluation.env_steps for evaluation in self.evaluations)], default=0)
 
     @property
     def updates(self) -> int:
         """Updates made."""
-        return max((int(row.get("update") or 0) for row in self.metrics), default=0)
+        return max((int(row["update"] or 0) for row in self.metrics), default=0)
 
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
@@ -165,9 +170,15 @@ def read_run(path: Path) -> Run:
         if not run.evaluations:
             none = f"{folder.evaluations_path}: no evaluation yet; the run ended before its first one"
             run.missing.setdefault("evaluations", none)
+    folder.info = run.info
+    nothing: dict[str, str] = {}
+    for name, missing in run.read("lines", folder.missing_lines, nothing).items():
+        if not count_lines(run.path / name):  # else a damaged line is what matters
+            run.missing.pop(Path(name).stem, None)
+        run.missing.setdefault(Path(name).stem, missing)
     prediction = folder.frames / "prediction.npz"
     if (kind and kind.own_networks) or prediction.exists():
-        run.prediction = run.read("prediction", lambda: _prediction(prediction), None)
+        run.prediction = run.read("prediction", lambda: read_prediction(prediction), None)
     if folder.diagnostics_path.exists():
         run.diagnosis = run.read("diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)
     return run
@@ -185,10 +196,10 @@ def read_scores_of(paths: Sequence[Path]) -> list[RunScores]:
             env, seed = run.config.get("env"), run.config.get("seed")
             entry = PlanEntry(
                 name=run.path.name,
-                phase=run.info["phase"],
-                method=str(run.config.get("method", "unknown method")),
-                task=str(env.get("task")) if isinstance(env, Mapping) and run.phase == "finetune" else None,
-                seed=seed if isinstance(seed, int) else 0,
+                phase=run.kind.phase,
+                method=run.method or "unknown method",
+                task=shortened(str(env.get("task"))) if isinstance(env, Mapping) and run.phase == "finetune" else None,
+                seed=seed if isinstance(seed, int) and abs(seed) < 2**63 else 0,
             )
             found.append(_run_scores(run, str(run.path.parent), entry))
     return found
@@ -207,12 +218,15 @@ def read_study(path: Path) -> Study:
             their ``reason``.
     """
     plan = _plan(path / "plan.json")
-    failures, stopped = _by_name(path / "failures.json"), _by_name(path / "stopped.json")
+    failures, stopped = _by_name(ReasonsOfRuns, path / "failures.json"), _by_name(NamesOfRuns, path / "stopped.json")
+    planned = {entry.name for entry in plan.runs}
+    for name in [name for name in {**failures, **stopped} if name not in planned]:
+        log.warning("%s: its failures.json or stopped.json names %s, which its plan has not", path, printable(name))
     runs: dict[str, RunScores] = {}
     for entry in plan.runs:
         run = _run_scores(_begin(path / "runs" / entry.name), path.resolve().name, entry)
         if run.status != FINISHED and entry.name in failures:
-            run = replace(run, status="failed", reason=run.reason or str(failures[entry.name]))
+            run = replace(run, status="failed", reason=run.reason or _text(failures[entry.name]))
         elif run.status != FINISHED and entry.name in stopped:
             run = replace(run, status="stopped", reason="its scheduler stopped it early")
         init = runs.get(entry.init or "")
@@ -220,8 +234,8 @@ def read_study(path: Path) -> Study:
             run = replace(run, reason=f"it starts from {entry.init}, which is {init.status}")
         runs[entry.name] = run
     try:
-        text = (path / "study.yaml").read_text()
-    except (OSError, ValueError):
+        text = read_bytes(path / "study.yaml").decode()
+    except (DataError, ValueError):
         text = ""
     return Study(path, text, list(runs.values()))
 
@@ -230,7 +244,7 @@ def _begin(path: Path) -> Run:
     """Read a run's record and configuration; nothing where there is no record."""
     run = Run(path)
     if (path / "run.json").is_file():
-        run.info = run.read("record", lambda: RunFolder.open(path).info, {})
+        run.info = run.read("record", lambda: _texts(RunFolder.open(path).info), {})
         run.config = run.read("config", lambda: _config(run), {})
     return run
 
@@ -254,8 +268,8 @@ def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
         name=entry.name,
         source=source,
         phase=entry.phase,
-        method=entry.method,
-        task=entry.task or "",
+        method=shortened(entry.method),
+        task=shortened(entry.task or ""),
         seed=entry.seed,
         labels=entry.labels,
         status=status,
@@ -300,89 +314,73 @@ def _whole(config: Mapping[str, Any], section: str, key: str) -> int | None:
 
 
 def _plan(path: Path) -> Plan:
-    try:
-        return Plan.model_validate_json(path.read_bytes())
-    except OSError as error:
+    if not path.exists():
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); without its plan there is nothing to report on a "
+            f"{path}: cannot be read (No such file or directory); without its plan there is nothing to report on a "
             "study: begin it, or name its runs themselves"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        if first["type"] == "too_short" and place == "runs":
-            raise DataError(f"{path}: plans no run; there is nothing to report") from error
-        raise DataError(
-            f"{path}: half-written or damaged ({place}: {first['msg']}); let the study write it again, or restore it "
-            "from a copy"
-        ) from error
-
-
-def _by_name(path: Path) -> dict[str, Any]:
-    """Return what a file of the study says about runs; nothing if it is missing."""
+        )
+    remedy = "let the study write it again, or restore it from a copy"
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); restore it from a copy, or delete it") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no JSON object of runs by name; restore it from a copy, or delete it")
-    return content
+        content = read_json(path, remedy)
+        if isinstance(content, dict) and content.get("runs") == []:
+            raise DataError(f"{path}: plans no run; there is nothing to report")
+        return parse_record(Plan, content)
+    except ValueError as error:
+        raise DataError(f"{path}: half-written or damaged ({error}); {remedy}") from error
+    except DataError as error:
+        if "as JSON" in str(error):
+            raise DataError(f"{path}: half-written or damaged, no JSON; {remedy}") from error
+        raise
+
+
+def _by_name(kind: type[R], path: Path) -> dict[str, Any]:
+    """Return what a file of the study says about runs; nothing if it is missing."""
+    return dict(read_record(kind, path, "restore it from a copy, or delete it").root) if path.exists() else {}
+
+
+def _text(text: str) -> str:
+    return printable(text, MOST_TEXT)
+
+
+def _texts(value: Any) -> Any:
+    """Return what a record says, with texts that no page has room for cut."""
+    if isinstance(value, dict):
+        return {printable(key): _texts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_texts(inner) for inner in value]
+    return _text(value) if isinstance(value, str) else value
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _config(run: Run) -> dict[str, Any]:
-    path = run.path / "config.yaml"
+    folder = RunFolder(run.path, run.info)
+    content = read_bytes(folder.config_path)
+    if folder.config_was_changed():
+        log.warning("%s: was changed since the run wrote it, or is damaged: its checksum differs", folder.config_path)
     try:
-        run.config_text = path.read_text()
-        config = yaml.safe_load(run.config_text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        config = yaml_text.parse(content)
+    except ValueError as error:
+        raise DataError(f"{folder.config_path}: not YAML ({printable(str(error))})") from error
     if not isinstance(config, dict):
-        raise DataError(f"{path}: not a configuration, it holds no keys")
-    return config
+        raise DataError(f"{folder.config_path}: not a configuration, it holds no keys")
+    run.config_text = content.decode("utf-8-sig")
+    return {str(key): value for key, value in config.items()}
 
 
 def _metrics(path: Path) -> list[dict[str, float | None]]:
     if not path.exists():
         raise DataError(f"{path}: missing; the run ended before its first log line, or the file was moved")
-    rows = read_json_lines(path)
+    rows = read_metrics(path)
     if not rows:
         raise DataError(f"{path}: empty; the run ended before its first log line (telemetry.every_updates)")
     return rows
 
 
 def _evaluations(folder: RunFolder) -> list[EvaluationRecord]:
-    evaluations = folder.evaluations()
-    for of in evaluations:
-        if not of.returns or len(of.returns) != len(of.successes) or not all(map(math.isfinite, of.returns)):
-            raise DataError(
-                f"{folder.evaluations_path}: the evaluation at {of.env_steps} environment steps has "
-                f"{len(of.returns)} returns and {len(of.successes)} successes, expected as many of each, all finite; "
-                "delete that line to use the rest"
-            )
-    return evaluations
-
-
-def _prediction(path: Path) -> PredictedFrames:
-    if not path.exists():
-        raise DataError(f"{path}: missing; the run ended before it wrote predicted frames")
-    names = ("true", "reconstructed", "open_loop")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = [check_frames(arrays[name], f"{path}: {name}") for name in names]
-            context = int(arrays["context"])
-    except Exception as error:  # damaged archives raise whatever zip, zlib and NumPy come upon
-        raise DataError(f"{path}: damaged or of another format ({error})") from error
-    lengths = [len(of) for of in frames]
-    if len(set(lengths)) > 1 or not lengths[0]:
-        raise DataError(f"{path}: has {lengths[0]} true, {lengths[1]} reconstructed, {lengths[2]} open-loop frames")
-    if not 0 < context <= lengths[0]:
-        raise DataError(f"{path}: context is {context}, expected 1 to {lengths[0]} frames")
-    return PredictedFrames(frames[0], frames[1], frames[2], context)
+    return [
+        of.model_copy(update={name: shortened(getattr(of, name)) for name in ("task", "success_rule", "policy")})
+        for of in folder.evaluations()
+    ]

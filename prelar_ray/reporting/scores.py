@@ -21,8 +21,10 @@ import pyarrow as pa
 from pyarrow import csv
 
 from prelar_ray.errors import DataError, UsageError
+from prelar_ray.reporting.texts import csv_text, read_csv_text
 from prelar_ray.storage.files import atomic_file
-from prelar_ray.wording import counted
+from prelar_ray.storage.json_text import parse_json
+from prelar_ray.wording import counted, printable, shortened
 
 __all__ = [
     "DAMAGED",
@@ -147,7 +149,7 @@ def shown(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, int | float):
         return f"{value:.12g}"
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return shortened(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
 
 
 def _series_name(run: RunScores, keys: Sequence[str]) -> str:
@@ -158,12 +160,13 @@ def _series_name(run: RunScores, keys: Sequence[str]) -> str:
         for key, name in zip(keys, last, strict=True)
         if key in run.labels
     ]
-    return f"{run.method} ({', '.join(settings)})" if settings else run.method
+    return shortened(f"{run.method} ({', '.join(settings)})" if settings else run.method)
 
 
 def score_table(runs: Sequence[RunScores]) -> pd.DataFrame:
     """Return the scores of runs, a row per evaluation; ``run`` is the position of its run."""
-    settings = {key: key if "." in key else f"{LABEL}{key}" for run in runs for key in run.labels}
+    keys = dict.fromkeys(key for run in runs for key in run.labels)
+    settings = {key: key if "." in key and not key.startswith(LABEL) else f"{LABEL}{key}" for key in keys}
     rows: list[dict[str, Any]] = []
     for position, run in enumerate(runs):
         common = {
@@ -183,6 +186,9 @@ def write_scores(path: Path, runs: Sequence[RunScores]) -> None:
         DataError: the file cannot be written.
     """
     table = score_table(runs).drop(columns="run")
+    for name in table.columns.difference([*METRIC_NAMES, "seed", "env_step"]):
+        table[name] = [csv_text(text) if isinstance(text, str) else text for text in table[name]]
+    table = table.rename(columns=csv_text)
     schema = pa.schema([(name, REQUIRED.get(name) or OPTIONAL.get(name, pa.string())) for name in table.columns])
     buffer = io.BytesIO()
     csv.write_csv(pa.Table.from_pandas(table, schema, preserve_index=False), buffer)
@@ -200,7 +206,7 @@ def read_scores(path: Path) -> list[RunScores]:
     table = _table(path)
     settings = [name for name in table.column_names if "." in name]
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for number, row in enumerate(table.to_pylist(), start=2):  # the header is line 1
+    for number, row in enumerate(map(_texts, table.to_pylist()), start=2):  # the header is line 1
         _check(row, f"{path}: line {number}")
         key = (row["method"], row["task"], row["seed"], *(shown(row[name]) for name in settings))
         runs.setdefault(key, []).append(row)
@@ -210,22 +216,24 @@ def read_scores(path: Path) -> list[RunScores]:
 def _table(path: Path) -> Any:
     try:
         table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types={**REQUIRED, **OPTIONAL}))
+        table = table.rename_columns(list(map(read_csv_text, table.column_names)))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); name a CSV file of scores") from error
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = printable(" ".join(str(error).split()))
         raise DataError(
             f"{path}: not a table of scores ({reason}); expected CSV with a header, seed and env_step whole numbers, "
             f"{' and '.join(METRIC_NAMES)} numbers"
         ) from error
     names = table.column_names
+    shown_names = printable(", ".join(names))
     missing = [name for name in REQUIRED if name not in names]
     if not set(METRIC_NAMES) & set(names):
         missing.append(" or ".join(METRIC_NAMES))
     if missing:
-        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(names)}")
+        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {shown_names}")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a column is there twice: {', '.join(names)}; keep one of each name")
+        raise DataError(f"{path}: a column is there twice: {shown_names}; keep one of each name")
     if not table.num_rows:
         raise DataError(f"{path}: holds no scores, only a header; expected one row per evaluation")
     return table
@@ -246,6 +254,12 @@ def _check(row: Mapping[str, Any], where: str) -> None:
             raise DataError(f"{where}: {name} is {value}, expected a finite number")
         if name == SUCCESS and not 0 <= value <= 1:
             raise DataError(f"{where}: {name} is {value:g}, expected a fraction from 0 to 1 (not per cent)")
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it was before :func:`write_scores`, with texts of a length that pages have room for."""
+    texts = {name: read_csv_text(value) for name, value in row.items() if isinstance(value, str)}
+    return {**row, **{name: text if name == "protocol" else shortened(text) for name, text in texts.items()}}
 
 
 def _run_scores(rows: list[dict[str, Any]], settings: Sequence[str], path: Path) -> RunScores:
@@ -277,9 +291,9 @@ def _run_scores(rows: list[dict[str, Any]], settings: Sequence[str], path: Path)
 
 def _protocol(text: str | None, path: Path) -> dict[str, str]:
     try:
-        protocol = json.loads(text or "{}")
+        protocol = parse_json(text or "{}")
     except ValueError:
         protocol = None
     if not isinstance(protocol, dict):
         raise DataError(f"{path}: protocol is {text!r}, expected a JSON object or nothing")
-    return {str(item): str(value) for item, value in protocol.items()}
+    return {shortened(str(item)): shortened(str(value)) for item, value in protocol.items()}

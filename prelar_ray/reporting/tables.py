@@ -13,6 +13,7 @@ from prelar_ray.kinds import find_kind
 from prelar_ray.reporting.compare import Group
 from prelar_ray.reporting.formats import score_text, spaced
 from prelar_ray.reporting.scores import METRIC_NAMES, RunScores
+from prelar_ray.reporting.texts import csv_text, markdown_text
 from prelar_ray.statistics import Interval
 from prelar_ray.wording import counted
 
@@ -79,8 +80,9 @@ def markdown(tables: Iterable[ScoreTable]) -> str:
     texts = []
     for table in tables:
         header, *rows = table.lines
-        lines = [header, ["---"] * len(header), *rows]
-        cells = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        named = [[markdown_text(name), *cells] for name, *cells in rows]
+        lines = [list(map(markdown_text, header)), ["---"] * len(header), *named]
+        cells = ("| " + " | ".join(line) + " |\n" for line in lines)
         texts.append(f"{table.caption}\n\n{''.join(cells)}")
     return "\n".join(texts)
 
@@ -107,7 +109,8 @@ def summary_csv(groups: Iterable[Group]) -> str:
         for interval, row in _numbers(group):
             bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
             texts = {key: f"{x:.6g}" if math.isfinite(x) else "" for key, x in bounds.items()}
-            rows.append({"metric": group.metric, "env_step": group.at, "runs": interval.count, **row, **texts})
+            names = {key: csv_text(value) if isinstance(value, str) else value for key, value in row.items()}
+            rows.append({"metric": group.metric, "env_step": group.at, "runs": interval.count, **names, **texts})
     return str(pd.DataFrame(rows, columns=COLUMNS, dtype=object).to_csv(index=False))
 
 
@@ -133,7 +136,7 @@ def cost_table(runs: Iterable[RunScores]) -> pd.DataFrame:
         if run.info:
             timings = run.info.get("timings")
             seconds = timings.get(run.phase) if isinstance(timings, dict) else None
-            known = float(seconds) if isinstance(seconds, int | float) else math.nan
+            known = _number(seconds)
             rows.append((run.name, run.status, run.method, run.phase, run.last_step, known, _gpus(run)))
     columns = ["name", "status", "method", "phase", "last_step", "seconds", "gpus"]
     costs = pd.DataFrame(rows, columns=columns)
@@ -160,11 +163,16 @@ def _gpus(run: RunScores) -> float:
         if config["device"] == "cpu" or (config["device"] == "auto" and not run.info["hardware"].get("gpus")):
             return 0.0
         learner, collect = config["learner"], config["collect"]
-        gpus = float(learner["ranks"]) * (float(learner["gpus"]) or 1.0)
+        gpus = _number(learner["ranks"]) * (_number(learner["gpus"]) or 1.0)
         kind = find_kind(run.phase, str(config["method"]))
         if kind and kind.has_policy:  # those of RLlib step environments without a GPU
-            gpus += float(collect["collectors"]) * float(collect["gpus"])
-            gpus += float(config.get("evaluation", {}).get("gpus", 0.0))  # runs of earlier versions have none
+            gpus += _number(collect["collectors"]) * _number(collect["gpus"])
+            gpus += _number(config.get("evaluation", {}).get("gpus", 0.0))  # runs of earlier versions have none
         return gpus
     except (KeyError, TypeError, ValueError, AttributeError):
         return math.nan
+
+
+def _number(value: object) -> float:
+    """Return a number; NaN for anything else, text included."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

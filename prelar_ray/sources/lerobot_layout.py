@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Final
 
@@ -26,6 +26,10 @@ from pydantic import BaseModel, Field, ValidationError
 from prelar_ray.errors import DataError
 from prelar_ray.sources.files import check_readable
 from prelar_ray.sources.lerobot_tables import open_parquet
+from prelar_ray.storage.json_text import parse_json
+from prelar_ray.storage.names import name_problem
+from prelar_ray.storage.reading import first_mistake, read_bytes
+from prelar_ray.wording import printable
 
 __all__ = ["Camera", "Episode", "Layout", "Place", "read_layout"]
 
@@ -156,8 +160,9 @@ class Layout:
                 f"episode_index in it, as in LeRobot v2.0, v2.1 and v3.0; this is {self.version}"
             )
         file = template.text.format(**values)
-        if ".." in PurePosixPath(file).parts or PurePosixPath(file).is_absolute():
-            raise DataError(f"{self.folder}/meta/info.json: {template.key} gives {file!r}, which is not in the folder")
+        if problem := name_problem(file):
+            where = f"{self.folder}/meta/info.json: {template.key} gives {printable(file)!r}"
+            raise DataError(f"{where}, which is not in the folder: it {problem}")
         return Place(file, start)
 
 
@@ -194,11 +199,11 @@ def read_layout(folder: Path) -> Layout:
 def _read_info(path: Path) -> _Info:
     check_readable(path)
     try:
-        return _Info.model_validate_json(path.read_bytes())
+        return _Info.model_validate_json(json.dumps(parse_json(read_bytes(path))))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its text"
-        raise DataError(f"{path}: {where}: {first['msg']}; restore it from a copy") from error
+        raise DataError(f"{path}: {first_mistake(error)}; restore it from a copy") from error
+    except ValueError as error:
+        raise DataError(f"{path}: its text: {error}; restore it from a copy") from error
 
 
 def _camera(key: str, feature: _Feature, fps: float) -> Camera:
@@ -240,7 +245,7 @@ def _episodes_of_lines(path: Path) -> Iterator[Episode]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if line.strip():
             try:
-                yield _episode(json.loads(line))
+                yield _episode(parse_json(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise DataError(f"{path}: line {number} is no episode ({error}); restore it from a copy") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from prelar_ray.errors import DataError
 from prelar_ray.sources.arrays import as_actions
 from prelar_ray.sources.files import check_readable
 from prelar_ray.sources.pictures import EncodedPicture
+from prelar_ray.storage.names import name_problem
 from prelar_ray.video.actions import Actions
 
 __all__ = ["ActionTable", "open_parquet", "pictures_of_episodes"]
@@ -106,7 +107,7 @@ def _picture(folder: Path, file: str, camera: str, number: int, cell: Any) -> En
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if isinstance(data, bytes):
         return EncodedPicture(data, name)
-    if isinstance(path, str) and ".." not in (pure := PurePosixPath(path)).parts and not pure.is_absolute():
+    if isinstance(path, str) and not name_problem(path):
         check_readable(folder / path)
         return EncodedPicture(folder / path, name)
     raise DataError(f"{name}: neither bytes of a picture nor the path of one in the folder; convert it to video")

@@ -11,7 +11,6 @@ A record is an episode: an Example with a list of JPEG or PNG files under ``step
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,8 @@ from prelar_ray.sources.geometry import Geometry
 from prelar_ray.sources.pictures import EncodedPicture, Frame, Picture, decoded
 from prelar_ray.sources.source import Choice, Description, Item, Source, SourceEpisode
 from prelar_ray.sources.tfrecord import Example, count_records, records
+from prelar_ray.storage.json_text import parse_json
+from prelar_ray.storage.reading import read_bytes
 from prelar_ray.video.actions import Actions
 from prelar_ray.wording import counted
 
@@ -205,8 +206,8 @@ def _folder(path: Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the content of a file that helps, but is not needed, or nothing."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = parse_json(read_bytes(path))
+    except (DataError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

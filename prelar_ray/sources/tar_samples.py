@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import zlib
@@ -14,6 +13,7 @@ from typing import Final
 
 from prelar_ray.errors import DataError
 from prelar_ray.sources.files import check_readable
+from prelar_ray.storage.json_text import parse_json
 
 __all__ = ["Sample", "samples"]
 
@@ -133,8 +133,8 @@ def _text(suffix: str, data: bytes) -> str:
     text = data.decode("utf-8", "replace")
     if suffix == "json":
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
+            content = parse_json(text)
+        except ValueError:
             return ""
         if isinstance(content, dict):
             content = next((content[key] for key in _CAPTIONS if isinstance(content.get(key), str | int)), "")

@@ -3,28 +3,77 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from prelar_ray.errors import DataError
+from prelar_ray.storage.json_text import CHECK, finite_or_null, parse_json, take_check, with_check
+from prelar_ray.storage.reading import read_bytes
+from prelar_ray.wording import counted, printable
 
-__all__ = ["append_json_line", "atomic_file", "cannot_write", "filter_json_lines", "prepare_file", "read_json_lines"]
+__all__ = [
+    "append_json_line",
+    "atomic_file",
+    "cannot_write",
+    "count_lines",
+    "exclusive_file",
+    "filter_json_lines",
+    "new_folder",
+    "prepare_file",
+    "read_json_lines",
+    "remove_unfinished",
+    "sync_lines",
+    "write_json",
+]
+
+MOST_BYTES_OF_LINES = 2**30
+"""Size above which a file of JSON lines is refused."""
+NAME_BYTES = 200
+"""Of a name, how many a temporary file beside it repeats; no name may have more than 255."""
+
+RANDOM = 12
+"""Characters of a temporary name that nobody can guess."""
+
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{RANDOM}}}\.tmp")
+
+log = logging.getLogger(__name__)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Return an unpredictable hidden name in the folder of ``path``."""
+    start = os.fsencode(path.name)[:NAME_BYTES].decode(errors="ignore")
+    return path.with_name(f".{start}.{secrets.token_hex(RANDOM // 2)}{suffix}")
+
+
+def exclusive_file(path: Path) -> BinaryIO:
+    """Create a file to write; never opens one that is there, nor what a link there points to.
+
+    Raises:
+        OSError: something of that name is there, or it cannot be created.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that replaces ``path`` atomically, flushed to disk, when the block ends without an exception.
 
+    Until then it is ``.NAME.RANDOM.tmp``, so that nobody can put a link in its place beforehand.
+
     Raises:
         DataError: it cannot be written (disk full, folder not writable); a previous file at ``path`` is unchanged.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _beside(path, ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with exclusive_file(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +84,48 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes ``path`` when the block ends without an exception.
+
+    What a kill left of an earlier one is removed first.
+
+    Raises:
+        OSError: it cannot be made, or something is at ``path``.
+    """
+    temporary = _beside(path, ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = temporary.name.removesuffix(".part")[:-RANDOM]
+    for left in path.parent.iterdir():
+        if left.name.startswith(start) and re.fullmatch(r"[0-9a-f]+\.part", left.name.removeprefix(start)):
+            shutil.rmtree(left, ignore_errors=True)  # removes no link, and nothing behind one
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that a kill left in a folder; nobody else may be writing there."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if _TEMPORARY.fullmatch(entry.name) and not entry.is_dir():
+                entry.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any], indent: int = 2) -> None:
+    """Write an object atomically, with a checksum; NaN and infinities become null.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with atomic_file(path) as file:
+        text = json.dumps(with_check(finite_or_null(dict(content))), indent=indent, allow_nan=False)
+        file.write(text.encode() + b"\n")
 
 
 def prepare_file(path: Path) -> None:
@@ -55,12 +146,12 @@ def prepare_file(path: Path) -> None:
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one object as one line; a half-written last line is replaced.
+    """Append one object as one line, with a checksum; a half-written last line is replaced.
 
     Raises:
         DataError: the file cannot be written.
     """
-    line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    line = json.dumps(with_check(row), allow_nan=False).encode() + b"\n"
     try:
         with path.open("ab+") as file:
             _drop_half_line(file)
@@ -69,39 +160,93 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
         raise cannot_write(path, error) from error
 
 
+def sync_lines(path: Path) -> int:
+    """Flush a file of lines to disk and return their number; 0 for one that is missing.
+
+    Raises:
+        DataError: it cannot be flushed.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return count_lines(path)
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of lines of a file, without one that was cut off; 0 for a file that is missing.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with path.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+
+
+class _Line(NamedTuple):
+    text: bytes
+    row: dict[str, Any]
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return one dictionary per line; a last line without line break was cut off by a kill and is omitted.
+
+    Lines whose checksum is wrong are read, with a warning; numbers may be infinite or NaN.
 
     Raises:
         DataError: the file is missing, or a line within it is not a JSON object.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:  # not JSON, or not UTF-8
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is not a JSON object; delete that line to use the rest")
-        rows.append(row)
-    return rows
+    return [line.row for line in _lines(path)]
 
 
 def filter_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Keep only the lines for which ``keep`` is true, atomically; a missing file stays missing.
+    """Keep only the lines for which ``keep`` is true, as they are, atomically; a missing file stays missing.
 
     Raises:
         DataError: a line is not a JSON object, or the file cannot be written.
     """
     if not path.exists():
         return
-    rows = read_json_lines(path)
+    lines = _lines(path)
     with atomic_file(path) as file:
-        file.writelines(json.dumps(row).encode() + b"\n" for row in rows if keep(row))
+        file.writelines(line.text + b"\n" for line in lines if keep(line.row))
+
+
+def _lines(path: Path) -> list[_Line]:
+    content = read_bytes(path, "restore it from a copy", MOST_BYTES_OF_LINES)
+    found: list[_Line] = []
+    changed: list[int] = []
+    twice: list[int] = []
+    for number, text in enumerate(content.split(b"\n")[:-1], start=1):
+        reason = ""
+        try:
+            row = parse_json(text, finite=False)
+        except ValueError as error:
+            row, reason = None, f" ({printable(str(error), 80)})"
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object; delete that line to use the rest{reason}")
+        has_checksum = CHECK in row
+        if not take_check(row):
+            changed.append(number)
+        if has_checksum and found and found[-1].text == text:  # what this package writes has a time or an update
+            twice.append(number)
+        found.append(_Line(text, row))
+    if twice:
+        log.warning("%s: %s there twice, the first is line %d", path, counted(len(twice), "line"), twice[0])
+    if changed:
+        log.warning(
+            "%s: %s, the first is line %d, changed since written, or damaged: the checksum differs",
+            *(path, counted(len(changed), "line"), changed[0]),
+        )
+    return found
 
 
 def _drop_half_line(file: BinaryIO) -> None:

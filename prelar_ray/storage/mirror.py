@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,24 @@ from pyarrow import fs
 
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.storage.addresses import FAILURES, open_address, reason
+from prelar_ray.storage.files import exclusive_file, new_folder, write_json
+from prelar_ray.storage.json_text import parse_json
+from prelar_ray.storage.names import check_names, files_inside, is_inside
 from prelar_ray.storage.occupancy import require_new
-from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META
-from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META, Fetched
+from prelar_ray.storage.run_folder import FETCHED, RunFolder
+from prelar_ray.wording import printable
 
 __all__ = ["Mirror", "fetch", "mirrored"]
 
 POLL_SECONDS = 2.0
 """Interval between two looks for a new checkpoint."""
+COPIES = 8
+"""Files that are fetched at once."""
+CHUNK = 2**20
+"""Bytes read at a time."""
+PART = ".part"
+"""Suffix of what is on its way."""
 
 RECORD, REPLAY, CHECKPOINTS = "run.json", "replay/", "checkpoints/"
 
@@ -48,6 +61,7 @@ class Mirror:
             ConfigError: the address cannot be used, or holds the checkpoints or episodes of another run.
         """
         self.run, self.folder, self.uri, self._is_whole = run, run.path, uri, is_whole
+        self._left_out: set[str] = set()
         name = run.path.absolute().name
         self._address = f"{uri.rstrip('/')}/{name}"
         try:
@@ -92,13 +106,12 @@ class Mirror:
         Raises:
             ConfigError: it is of another run, which could not be resumed without it.
         """
-        found = self._fs.get_file_info(fs.FileSelector(self._base, recursive=True))
-        there = {info.path.removeprefix(f"{self._base}/"): info.size for info in found if info.is_file}
+        there = _listing(self._fs, self._base)
         if any(name.startswith(IMMUTABLE) for name in there):
             record: Any = None
             if RECORD in there:
                 with suppress(ValueError):
-                    record = json.loads(self._read(RECORD))
+                    record = parse_json(self._read(RECORD))
             if not isinstance(record, Mapping) or _identity(record) != _identity(self.run.info):
                 raise ConfigError(
                     f"checkpoint.mirror={self.uri}: {self._address} holds the copy of another run; to resume that run, "
@@ -107,9 +120,15 @@ class Mirror:
         return there
 
     def _files(self) -> list[str]:
-        """Return the names of the files of the run folder, except unfinished ones."""
-        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return [path.as_posix() for path in paths if not _unfinished(path)]
+        """Return the names of the files of the run folder, except unfinished ones and links that leave it."""
+        names = []
+        for name, inside in files_inside(self.folder):
+            if inside and not _unfinished(Path(name)):
+                names.append(name)
+            elif not inside and name not in self._left_out:
+                self._left_out.add(name)
+                log.warning("%s: a link out of the run folder, which is not copied to the mirror", self.folder / name)
+        return names
 
     def _update(self, name: str, there: Mapping[str, int]) -> None:
         with suppress(FileNotFoundError):  # pruned meanwhile
@@ -144,10 +163,20 @@ class Mirror:
 
     def _copy(self, name: str) -> None:
         target = f"{self._base}/{name}"
-        self._fs.create_dir(target.rpartition("/")[0])
-        with (self.folder / name).open("rb") as source, self._fs.open_output_stream(f"{target}.part") as sink:
-            shutil.copyfileobj(source, sink, 2**20)
-        self._fs.move(f"{target}.part", target)
+        with (self.folder / name).open("rb") as source, self._sink(f"{target}{PART}") as sink:
+            shutil.copyfileobj(source, sink, CHUNK)
+        self._fs.move(f"{target}{PART}", target)
+
+    def _sink(self, path: str) -> Any:
+        """Open a file of the copy to write; on a local file system no link is followed out of the copy."""
+        if not isinstance(self._fs, fs.LocalFileSystem):
+            self._fs.create_dir(path.rpartition("/")[0])
+            return self._fs.open_output_stream(path)
+        if not is_inside(Path(path).parent, Path(self._base)):
+            raise OSError(f"{path}: a link leads out of the copy")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).unlink(missing_ok=True)
+        return exclusive_file(Path(path))
 
 
 @contextmanager
@@ -189,29 +218,71 @@ def mirrored(run: RunFolder, uri: str, is_whole: Callable[[Path], bool]) -> Iter
             _try(mirror)
 
 
-def fetch(uri: str, out: Path) -> None:
-    """Copy a run folder from ``uri`` into the new folder ``out``, which appears atomically.
+def fetch(uri: str, out: Path) -> Fetched:
+    """Copy a run folder from ``uri`` into the new folder ``out``, which appears atomically, and note where it is from.
+
+    All names are checked before the first byte is written. Links that leave the run folder are not followed.
 
     Raises:
         RunFolderError: ``out`` exists.
-        DataError: there is no run at that address.
+        DataError: there is no run at that address, a name there leads out of ``out``, or the copy does not fit.
     """
     require_new(out)
-    partial = out.with_name(f".{out.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    address = printable(re.sub(r"//[^/@]*@", "//", uri.partition("?")[0]))  # without keys and options
     try:
         source, base = open_address(uri)
-        if not source.get_file_info(f"{base}/run.json").is_file:
-            raise DataError(f"{uri}: no run folder, it holds no run.json; name one as RUN below checkpoint.mirror")
-        partial.mkdir(parents=True)
-        fs.copy_files(base, str(partial), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-        for unfinished in partial.rglob("*.part"):
-            unfinished.unlink()
-        partial.rename(out)
+        if not source.get_file_info(f"{base}/{RECORD}").is_file:
+            raise DataError(f"{address}: no run folder, it holds no run.json; name one as RUN below checkpoint.mirror")
+        sizes = {name: size for name, size in _listing(source, base).items() if not name.endswith(PART)}
+        sizes.pop(FETCHED, None)  # says where the copy there is from
+        check_names(sizes, address)
+        with new_folder(out) as partial:
+            free, total = shutil.disk_usage(partial).free, sum(sizes.values())
+            if total > free:
+                raise DataError(f"{address}: {total:,} bytes do not fit into the {free:,} free at {out}; free space")
+            with ThreadPoolExecutor(COPIES) as pool:
+                list(pool.map(lambda name: _fetch_file(source, f"{base}/{name}", partial / name, sizes[name]), sizes))
+            fetched = Fetched(address=address, time=_now(), files=len(sizes), bytes=total)
+            write_json(partial / FETCHED, fetched.model_dump())
     except FAILURES as error:
-        raise DataError(f"{uri}: cannot be copied to {out} ({reason(error)})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise DataError(f"{address}: cannot be copied to {out} ({reason(error)})") from error
+    return fetched
+
+
+def _fetch_file(source: fs.FileSystem, path: str, target: Path, size: int) -> None:
+    """Copy one file; one that gives more or less than was listed is refused."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left = size
+    with source.open_input_stream(path) as stream, exclusive_file(target) as sink:
+        while chunk := stream.read(CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise OSError(f"{printable(path)} gives more than its {size:,} bytes")
+            sink.write(chunk)
+    if left:
+        raise OSError(f"{printable(path)} gives only {size - left:,} of its {size:,} bytes")
+
+
+def _listing(source: fs.FileSystem, base: str) -> dict[str, int]:
+    """Return the sizes of the files below a folder by name; of a local one, without links that leave it.
+
+    Raises:
+        OSError: a name does not begin with that of the folder.
+    """
+    if isinstance(source, fs.LocalFileSystem):
+        # pyarrow would descend into links to folders.
+        return {name: os.stat(f"{base}/{name}").st_size for name, inside in files_inside(Path(base)) if inside}
+    sizes = {}
+    for info in source.get_file_info(fs.FileSelector(base, recursive=True)):
+        if info.is_file:
+            if not info.path.startswith(f"{base}/"):
+                raise OSError(f"{printable(info.path)} is listed, which is not in {base}")
+            sizes[info.path.removeprefix(f"{base}/")] = info.size
+    return sizes
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _try(mirror: Mirror) -> None:

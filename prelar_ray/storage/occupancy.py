@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -12,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prelar_ray.errors import RunFolderError
+from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.locks import FileLock, HeldError, described, hold
 from prelar_ray.storage.processes import is_gone, this_process
+from prelar_ray.storage.reading import read_json
 
 __all__ = [
     "PATIENCE_SECONDS",
@@ -171,8 +171,8 @@ def _ended_before_checkpoint(path: Path, abandoned: bool) -> bool:
 
     Evaluations, frames and files that are not a run's are never removed.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):  # with a damaged record nothing is removed
-        info = json.loads((path / "run.json").read_bytes())
+    with suppress(OSError, DataError, KeyError, TypeError):  # with a damaged record nothing is removed
+        info = read_json(path / "run.json")
         killed = info["status"] == "running" and (abandoned or is_gone(info["process"]))
         ended = killed or info["status"] in ("failed", "interrupted")
         made = {entry.name for entry in path.iterdir() if not _is_empty_or_unfinished(entry)} - {LOCK}

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from prelar_ray.errors import DataError
-from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.files import filter_json_lines, read_json_lines, write_json
+from prelar_ray.storage.names import name_problem
+from prelar_ray.storage.reading import first_mistake, read_record
 
 __all__ = [
     "CHECKPOINT_META",
     "RLLIB_META",
     "USED_RATIO",
     "CeilingScores",
+    "Count",
     "Diagnostics",
     "EvaluationRecord",
+    "Fetched",
+    "FileName",
+    "Finite",
     "Manifest",
+    "MetricLine",
+    "NamesOfRuns",
     "Plan",
     "PlanEntry",
     "ProbeScores",
+    "ProcessRecord",
+    "ReasonsOfRuns",
+    "RunRecord",
+    "count_lines_until",
+    "drop_lines_after",
     "read_diagnostics",
     "write_diagnostics",
 ]
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _refuse_path(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(f"a name that {problem}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_refuse_path)]
+"""A path that stays in its folder."""
+SettingKey = Annotated[str, Field(max_length=200, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]+$")]
+"""Dotted key of a setting."""
 
 CHECKPOINT_META = "meta.json"
 """File of a checkpoint with configuration, counters and the checksum of its tensors; written last."""
@@ -45,11 +75,72 @@ class _OpenRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class ProcessRecord(_OpenRecord):
+    """A process, as :func:`~prelar_ray.storage.processes.this_process` identifies it."""
+
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    started: Finite
+
+
+class _Hardware(_OpenRecord):
+    cpu: str = ""
+    instructions: list[str] = []
+    cores: Count | None = None
+    memory_gib: Finite | None = None
+    gpus: list[str] = []
+
+
+class RunRecord(_OpenRecord):
+    """What ``run.json`` must hold to be used; it may hold more."""
+
+    phase: str
+    status: Literal["running", "finished", "interrupted", "failed"]
+    versions: dict[str, str]
+    hardware: _Hardware
+    timings: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    summary: dict[str, bool | int | Finite | str | None]
+    id: str | None = None
+    created: str | None = None
+    finished: str | None = None
+    resumed: list[str] = []
+    error: str | None = None
+    command: str | None = None
+    commit: str | None = None
+    process: ProcessRecord | None = None
+    config_sha256: str | None = None
+    lines: dict[str, Count] = {}
+    """Of metrics and evaluations, when the run ended."""
+
+
+class Fetched(_OpenRecord):
+    """``fetched.json``: where a run folder was copied from. Such a run was written by whoever could write there."""
+
+    address: str
+    """Without keys and options."""
+    time: str
+    files: Count
+    bytes: Count
+    trusted: str | None = None
+    """When somebody said that its pickles may be executed."""
+
+
+class MetricLine(BaseModel):
+    """One line of ``metrics.jsonl``; all other keys are metrics, null where one was not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float | None]
+
+    update: Count
+    env_steps: Count = 0
+    time: Finite = 0.0
+
+
 class EvaluationRecord(_OpenRecord):
     """One line of ``evaluations.jsonl``: an evaluation, episode by episode."""
 
-    update: int
-    env_steps: int
+    update: Count
+    env_steps: Count
     task: str
     returns: tuple[float, ...]
     successes: tuple[bool, ...]
@@ -57,6 +148,16 @@ class EvaluationRecord(_OpenRecord):
     success_rule: str
     policy: str
     """How actions were chosen: ``mode``."""
+
+    @model_validator(mode="after")
+    def _can_be_averaged(self) -> Self:
+        paired = len(self.returns) == len(self.successes) > 0
+        if not paired or not all(map(math.isfinite, self.returns)):
+            raise ValueError(
+                f"the evaluation at {self.env_steps} environment steps has {len(self.returns)} returns and "
+                f"{len(self.successes)} successes, expected as many of each, all finite"
+            )
+        return self
 
     @property
     def mean_return(self) -> float:
@@ -73,28 +174,57 @@ class EvaluationRecord(_OpenRecord):
         """Read a line of the file ``source``.
 
         Raises:
-            DataError: a key is missing or of the wrong type.
+            DataError: a key is missing or of the wrong type, or it has no episodes.
         """
         try:
-            return cls.model_validate(row)
+            return cls.model_validate_json(json.dumps(row), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            reason = f"lacks '{key}'" if first["type"] == "missing" else f"is malformed ({key}: {first['msg']})"
-            raise DataError(f"{source}: an evaluation {reason}; delete that line to use the rest") from error
+            reason = f"an evaluation is malformed ({first_mistake(error)})"
+            if first["type"] == "missing":
+                reason = f"an evaluation lacks {first['loc'][0]!r}"
+            elif first["type"] == "value_error":
+                reason = first_mistake(error)
+            raise DataError(f"{source}: {reason}; delete that line to use the rest") from error
+
+
+def drop_lines_after(path: Path, update: int) -> None:
+    """Drop the lines of metrics or evaluations after ``update``, the checkpoint from which a run resumes.
+
+    Raises:
+        DataError: a line is damaged, or the file cannot be written.
+    """
+    filter_json_lines(path, lambda row: _update(row, path) <= update)
+
+
+def count_lines_until(path: Path, update: int) -> int:
+    """Return how many lines of metrics or evaluations there are up to ``update``; 0 where there is no file.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    rows = read_json_lines(path) if path.exists() else []
+    return sum(_update(row, path) <= update for row in rows)
+
+
+def _update(row: dict[str, Any], path: Path) -> int:
+    update = row.get("update", 0)
+    if not isinstance(update, int) or isinstance(update, bool):
+        raise DataError(f"{path}: a line has no whole number as its update; delete that line to use the rest")
+    return update
 
 
 class PlanEntry(_OpenRecord):
     """A planned run of a study, an entry of ``plan.json``."""
 
-    name: str = Field(min_length=1)
+    name: FileName
     """Path of its folder below ``runs/``."""
     phase: Literal["pretrain", "finetune"]
     method: str
     task: str | None = None
     """None for a pre-training."""
-    seed: int = 0
-    labels: dict[str, Any] = Field(default_factory=dict)
+    seed: Annotated[int, Field(gt=-(2**63), lt=2**63)] = 0
+    labels: dict[SettingKey, Any] = Field(default_factory=dict)
     """Settings chosen from the study's spaces, by dotted key."""
     init: str | None = None
     """The pre-training that it starts from: a name of this study, or a path."""
@@ -104,6 +234,14 @@ class Plan(_OpenRecord):
     """Content of ``plan.json``."""
 
     runs: list[PlanEntry] = Field(min_length=1)
+
+
+class ReasonsOfRuns(RootModel[dict[str, str]]):
+    """Content of ``failures.json``: by name, why a run failed for good."""
+
+
+class NamesOfRuns(RootModel[dict[str, bool]]):
+    """Content of ``stopped.json``: runs that a scheduler stopped."""
 
 
 class Manifest(_Record):
@@ -134,16 +272,16 @@ class CeilingScores(_Record):
 class ProbeScores(_Record):
     """Scores of the linear map from latent to true action, on episodes that it was not fitted to."""
 
-    r2: float | None
+    r2: Finite | None
     """Mean over the action's dimensions that vary; None where none does. 1 perfect, 0 no better than the mean."""
-    r2_by_dimension: list[float | None]
-    r2_permuted: float | None
+    r2_by_dimension: list[Finite | None]
+    r2_permuted: Finite | None
     """The same with latent and true actions paired at random."""
-    ridge: float
+    ridge: Finite
     """Ridge penalty, chosen on a part of the training episodes."""
-    train_episodes: int
-    test_episodes: int
-    test_steps: int
+    train_episodes: Count
+    test_episodes: Count
+    test_steps: Count
     unseen: bool
     """Whether the test episodes were held out of pre-training as well."""
     ceiling: CeilingScores | None = None
@@ -183,18 +321,18 @@ class Diagnostics(_Record):
     """``diagnostics.json``: the diagnostics of one checkpoint on one video store."""
 
     checkpoint: str
-    update: int
+    update: Count
     videos: str
-    episodes: int
+    episodes: Count
     """Episodes that the clips were taken from."""
-    clips: int
+    clips: Count
     held_out: bool
     """Whether these episodes were held out of pre-training."""
     other_videos: bool = False
     """Whether pre-training used another store, and thus none of these videos."""
-    metrics: dict[str, float | None]
+    metrics: dict[str, Finite | None]
     """Values by name, see :data:`~prelar_ray.telemetry.metrics.METRICS`."""
-    kl_by_dimension: list[float]
+    kl_by_dimension: list[Finite]
     """Mean KL of the latent action to its prior, nats, largest first; empty for a deterministic one."""
     probe: ProbeScores | None
     without_probe: str
@@ -212,8 +350,7 @@ def write_diagnostics(path: Path, diagnostics: Diagnostics) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    with atomic_file(path) as file:
-        file.write(diagnostics.model_dump_json(indent=2).encode() + b"\n")
+    write_json(path, diagnostics.model_dump(mode="json"))
 
 
 def read_diagnostics(path: Path) -> Diagnostics:
@@ -222,8 +359,4 @@ def read_diagnostics(path: Path) -> Diagnostics:
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        return Diagnostics.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error.errors()[0]["msg"])
-        raise DataError(f"{path}: cannot be read ({reason}); run `prelar-ray diagnose {path.parent}` again") from error
+    return read_record(Diagnostics, path, f"run `prelar-ray diagnose {path.parent}` again")

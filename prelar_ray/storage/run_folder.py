@@ -15,8 +15,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
+import os
 import shlex
 import sys
 import time
@@ -30,7 +31,15 @@ from typing import Any
 import numpy as np
 
 from prelar_ray.errors import DataError, PrelarError, RunFolderError
-from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, read_json_lines
+from prelar_ray.storage.files import (
+    append_json_line,
+    atomic_file,
+    count_lines,
+    read_json_lines,
+    remove_unfinished,
+    sync_lines,
+    write_json,
+)
 from prelar_ray.storage.locks import FileLock
 from prelar_ray.storage.occupancy import (
     PATIENCE_SECONDS,
@@ -43,10 +52,14 @@ from prelar_ray.storage.occupancy import (
 )
 from prelar_ray.storage.processes import this_process
 from prelar_ray.storage.provenance import installed_versions, provenance
-from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.reading import parse_record, read_bytes, read_json, read_record
+from prelar_ray.storage.records import EvaluationRecord, Fetched, RunRecord, count_lines_until, drop_lines_after
+from prelar_ray.wording import counted
 
-__all__ = ["IMPORT", "RunFolder"]
+__all__ = ["FETCHED", "IMPORT", "RunFolder"]
 
+FETCHED = "fetched.json"
+"""Where a run folder was copied from, in one that was."""
 IMPORT = "import"
 """Phase of a folder with an imported checkpoint; a run can start from it, but it cannot be resumed."""
 
@@ -66,6 +79,7 @@ class RunFolder:
         """Whether a resume may change what identifies the experiment."""
         self.started = False
         """Whether training has started in this process; until then a run to resume is unchanged."""
+        self._ended_with: Mapping[str, int] = {}  # lines of metrics and evaluations when the run last ended
         self.info = info
         """Content of ``run.json``; status is running (also of a killed run), finished, interrupted or failed."""
         self.config_path = path / "config.yaml"
@@ -166,9 +180,13 @@ class RunFolder:
                 "changes": [*self.info.get("changes", []), self._changes],
                 "versions": installed_versions(),
             }
-        self.update(status="running", finished=None, process=this_process())
+        remove_unfinished(self.path)
+        config = self._config_yaml.encode()
+        digest = hashlib.sha256(config).hexdigest()
+        self._ended_with = self.info.get("lines", {})
+        self.update(status="running", finished=None, process=this_process(), config_sha256=digest, lines={})
         with atomic_file(self.config_path) as file:
-            file.write(self._config_yaml.encode())
+            file.write(config)
 
     @classmethod
     def to_resume(cls, path: Path, phase: str) -> RunFolder:
@@ -190,6 +208,9 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a {folder.info['phase']} run, which {phase} cannot --resume; choose another --out"
             )
+        with suppress(DataError):  # whoever needs the file says that it is missing
+            if folder.config_was_changed():
+                log.warning("%s: was changed since the run wrote it, or is damaged", folder.config_path)
         return folder
 
     @classmethod
@@ -202,14 +223,11 @@ class RunFolder:
         record = path / "run.json"
         if not record.is_file():
             raise DataError(f"{path}: not a run folder, it holds no run.json; name the folder given as --out")
+        info = read_json(record)
         try:
-            info = json.loads(record.read_bytes())
-        except (ValueError, OSError) as error:
-            raise DataError(f"{record}: cannot be read as JSON ({error}); restore it from a copy") from error
-        expected = {"phase": str, "status": str, "versions": dict, "hardware": dict, "timings": dict, "summary": dict}
-        for key, kind in expected.items():
-            if not isinstance(info, dict) or not isinstance(info.get(key), kind):
-                raise DataError(f"{record}: {key} is missing or no {kind.__name__}; restore the file from a copy")
+            parse_record(RunRecord, info)
+        except ValueError as error:
+            raise DataError(f"{record}: {error}; restore the file from a copy") from error
         return cls(path, info)
 
     def update(self, **fields: Any) -> None:
@@ -219,8 +237,7 @@ class RunFolder:
             DataError: it cannot be written.
         """
         self.info |= fields
-        with atomic_file(self.path / "run.json") as file:
-            file.write(json.dumps(self.info, indent=2).encode() + b"\n")
+        write_json(self.path / "run.json", self.info)
 
     @contextmanager
     def track(self) -> Iterator[None]:
@@ -237,9 +254,9 @@ class RunFolder:
             # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):
                 if self.started:
-                    self.update(finished=_now(), **ending)
+                    self.update(finished=_now(), lines=self.sync_lines(), **ending)
             raise
-        self.update(status="finished", finished=_now())
+        self.update(status="finished", finished=_now(), lines=self.sync_lines())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -290,7 +307,76 @@ class RunFolder:
         Raises:
             DataError: a line is damaged, or the file cannot be written.
         """
-        filter_json_lines(self.evaluations_path, lambda row: int(row.get("update", 0)) <= update)
+        drop_lines_after(self.evaluations_path, update)
+
+    def sync_lines(self) -> dict[str, int]:
+        """Flush metrics and evaluations to disk and return how many lines each has, which the checkpoint notes.
+
+        Raises:
+            DataError: they cannot be flushed.
+        """
+        return {path.name: sync_lines(path) for path in (self.metrics_path, self.evaluations_path)}
+
+    def warn_of_missing_lines(self, noted: Mapping[str, int], update: int) -> None:
+        """Warn where metrics or evaluations have fewer lines than the checkpoint of ``update``, or the end, noted.
+
+        More than the checkpoint noted are none: an evaluation of that update may have ended later.
+
+        Raises:
+            DataError: a line is damaged.
+        """
+        for path in (self.metrics_path, self.evaluations_path):
+            at_checkpoint = noted.get(path.name, 0) - count_lines_until(path, update)
+            missing = max(at_checkpoint, self._ended_with.get(path.name, 0) - count_lines(path))
+            if missing > 0:
+                log.warning("%s; restore it from a copy, or the report will lack them", _missing(path, missing))
+
+    def missing_lines(self) -> dict[str, str]:
+        """By name of file, how many lines it has fewer than when the run ended; nothing where none is missing.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        found = {}
+        for path in (self.metrics_path, self.evaluations_path):
+            missing = self.info.get("lines", {}).get(path.name, 0) - count_lines(path)
+            if missing > 0:
+                found[path.name] = _missing(path, missing)
+        return found
+
+    @property
+    def fetched(self) -> Fetched | None:
+        """Where the folder was copied from; None for a run that was made here.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        path = self.path / FETCHED
+        return read_record(Fetched, path, "delete it if you trust the run") if os.path.lexists(path) else None
+
+    def trust(self) -> None:
+        """Note that the files of a fetched run are trusted, pickles included; nothing for a run that was made here.
+
+        Raises:
+            DataError: it cannot be noted.
+        """
+        if fetched := self.fetched:
+            log.warning("%s: fetched from %s; its pickles are trusted from now on", self.path, fetched.address)
+            write_json(self.path / FETCHED, fetched.model_copy(update={"trusted": _now()}).model_dump())
+
+    def config_was_changed(self) -> bool:
+        """Whether ``config.yaml`` is not what the run wrote; older runs do not say.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        known = self.info.get("config_sha256")
+        return known is not None and hashlib.sha256(read_bytes(self.config_path)).hexdigest() != known
+
+
+def _missing(path: Path, missing: int) -> str:
+    lines = f"{counted(missing, 'line')} {'is' if missing == 1 else 'are'}"
+    return f"{path}: {lines} missing that the run wrote; the file was emptied, cut or damaged"
 
 
 def _checkpoints(path: Path) -> list[Path]:

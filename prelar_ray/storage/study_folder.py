@@ -18,23 +18,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError, RunFolderError
-from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.files import atomic_file, remove_unfinished, write_json
 from prelar_ray.storage.locks import FileLock, HeldError, described, hold
 from prelar_ray.storage.occupancy import check_out
-from prelar_ray.storage.records import PlanEntry
+from prelar_ray.storage.reading import read_record, read_yaml
+from prelar_ray.storage.records import NamesOfRuns, Plan, PlanEntry, ReasonsOfRuns
 from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = ["StudyFolder"]
 
 DRIVER = "driver.json"
+
+R = TypeVar("R", bound=BaseModel)
 
 
 class StudyFolder:
@@ -86,6 +90,7 @@ class StudyFolder:
     @contextmanager
     def driven(self) -> Iterator[None]:
         """Drive the study while the block lasts; then others may."""
+        remove_unfinished(self.path)
         try:
             yield
         finally:
@@ -104,11 +109,12 @@ class StudyFolder:
         named = b"" if "name" in yaml_text.parse(sweep) else f"name: {name}\n".encode()
         with atomic_file(self.path / "study.yaml") as file:
             file.write(named + sweep)
-        planned = {run.name: run.model_dump(mode="json") for run in runs}
-        earlier = {entry["name"]: entry for entry in self._read("plan.json", {"runs": []})["runs"]}
+        planned = {run.name: run for run in runs}
+        earlier = {entry.name: entry for entry in self._plan()}
         for same in set(proposed) & planned.keys() & earlier.keys():
-            planned[same]["labels"] = earlier[same]["labels"] | planned[same]["labels"]
-        self._write("plan.json", {"runs": list((earlier | planned).values())})
+            labels = earlier[same].labels | planned[same].labels
+            planned[same] = planned[same].model_copy(update={"labels": labels})
+        self._write_plan((earlier | planned).values())
 
     def write_inputs(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         """Record what the study starts from.
@@ -116,11 +122,11 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        self._write("inputs.json", inputs)
+        write_json(self.path / "inputs.json", {"inputs": list(inputs)}, indent=1)
 
     def finished_outside(self, names: Collection[str]) -> list[str]:
         """Names of runs of an earlier plan that have finished and are not among ``names``."""
-        earlier = (str(entry["name"]) for entry in self._read("plan.json", {"runs": []})["runs"])
+        earlier = (entry.name for entry in self._plan())
         return [name for name in earlier if name not in names and self.status(name) == "finished"]
 
     def set_labels(self, run: PlanEntry) -> None:
@@ -129,14 +135,11 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        plan = self._read("plan.json", {"runs": []})
-        entries = [run.model_dump(mode="json") if entry["name"] == run.name else entry for entry in plan["runs"]]
-        self._write("plan.json", {"runs": entries})
+        self._write_plan(run if entry.name == run.name else entry for entry in self._plan())
 
     def labels(self, name: str) -> dict[str, Any]:
         """Labels of a run, as recorded."""
-        entries = self._read("plan.json", {"runs": []})["runs"]
-        return next((dict(entry["labels"]) for entry in entries if entry["name"] == name), {})
+        return next((dict(entry.labels) for entry in self._plan() if entry.name == name), {})
 
     def run_path(self, name: str) -> Path:
         """Where a run's folder is or will be."""
@@ -149,7 +152,7 @@ class StudyFolder:
             return "waiting"
         info = RunFolder.open(path).info
         status = str(info["status"])
-        return "stopped" if status != "finished" and name in self._read("stopped.json", {}) else status
+        return "stopped" if status != "finished" and name in self._stopped() else status
 
     def is_over(self, name: str) -> bool:
         """Whether a run needs nothing any more: it finished, or a scheduler stopped it."""
@@ -165,11 +168,12 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        self._write("stopped.json", self._read("stopped.json", {}) | {name: True})
+        write_json(self.path / "stopped.json", self._stopped() | {name: True})
 
     def failures(self) -> dict[str, str]:
         """Why runs failed for good, by name."""
-        return dict(self._read("failures.json", {}))
+        failures = self._read("failures.json", ReasonsOfRuns)
+        return dict(failures.root) if failures else {}
 
     def note_failure(self, name: str, reason: str | None) -> None:
         """Record why a run failed for good; None forgets it.
@@ -179,22 +183,23 @@ class StudyFolder:
         """
         failures = self.failures()
         failures.pop(name, None)
-        self._write("failures.json", failures | ({name: reason} if reason is not None else {}))
+        write_json(self.path / "failures.json", failures | ({name: reason} if reason is not None else {}))
 
-    def _read(self, name: str, default: Any) -> Any:
+    def _stopped(self) -> dict[str, bool]:
+        stopped = self._read("stopped.json", NamesOfRuns)
+        return dict(stopped.root) if stopped else {}
+
+    def _plan(self) -> list[PlanEntry]:
+        plan = self._read("plan.json", Plan)
+        return plan.runs if plan else []
+
+    def _write_plan(self, runs: Iterable[PlanEntry]) -> None:
+        write_json(self.path / "plan.json", {"runs": [run.model_dump(mode="json") for run in runs]}, indent=1)
+
+    def _read(self, name: str, kind: type[R]) -> R | None:
+        """Return a file of the study, None if it is missing."""
         path = self.path / name
-        if not path.exists():
-            return default
-        try:
-            return json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read as JSON ({error}); delete it, --resume writes a new one"
-            ) from error
-
-    def _write(self, name: str, content: Mapping[str, Any] | Sequence[Any]) -> None:
-        with atomic_file(self.path / name) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
+        return read_record(kind, path, "delete it, --resume writes a new one") if path.exists() else None
 
 
 def _lock(path: Path) -> FileLock:
@@ -213,7 +218,9 @@ def _lock(path: Path) -> FileLock:
 
 def _name(record: Path) -> str:
     try:
-        tree = yaml_text.parse(record.read_bytes())
-        return str(tree["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{record}: cannot be read ({error}); restore it from a copy") from error
+        tree = read_yaml(record)
+    except DataError as error:
+        raise RunFolderError(str(error)) from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
+        raise RunFolderError(f"{record}: cannot be read (it has no name of the study); restore it from a copy")
+    return str(tree["name"])

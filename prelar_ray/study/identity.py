@@ -19,6 +19,7 @@ from typing import Any
 from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError
 from prelar_ray.storage.addresses import is_address
+from prelar_ray.storage.reading import read_json
 from prelar_ray.storage.records import CHECKPOINT_META
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.video.remote import store_folder
@@ -85,8 +86,9 @@ def known_inputs(folder: Path) -> list[Input]:
     if not path.exists():
         return []
     try:
-        return [Input(str(one["key"]), str(one["identity"]), one["content"]) for one in json.loads(path.read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        inputs = read_json(path)["inputs"]
+        return [Input(str(one["key"]), str(one["identity"]), one["content"]) for one in inputs]
+    except (KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error}); restore it from a copy") from error
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from prelar_ray.config import Component, yaml_text
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.storage.reading import read_bytes
+from prelar_ray.wording import printable
 
 __all__ = ["FinetuneStage", "PretrainStage", "Space", "Sweep", "Variant", "read_sweep"]
 
@@ -225,18 +227,18 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: it cannot be read, or something in it is wrong; one line per mistake, beginning with its key.
     """
     try:
-        tree = yaml_text.parse(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such sweep file; tune_configs/ holds some to start from") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        tree = yaml_text.parse(read_bytes(path, "correct the path"))
+    except DataError as error:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such sweep file; tune_configs/ holds some to start from") from error
+        raise ConfigError(str(error)) from error
     except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a mapping of keys such as `name: study`")
     tree.setdefault("name", path.stem)
     try:
-        return Sweep.model_validate(tree)
+        return Sweep.model_validate(tree, strict=True)
     except ValidationError as error:
         lines = [f"{path}: {_describe(dict(mistake))}" for mistake in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
@@ -258,7 +260,7 @@ def _describe(mistake: Mapping[str, Any]) -> str:
         return f"{path}: unknown key; " + (f"nearest: {near[0]}" if near else f"known: {', '.join(known)}")
     if mistake["type"] == "missing":
         return f"{path}: missing"
-    return f"{path}={mistake['input']!r}: {mistake['msg']}"
+    return f"{path}={printable(repr(mistake['input']))}: {mistake['msg']}"
 
 
 def _keys(location: list[str]) -> list[str]:

@@ -11,8 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, SupportsFloat
 
-from prelar_ray.errors import RunFolderError
-from prelar_ray.storage.files import append_json_line, filter_json_lines, read_json_lines
+from pydantic import ValidationError
+
+from prelar_ray.errors import DataError, RunFolderError
+from prelar_ray.storage.files import append_json_line, read_json_lines
+from prelar_ray.storage.reading import first_mistake
+from prelar_ray.storage.records import MetricLine, drop_lines_after
 from prelar_ray.telemetry.metrics import METRICS
 
 __all__ = ["MetricWriter", "read_metrics"]
@@ -33,7 +37,7 @@ class MetricWriter:
         from prelar_ray.telemetry.tensorboard import EventFile  # imports torch, which readers of metrics do not need
 
         if resume_at_update is not None:
-            filter_json_lines(metrics_path, lambda row: int(row.get("update", 0)) <= resume_at_update)
+            drop_lines_after(metrics_path, resume_at_update)
         elif metrics_path.exists():
             raise RunFolderError(f"{metrics_path}: already holds metrics of another run; choose another --out")
         self._path = metrics_path
@@ -76,4 +80,12 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     Raises:
         DataError: the file is missing, or a line within it is damaged.
     """
-    return read_json_lines(path)
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, start=1):
+        try:
+            MetricLine.model_validate(row, strict=True)
+        except ValidationError as error:
+            raise DataError(
+                f"{path}: line {number}: {first_mistake(error)}; delete that line to use the rest"
+            ) from error
+    return rows

@@ -154,6 +154,7 @@ class Finetuning(Loop):
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
             self.replay.restore(checkpoint.counters["replay"], checkpoint.update)
             self.run.start()
+            self.run.warn_of_missing_lines(checkpoint.counters.get("lines", {}), checkpoint.update)
             self.run.forget_evaluations_after(checkpoint.update)
             self.evaluations.resume(self.run, self.checkpoints)
             self._known_pending = self.evaluations.updates
@@ -310,6 +311,7 @@ class Finetuning(Loop):
             "numbers": self.collectors.numbers,
             **self.evaluations.counters(),
             **({"rehearsal": self.clips.counters} if self.clips else {}),
+            "lines": self.run.sync_lines(),
         }
         self.saving.done(self.learners.save(counters))
 

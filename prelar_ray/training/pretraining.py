@@ -120,6 +120,8 @@ class Pretraining(Loop):
             self.learners.restore(checkpoint.path.absolute(), checkpoint.update)
         run.start()
         updates = self.learners.updates
+        if checkpoint is not None:
+            run.warn_of_missing_lines(checkpoint.counters.get("lines", {}), updates)
         self.metrics = MetricLog(run, backend.report, updates if checkpoint else None)
         self.logging = Every(config.telemetry.every_updates, updates)
         self.validating = Every(config.pretrain.validation_every_updates, updates)
@@ -176,7 +178,7 @@ class Pretraining(Loop):
         self._clear()
 
     def _begin_save(self) -> None:
-        self.learners.save(self.clips.counters)
+        self.learners.save(self.clips.counters | {"lines": self.run.sync_lines()})
         self.saving.done(self.learners.updates)
 
     def save(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -10,7 +11,8 @@ from typing import Any, Self
 
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.arrow import Compression, checksum
-from prelar_ray.storage.files import atomic_file, cannot_write
+from prelar_ray.storage.files import atomic_file, cannot_write, remove_unfinished, write_json
+from prelar_ray.storage.json_text import with_check
 from prelar_ray.storage.locks import FileLock, HeldError, described
 from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
@@ -22,6 +24,7 @@ NEXT = ".next"
 """Suffix of a shard that will replace the one of its name, once the journal describes it."""
 
 _SHARD = re.compile(rf"shard-\d{{5,}}\.arrow({re.escape(NEXT)})?(\.tmp)?")
+_OF_OLDER_RELEASES = {f"{MANIFEST}.tmp", f"{JOURNAL}.tmp"}
 
 
 class Journal:
@@ -152,8 +155,7 @@ class Journal:
         self._lock.release()
 
     def _write_manifest(self) -> None:
-        with atomic_file(self.path / MANIFEST) as file:
-            file.write(self._manifest.model_dump_json(indent=2).encode())
+        write_json(self.path / MANIFEST, self._manifest.model_dump(mode="json"))
 
     def _cut_half_line(self) -> None:
         path = self.path / JOURNAL
@@ -170,14 +172,15 @@ class Journal:
 
     def _remove_unnamed(self) -> None:
         named = {shard.file for shard in self.shards}
-        temporary = {f"{MANIFEST}.tmp", f"{JOURNAL}.tmp"}
+        remove_unfinished(self.path)
         for path in self.path.iterdir():
-            if path.name in temporary or (_SHARD.fullmatch(path.name) and path.name not in named):
+            if path.name in _OF_OLDER_RELEASES or (_SHARD.fullmatch(path.name) and path.name not in named):
                 path.unlink()
 
 
 def _line(shard: ShardRecord) -> bytes:
-    return shard.model_dump_json().encode() + b"\n"
+    line = with_check(shard.model_dump(mode="json"))
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _lock(path: Path) -> FileLock:

@@ -17,13 +17,18 @@ count. Version 1 had the shards in the manifest, which was rewritten with each o
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import Compression
+from prelar_ray.storage.files import MOST_BYTES_OF_LINES
+from prelar_ray.storage.json_text import parse_json, take_check
+from prelar_ray.storage.reading import first_mistake, read_bytes, read_json
 
 __all__ = ["JOURNAL", "MANIFEST", "Contents", "Manifest", "ShardRecord", "read_contents", "read_manifest"]
 
@@ -32,8 +37,16 @@ VERSION: Final = 2
 MANIFEST: Final = "manifest.json"
 JOURNAL: Final = "shards.jsonl"
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 FileName = Annotated[str, Field(pattern=r"^shard-\d{5,}\.arrow$")]  # a name, never a path out of the folder
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # also the name of a copy
+MOST_BYTES = 2**28
+"""Size of a manifest above which it is refused; version 1 had the episodes in it."""
+
+
+R = TypeVar("R", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
@@ -45,8 +58,8 @@ class ShardRecord(_Record):
 
     file: FileName
     frames: Positive
-    bytes: int
-    sha256: str
+    bytes: Positive
+    sha256: Sha256
     sources: list[str]
     """Of its episodes, in order."""
     lengths: list[Positive]
@@ -86,9 +99,9 @@ class _EpisodeRecord1(_Record):
 
 class _ShardRecord1(_Record):
     file: FileName
-    frames: int
-    bytes: int
-    sha256: str
+    frames: Positive
+    bytes: Positive
+    sha256: Sha256
     episodes: tuple[_EpisodeRecord1, ...]
 
     @model_validator(mode="after")
@@ -130,6 +143,9 @@ def read_contents(path: Path) -> Contents:
     manifest, shards = _read_manifest(path)  # first: a manifest that says complete comes after the last shard
     if manifest.version == VERSION:
         shards = _read_journal(path / JOURNAL)
+    if twice := [name for name, times in Counter(shard.file for shard in shards).items() if times > 1]:
+        where = path / (JOURNAL if manifest.version == VERSION else MANIFEST)
+        raise DataError(f"{where}: names {twice[0]} twice, whose videos would count twice; restore it from a copy")
     if manifest.shards not in (None, len(shards)):
         raise DataError(
             f"{path / JOURNAL}: names {len(shards)} of the store's {manifest.shards} shards; restore it from a copy"
@@ -150,39 +166,43 @@ def _read_manifest(path: Path) -> tuple[Manifest, list[ShardRecord]]:
             f"{path}: {problem}; `prelar-ray record` or `prepare` writes a video store; correct video.path (--videos)"
         )
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file, most=MOST_BYTES)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{file}: not the manifest of a video store (format is not {FORMAT!r}); correct video.path")
         version = content.get("version")
         if isinstance(version, int) and version > VERSION:
             raise DataError(f"{file}: format version {version}, this release reads {VERSION}; update prelar-ray")
         if version == 1:
-            old = _Manifest1.model_validate(content)
+            old = _parse(_Manifest1, content)
             manifest = Manifest(version=1, attributes=old.attributes, complete=old.complete)
             return manifest, [shard.converted() for shard in old.shards]
-        return Manifest.model_validate(content), []
+        return _parse(Manifest, content), []
     except ValidationError as error:
         raise DataError(f"{file}: damaged at {_where(error)}; restore it from a copy") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); restore it from a copy") from error
 
 
 def _read_journal(file: Path) -> list[ShardRecord]:
     """Return the shards; none if there is no journal, which appears with the first of them."""
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error}); restore it from a copy") from error
+    lines = read_bytes(file, most=MOST_BYTES_OF_LINES).split(b"\n")[:-1] if file.exists() else []
     shards = []
     for number, line in enumerate(lines, start=1):
         try:
-            shards.append(ShardRecord.model_validate_json(line))
+            row = parse_json(line)
+            if not take_check(row):
+                log.warning("%s: line %d was changed since written, or is damaged: its checksum differs", file, number)
+            shards.append(_parse(ShardRecord, row))
         except ValidationError as error:
             raise DataError(f"{file}: line {number} is damaged at {_where(error)}; restore it from a copy") from error
+        except ValueError as error:
+            raise DataError(f"{file}: line {number} is damaged at its end: {error}; restore it from a copy") from error
     return shards
+
+
+def _parse(kind: type[R], content: Any) -> R:
+    """Return a record of what JSON describes; text does not count as a number or truth."""
+    return kind.model_validate_json(json.dumps(content), strict=True)
 
 
 def _where(error: ValidationError) -> str:
     """Return the first error: where it is, and what it is."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'its end'}: {first['msg']}"
+    return first_mistake(error) if error.errors()[0]["loc"] else f"its end: {first_mistake(error)}"

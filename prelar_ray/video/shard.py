@@ -11,6 +11,7 @@ import numpy as np
 
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import ArrayFile, Compression, checksum, write_arrays
+from prelar_ray.storage.json_text import parse_json
 from prelar_ray.types import Frames, check_frames
 from prelar_ray.video.layout import ShardRecord
 
@@ -109,6 +110,6 @@ def _describes(text: str, record: ShardRecord) -> bool:
     if text == _episodes(record.sources, record.lengths):
         return True
     try:
-        return bool(json.loads(text) == json.loads(_episodes(record.sources, record.lengths)))
+        return bool(parse_json(text) == json.loads(_episodes(record.sources, record.lengths)))
     except ValueError:
         return False

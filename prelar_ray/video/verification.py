@@ -14,6 +14,7 @@ from typing import Any, Literal
 from prelar_ray.errors import DataError
 from prelar_ray.storage.cache import cache_folder
 from prelar_ray.storage.files import atomic_file
+from prelar_ray.storage.reading import read_json
 from prelar_ray.video.layout import ShardRecord
 from prelar_ray.video.shard import checksum_problem, size_problem
 
@@ -83,8 +84,10 @@ def _places(folder: Path) -> list[Path]:
 def _recall(folder: Path) -> Known:
     known: Known = {}
     for path in _places(folder):
-        with suppress(OSError, ValueError):  # what cannot be read is not known
-            found = json.loads(path.read_bytes())
+        if not path.exists():
+            continue
+        with suppress(DataError):  # what cannot be read is not known
+            found = read_json(path)
             if isinstance(found, dict):
                 known |= found
     return known

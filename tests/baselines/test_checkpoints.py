@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from prelar_ray.baselines.checkpoints import Counters, is_whole, load, resumable, save
 from prelar_ray.checkpoint.store import CheckpointFolders, load_checkpoint
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import CheckpointError, UsageError
+from prelar_ray.errors import CheckpointError, DataError, UsageError
+from prelar_ray.storage.files import write_json
+from prelar_ray.storage.records import RLLIB_META
+from prelar_ray.storage.run_folder import RunFolder
 
 COUNTERS = Counters(update=4, agent_steps=40, episodes=3, evaluations=2, evaluated_at=40)
 
@@ -126,3 +130,48 @@ def test_what_reads_the_package_s_own_checkpoints_says_that_it_is_none(
         CheckpointError, match=f"^{path}: of an RLlib algorithm, which only `prelar-ray finetune --resume`"
     ):
         load_checkpoint(tmp_path if of_the_run else path)
+
+
+def fetched(folder: Path) -> RunFolder:
+    record = {"address": "s3://b/run", "time": "2025-01-01T00:00:00+00:00", "files": 3, "bytes": 100}
+    write_json(folder / "fetched.json", record)
+    return RunFolder(folder, {})
+
+
+def test_a_fetched_run_is_resumed_only_once_its_pickles_are_trusted(
+    folders: CheckpointFolders, write: Write, ppo: RunConfig, tmp_path: Path
+) -> None:
+    write()
+    run = fetched(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"fetched from s3://b/run, .* executes .* add --trust-pickles if you trust"
+    ):
+        resumable(folders, ppo)
+    run.trust()
+    assert resumable(folders, ppo).counters == COUNTERS
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\0", b'{"trusted": true}'])
+def test_a_damaged_note_of_where_a_run_is_from_is_no_trust(
+    folders: CheckpointFolders, write: Write, ppo: RunConfig, tmp_path: Path, content: bytes
+) -> None:
+    write()
+    (tmp_path / "fetched.json").write_bytes(content)
+    with pytest.raises(DataError, match="fetched.json: "):
+        resumable(folders, ppo)
+
+
+def test_files_that_the_record_does_not_name_or_that_lie_elsewhere_are_refused(write: Write, tmp_path: Path) -> None:
+    path = write()
+    (path / "algorithm" / "more.pkl").write_bytes(b"code")
+    assert not is_whole(path)
+    (path / "algorithm" / "more.pkl").unlink()
+    assert is_whole(path)
+    state = path / "algorithm" / "learner" / "state.pkl"
+    state.rename(tmp_path / "elsewhere.pkl")
+    state.symlink_to(tmp_path / "elsewhere.pkl")
+    assert not is_whole(path)
+    meta = json.loads((path / RLLIB_META).read_text())
+    (path / RLLIB_META).write_text(json.dumps({**meta, "files": {"../../elsewhere.pkl": "0"}}))
+    with pytest.raises(CheckpointError, match=r"files.*which leads elsewhere"):
+        load(path)

@@ -396,3 +396,42 @@ def test_a_folder_without_both_files_is_no_checkpoint(save: Save, missing: str) 
 def test_a_path_that_does_not_exist_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere: not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\0" * 20, b'{"evaluation_return": "99"}', b'{"evaluation_return": 1e999}', b"[" * 9999]
+)
+def test_a_damaged_score_stops_no_save_and_counts_as_none(
+    store: CheckpointStore, save: Save, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    for update in (1, 2):
+        save(update)
+        store.set_score(update, float(update))
+    (store.path(2) / "score.json").write_bytes(content)
+    for update in (3, 4, 5, 6):
+        save(update)
+        store.set_score(update, 0.0)
+    assert [int(path.name) for path in store.paths()] == [1, 4, 5, 6], "the best that is known is kept"
+    assert caplog.text.count("counts as not evaluated") == 1
+
+
+def test_text_is_no_number_in_a_meta_file(save: Save) -> None:
+    for change in ({"update": "1"}, {"counters": {"numbers": {"0": "1"}}}, {"counters": {"evaluations": "3"}}):
+        path = save(1)
+        meta = json.loads((path / "meta.json").read_text())
+        (path / "meta.json").write_text(json.dumps(meta | change))
+        with pytest.raises(CheckpointError, match="damaged or of another version"):
+            load_checkpoint(path)
+
+
+def test_a_link_planted_where_a_checkpoint_is_written_is_removed_and_not_followed(
+    store: CheckpointStore, save: Save, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    store.folder.mkdir()
+    (store.folder / ".000000001.tmp").symlink_to(precious)
+    save(1)
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    assert store.latest().update == 1

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from prelar_ray.checkpoint import store
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import evaluate, export_checkpoint, finetune, import_checkpoint
+from prelar_ray.storage import files
 from prelar_ray.storage.run_folder import RunFolder
 from tests.parity.folder import PUBLIC
 
@@ -124,3 +126,25 @@ def test_an_import_cannot_be_resumed(tmp_path: Path, refused: Refused) -> None:
     assert import_checkpoint.main([str(PUBLIC / "finetuned"), str(tmp_path / "run"), CLASSES]) == 0
     error = refused(finetune.main, "--resume", "--out", tmp_path / "run", code=2)
     assert "without the optimiser state that --resume needs" in error
+
+
+def test_an_import_that_was_killed_while_saving_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, arguments = tmp_path / "run", [str(PUBLIC / "pretrained"), str(tmp_path / "run"), CLASSES]
+    with monkeypatch.context() as patch:
+        # A kill leaves what lies there: the folder is not removed.
+        patch.setattr(store, "write_state", interrupted)
+        patch.setattr(files.shutil, "rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(KeyboardInterrupt):
+            import_checkpoint.main(arguments)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".part"
+    assert import_checkpoint.main(arguments) == 0
+    assert list(tmp_path.iterdir()) == [run]
+    assert load_checkpoint(run).phase == "pretrain"
+
+
+def interrupted(path: Path, state: object) -> None:
+    path.write_bytes(b"half")
+    raise KeyboardInterrupt

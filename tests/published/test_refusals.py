@@ -209,3 +209,22 @@ def test_a_method_with_other_networks_is_refused() -> None:
 def test_a_setting_that_contradicts_a_shape_is_refused() -> None:
     message = refused(PUBLIC / "pretrained", CLASSES, "world_model.rssm.deter=99")
     assert re.search(r"world_model\.rssm\.deter=99 contradicts wm\.rssm\._cell\._norm\.weight of shape", message)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_key(tmp_path: Path, value: float) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[INPUT][0, 0] = value
+
+    assert f"{INPUT} holds NaN or infinity" in refused(changed(tmp_path, "pretrained", change))
+
+
+@pytest.mark.parametrize("make", [lambda x: x.to("meta"), lambda x: x.to_sparse(), lambda x: x[:1, :1].expand(x.shape)])
+def test_tensors_without_numbers_of_their_own_are_refused_by_key(
+    tmp_path: Path, make: Callable[[Tensor], Tensor]
+) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        # With a storage of its own: the file is as small as it states.
+        tensors[INPUT] = make(tensors[INPUT].clone()[:1, :1].clone().expand(tensors[INPUT].shape))
+
+    assert INPUT in refused(changed(tmp_path, "pretrained", change))

@@ -18,8 +18,9 @@ from prelar_ray.reporting.charts import series_styles
 from prelar_ray.reporting.compare import Curve, HeatMap, Options, compare, series_table, task_curves
 from prelar_ray.reporting.comparison_report import _sections
 from prelar_ray.reporting.drawing import THEMES, Chart, mosaic
+from prelar_ray.reporting.prediction import PredictedFrames
 from prelar_ray.reporting.published_curves import published_series
-from prelar_ray.reporting.read import PredictedFrames, Run
+from prelar_ray.reporting.read import Run
 from prelar_ray.reporting.scores import RETURN, SUCCESS, RunScores, name_series
 from prelar_ray.statistics import Interval
 from prelar_ray.storage.records import EvaluationRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,26 @@ def test_run_folders_of_no_study_are_read_by_what_they_say_themselves(
     assert finetune.scores[SUCCESS].tolist() == [0.25, 0.25]
     with pytest.raises(DataError, match="not a run folder"):
         read_scores_of([tmp_path / "record" / "checkpoints"])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_lines_that_the_run_had_when_it_ended_are_missing_in_the_report(
+    tmp_path: Path, make_run: MakeRun, name: str, keep: int
+) -> None:
+    make_run(tmp_path, "finetune")
+    path = tmp_path / name
+    written = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(written[:keep]))
+    missing = read_run(tmp_path).missing
+    assert list(missing) == [path.stem]
+    assert f"{name}: {len(written) - keep} line" in missing[path.stem]
+
+
+def test_frames_that_unpack_to_more_than_any_prediction_are_not_unpacked(tmp_path: Path, make_run: MakeRun) -> None:
+    folder = make_run(tmp_path, "pretrain")
+    with zipfile.ZipFile(folder.frames / "prediction.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.npy", bytes(2**26))
+    assert (folder.frames / "prediction.npz").stat().st_size < 2**20
+    assert "unpacks to more than 256 MiB" in read_run(tmp_path).missing["prediction"]

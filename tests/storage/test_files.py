@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
-from prelar_ray.storage.files import append_json_line, atomic_file, filter_json_lines, prepare_file, read_json_lines
+from prelar_ray.storage import files
+from prelar_ray.storage.files import (
+    append_json_line,
+    atomic_file,
+    filter_json_lines,
+    new_folder,
+    prepare_file,
+    read_json_lines,
+    remove_unfinished,
+    sync_lines,
+)
 
 ROWS = st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3), max_size=6)
 
@@ -98,3 +109,76 @@ def test_a_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) 
         prepare_file(tmp_path / "file" / "result")
     with pytest.raises(DataError, match="cannot write: a folder, expected a file"):
         prepare_file(tmp_path)
+
+
+def test_a_link_planted_where_a_temporary_file_was_is_not_followed(tmp_path: Path) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "run.json"
+    precious.write_text("mine")
+    for name in ("run.json.tmp", ".run.json.tmp", "run.json"):
+        (tmp_path / name).symlink_to(precious)
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert precious.read_text() == "mine"
+    assert (path.read_bytes(), path.is_symlink()) == (b"new", False)
+
+
+def test_a_temporary_name_that_is_taken_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * 2 * size)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".run.json.000000000000.tmp").symlink_to(precious)
+    with pytest.raises(DataError, match="File exists"), atomic_file(tmp_path / "run.json"):
+        pytest.fail("opened")
+    assert precious.read_text() == "mine"
+
+
+def test_the_longest_name_that_a_file_may_have_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".run.json.0123456789ab.tmp", "mine.tmp", ".mine.tmp"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "mine.tmp"]
+
+
+def write_half_a_folder(path: Path) -> None:
+    with new_folder(path) as folder:
+        (folder / "half").touch()
+        assert [left.name for left in path.parent.iterdir()] == [folder.name], "an earlier one that was killed is gone"
+        raise KeyboardInterrupt
+
+
+def test_a_folder_appears_when_it_is_whole_and_replaces_none(tmp_path: Path) -> None:
+    left = tmp_path / ".out.0123456789ab.part"
+    left.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_folder(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "out"):
+        pass
+
+
+def test_a_line_that_was_changed_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "lines.jsonl"
+    for value in (1, 2, 3):
+        append_json_line(path, {"value": value})
+    path.write_text(path.read_text().replace('"value": 2', '"value": 7'))
+    with caplog.at_level(logging.WARNING):
+        assert [row["value"] for row in read_json_lines(path)] == [1, 7, 3]
+    assert "1 line, the first is line 2, changed since written, or damaged" in caplog.text
+
+
+def test_lines_are_flushed_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert sync_lines(path) == 0
+    for value in (1, 2):
+        append_json_line(path, {"value": value})
+    assert sync_lines(path) == 2

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from prelar_ray.checkpoint.store import is_whole, load_checkpoint
 from prelar_ray.commands import fetch as command
@@ -273,3 +276,115 @@ def test_what_is_no_run_is_not_fetched_and_nothing_is_overwritten(folder: Path, 
     mirror_of(folder, tmp_path / "there").sync()
     with pytest.raises(RunFolderError, match="exists already"):
         fetch(f"file://{tmp_path}/there/run", folder)
+
+
+class Bucket:
+    """An object store, as pyarrow shows one, with keys of any kind."""
+
+    def __init__(self, objects: dict[str, bytes], sizes: dict[str, int] | None = None) -> None:
+        self.objects, self.sizes = objects, sizes or {}
+        self.opened: list[str] = []
+
+    def get_file_info(self, what: object) -> object:
+        infos = [
+            fs.FileInfo(key, fs.FileType.File, size=self.sizes.get(key, len(content)))
+            for key, content in self.objects.items()
+        ]
+        return next(info for info in infos if info.path == what) if isinstance(what, str) else infos
+
+    def open_input_stream(self, path: str) -> io.BytesIO:
+        self.opened.append(path)
+        return io.BytesIO(self.objects[path])
+
+
+Open = Callable[..., Bucket]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Open:
+    def opened(*names: str, **sizes: int) -> Bucket:
+        keys = {f"b/run/{name}": b"content" for name in ("run.json", *names)}
+        found = Bucket(keys, {f"b/run/{name}": size for name, size in sizes.items()})
+        monkeypatch.setattr(mirror, "open_address", lambda uri: (found, "b/run"))
+        return found
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious.txt", "a/../../precious.txt", "/precious.txt", "..\\precious.txt", "RUN.json", "run.json/x"]
+)
+def test_a_key_that_leads_out_is_refused_before_anything_is_written(tmp_path: Path, bucket: Open, name: str) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    source = bucket("checkpoints/a", name)
+    with pytest.raises(DataError, match=r"^s3://b/run: .*refused, nothing is written$"):
+        fetch("s3://key:secret@b/run?region=x", tmp_path / "got")
+    assert source.opened == []
+    assert files(tmp_path) == {"precious.txt": "mine"}
+
+
+@pytest.mark.parametrize("size", [3, 10])
+def test_a_file_that_is_not_as_long_as_listed_is_refused(tmp_path: Path, bucket: Open, size: int) -> None:
+    bucket("metrics", metrics=size)
+    with pytest.raises(DataError, match=r"gives (more than its 3|only 7 of its 10) bytes"):
+        fetch("s3://b/run", tmp_path / "got")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_on_the_disk_is_refused(tmp_path: Path, bucket: Open) -> None:
+    bucket("metrics", metrics=2**60)
+    with pytest.raises(DataError, match="do not fit"):
+        fetch("s3://b/run", tmp_path / "got")
+
+
+def test_where_a_run_is_from_is_recorded_and_cannot_be_forged(tmp_path: Path, bucket: Open) -> None:
+    bucket("fetched.json", "config.yaml")
+    fetched = fetch("s3://key:secret@b/run?token=x", tmp_path / "got")
+    assert fetched == RunFolder(tmp_path / "got", {}).fetched
+    assert (fetched.address, fetched.files, fetched.bytes, fetched.trusted) == ("s3://b/run", 2, 14, None)
+    assert "secret" not in (tmp_path / "got" / "fetched.json").read_text()
+
+
+def test_links_that_leave_the_run_are_not_copied_in_either_direction(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    precious = tmp_path / "precious"
+    write(precious / "key", "secret")
+    (folder / "link").symlink_to(precious / "key")
+    (folder / "folder").symlink_to(precious)
+    (folder / "alias.jsonl").symlink_to(folder / "metrics.jsonl")
+    mirror_of(folder, tmp_path / "there").sync()
+    there = tmp_path / "there" / "run"
+    assert "secret" not in files(there).values()
+    assert files(there)["alias.jsonl"] == "1\n"
+    assert "link: a link out of the run folder" in caplog.text
+    (there / "link").symlink_to(precious / "key")
+    (there / "folder").symlink_to(precious)
+    fetch(f"file://{there}", tmp_path / "got")
+    assert "secret" not in files(tmp_path / "got").values()
+
+
+def test_a_link_in_the_copy_is_not_written_through(folder: Path, tmp_path: Path) -> None:
+    precious, there = tmp_path / "precious", tmp_path / "there" / "run"
+    write(precious / "key", "mine")
+    there.mkdir(parents=True)
+    (there / "metrics.jsonl.part").symlink_to(precious / "key")
+    (there / "run.json").symlink_to(precious / "key")
+    mirror_of(folder, tmp_path / "there").sync()
+    assert files(precious) == {"key": "mine"}
+    shutil.rmtree(there)
+    there.mkdir()
+    (there / "checkpoints").symlink_to(precious)
+    with pytest.raises(OSError, match="a link leads out of the copy"):
+        mirror_of(folder, tmp_path / "there").sync()
+    assert files(precious) == {"key": "mine"}
+
+
+def test_a_fetched_run_with_pickles_is_not_suggested_to_be_resumed_without_a_flag(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "checkpoints/000000010/rllib.json", "{}")
+    assert command.main([f"file://{folder}", str(tmp_path / "got")]) == 0
+    said = capsys.readouterr().err
+    assert "with pickles that --resume would execute" in said
+    assert f"finetune --resume --out {tmp_path / 'got'} --trust-pickles" in said

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage import run_folder
+from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.records import EvaluationRecord
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -190,7 +192,7 @@ def test_evaluations_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None
                 policy="mode",
             )
         )
-    keys = {"update", "env_steps", "task", "returns", "successes", "success_rule", "policy"}
+    keys = {"update", "env_steps", "task", "returns", "successes", "success_rule", "policy", "checksum"}
     assert all(json.loads(line).keys() == keys for line in folder.evaluations_path.read_text().splitlines())
     folder.forget_evaluations_after(20)
     assert [row.update for row in folder.evaluations()] == [10, 20]
@@ -347,3 +349,84 @@ def test_a_folder_where_a_run_failed_after_it_made_something_is_kept(tmp_path: P
         raise DataError("disk full")
     with pytest.raises(RunFolderError, match="already holds a run"):
         RunFolder.create(tmp_path / "run", "seed: 1\n", "pretrain")
+
+
+def with_lines(path: Path) -> RunFolder:
+    """A run with three lines of metrics and three evaluations, up to update 30."""
+    folder = RunFolder.create(path, "", "finetune")
+    for update in (10, 20, 30):
+        append_json_line(folder.metrics_path, {"update": update, "env_steps": 0, "time": 0.0})
+        evaluation = {"update": update, "env_steps": update, "task": "t", "returns": [1.0], "successes": [True]}
+        append_json_line(folder.evaluations_path, evaluation | {"success_rule": "any step", "policy": "mode"})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
+@pytest.mark.parametrize(
+    ("damage", "missing"),
+    [
+        (lambda content: b"", 3),
+        (lambda content: b"\0" * len(content), 3),
+        (lambda content: content[:-5], 1),
+        (lambda content: content[content.index(b"\n") + 1 :], 1),
+        (None, 3),
+    ],
+    ids=["emptied", "zeroed", "cut", "first line lost", "removed"],
+)
+def test_lines_that_are_missing_at_a_resume_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[bytes], bytes] | None, missing: int
+) -> None:
+    folder = with_lines(tmp_path)
+    noted = folder.sync_lines()
+    assert noted == {"metrics.jsonl": 3, "evaluations.jsonl": 3}
+    folder.warn_of_missing_lines(noted, 30)
+    assert caplog.text == ""
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if damage is not None:
+        (tmp_path / name).write_bytes(damage(content))
+    folder.warn_of_missing_lines(noted, 30)
+    assert len(caplog.records) == 1
+    assert f"{name}: {missing} line" in caplog.text
+
+
+def test_lines_after_the_checkpoint_are_none_that_are_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_lines(tmp_path).warn_of_missing_lines({"metrics.jsonl": 2}, 20)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "ready"},
+        {"phase": 1},
+        {"timings": {"finetune": "1"}},
+        {"timings": {"finetune": -1}},
+        {"summary": {"return": {}}},
+        {"versions": {"torch": 2}},
+        {"hardware": {"gpus": "none"}},
+        {"resumed": 3},
+        {"process": {"host": "h", "pid": -1, "started": 0.0}},
+    ],
+)
+def test_a_record_with_a_value_of_another_type_is_refused_by_key(tmp_path: Path, change: dict[str, object]) -> None:
+    RunFolder.create(tmp_path, "", "finetune").update(**change)
+    with pytest.raises(DataError, match=rf"run.json: {next(iter(change))}"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_configuration_that_was_changed_is_said_at_a_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RunFolder.create(tmp_path, "seed: 1\n", "finetune").update(status="interrupted")
+    RunFolder.create(tmp_path, "seed: 1\n", "finetune", resume=True)
+    assert caplog.text == ""
+    (tmp_path / "config.yaml").write_text("seed: 7\n")
+    RunFolder.create(tmp_path, "seed: 7\n", "finetune", resume=True)
+    assert "config.yaml: was changed since the run wrote it" in caplog.text
+
+
+def test_temporary_files_of_a_killed_run_are_removed_when_it_starts(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "", "finetune").update(status="interrupted")
+    (tmp_path / ".run.json.0123456789ab.tmp").touch()
+    folder = RunFolder.create(tmp_path, "", "finetune", resume=True)
+    folder.start()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]

@@ -195,3 +195,21 @@ def test_a_resume_that_fails_while_roles_start_leaves_the_record_as_it_was(
     with pytest.raises(RuntimeError, match="power cut"):
         run("run", "behaviour.discount=0.9", resume=True)
     assert everything(tmp_path / "run") == before
+
+
+def test_metrics_and_evaluations_that_were_emptied_are_said_at_a_resume(
+    run: Run, tmp_path: Path, during_update: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ["finetune.env_steps=130", "evaluation.every_env_steps=15"]
+    during_update(9, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("run", *settings)
+    folder = RunFolder.open(tmp_path / "run")
+    noted = load_checkpoint(folder.path).counters["lines"]
+    assert min(noted.values()) > 0
+    folder.metrics_path.write_bytes(b"")
+    folder.evaluations_path.write_bytes(b"\0" * folder.evaluations_path.stat().st_size)
+    during_update(0, never)
+    run("run", *settings, resume=True)
+    for name, lines in noted.items():
+        assert f"{name}: {lines} line" in caplog.text

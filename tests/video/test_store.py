@@ -124,7 +124,9 @@ def test_files_hold_frames_and_nothing_else(tmp_path: Path) -> None:
 def test_manifest_and_journal_describe_the_store(tmp_path: Path) -> None:
     path = tmp_path / "videos"
     record(path, [4, 3, 5])
-    assert json.loads((path / "manifest.json").read_text()) == {
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert len(manifest.pop("checksum")) == 8
+    assert manifest == {
         "format": "prelar_ray/video",
         "version": 2,
         "attributes": ATTRIBUTES,
@@ -385,3 +387,21 @@ def test_a_store_that_is_replaced_while_in_use_is_refused(tmp_path: Path) -> Non
     record(path, [4, 5])
     with pytest.raises(DataError, match="replaced by another recording"):
         store.refresh()
+
+
+def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    record(tmp_path / "videos", [4, 4, 4])
+    journal = tmp_path / "videos" / "shards.jsonl"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([first, *others, first]))
+    edit_manifest(tmp_path / "videos", shards=len(others) + 2)
+    with pytest.raises(DataError, match=r"shards.jsonl: names shard-00000.arrow twice"):
+        VideoStore(tmp_path / "videos")
+
+
+@pytest.mark.parametrize("change", [{"sha256": "../../precious"}, {"bytes": -1}, {"frames": "4"}, {"lengths": ["4"]}])
+def test_a_line_of_the_journal_that_names_something_else_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    record(tmp_path / "videos", [4])
+    edit_first_line(tmp_path / "videos", **change)
+    with pytest.raises(DataError, match=rf"shards.jsonl: line 1 is damaged at {next(iter(change))}"):
+        VideoStore(tmp_path / "videos")
