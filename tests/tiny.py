@@ -41,6 +41,19 @@ def tiny_config(*overrides: str) -> RunConfig:
     return load_config(None, None, [*_WIDTHS, *overrides])
 
 
+def tiny_method(name: str, *overrides: str) -> RunConfig:
+    """A run of a method; one that rehearses videos has two clips beside the three rows of :func:`tiny_batch`."""
+    rehearses = load_config(None, None, [f"method={name}"]).finetune.clip_rows > 0
+    rows = ("finetune.batch_size=5", "finetune.rehearsal.share=0.4") if rehearses else ()
+    return tiny_config(f"method={name}", *rows, *overrides)
+
+
+def tiny_experience(config: RunConfig, seed: int) -> tuple[SequenceBatch] | tuple[SequenceBatch, Frames]:
+    """What a fine-tuning of :func:`tiny_method` learns from in one update."""
+    rows = config.finetune.clip_rows
+    return (tiny_batch(seed), tiny_clips(seed, rows)) if rows else (tiny_batch(seed),)
+
+
 def tiny_clips(seed: int, rows: int = 3, length: int = 6) -> Frames:
     """Frames of noise."""
     return np.random.default_rng(seed).integers(0, 256, (rows, length, 64, 64, 3), dtype=np.uint8)

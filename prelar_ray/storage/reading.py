@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from prelar_ray.config import yaml_text
 from prelar_ray.errors import DataError
 from prelar_ray.storage.json_text import parse_json, take_check
 from prelar_ray.wording import printable
@@ -98,6 +97,8 @@ def read_yaml(path: Path, remedy: str = RESTORE) -> Any:
     Raises:
         DataError: it cannot be read, or is no YAML within the bounds of :func:`prelar_ray.config.yaml_text.parse`.
     """
+    from prelar_ray.config import yaml_text  # a GPU machine may lack pyyaml
+
     try:
         return yaml_text.parse(read_bytes(path, remedy))
     except ValueError as error:

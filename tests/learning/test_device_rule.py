@@ -12,16 +12,16 @@ from torch import Tensor
 from prelar_ray.config import native_methods
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from tests.learning.device_rule import OffDevice, only_on_device
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, tiny_clips, tiny_config, tiny_experience, tiny_method
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", native_methods())
 def test_updates_of_every_method_stay_on_the_device(method: str, precision: str) -> None:
-    config = tiny_config(f"method={method}", f"precision={precision}")
+    config = tiny_method(method, f"precision={precision}")
     finetune = FinetuneLearner(config, ACTION)
-    batch = tiny_batch(0)
-    arrays = batch.image, batch.action, batch.reward, batch.is_first
+    batch, *clips = tiny_experience(config, 0)
+    arrays = batch.image, batch.action, batch.reward, batch.is_first, *clips
     _check(finetune._compute, [torch.from_numpy(np.array(x)) for x in arrays])
     if config.world_model.latent_action_source != "none":
         _check(PretrainLearner(config)._compute, [torch.from_numpy(tiny_clips(0))])

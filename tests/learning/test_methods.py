@@ -14,7 +14,7 @@ from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.models.stacked_rssm import StackedRSSM
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config, tiny_experience, tiny_method
 
 PRETRAINED = sorted(set(native_methods()) - {"dreamerv2"})
 ACTION_FREE = {"apv", "apv_naive", "contextwm"}
@@ -24,7 +24,7 @@ STACKED = {"apv", "contextwm"}
 def method_config(name: str, *overrides: str) -> RunConfig:
     """Tiny widths; the encoder is deep enough for the context's attention heads."""
     widths = [f"world_model.{part}.depth=2" for part in ("encoder", "decoder")]
-    return tiny_config(f"method={name}", *widths, *overrides)
+    return tiny_method(name, *widths, *overrides)
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -37,7 +37,7 @@ def copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_all_methods_of_the_benchmark_are_there():
     expected = "apv apv_naive contextwm dreamerv2 prelar prelar_deterministic prelar_naive prelar_no_consistency"
-    assert native_methods() == expected.split()
+    assert native_methods() == [*expected.split(), "prelar_plus"]
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -52,11 +52,12 @@ def test_every_method_pretrains_and_fine_tunes_from_it(name: str):
     finetune.load_pretrained(pretrain.model.state_dict())
     before, actor = copy(finetune.model), copy(finetune.actor_critic.actor)
     for seed in range(3):
-        finetune.update(tiny_batch(seed))
+        finetune.update(*tiny_experience(config, seed))
     finetune.check_finite()
     trained = {"encoder", "rssm", "decoder", "reward"}
     trained |= {"context_encoder"} if name == "contextwm" else set()
     trained |= set() if name in ACTION_FREE else {"action_encoder"}
+    trained |= {"inverse_dynamics", "action_decoder"} if name == "prelar_plus" else set()
     assert changed(before, copy(finetune.model)) - {"aux_reward"} == trained
     assert changed(actor, copy(finetune.actor_critic.actor))
     assert ("bonus/mean" in finetune.metrics()) == (name != "prelar_naive")
@@ -79,7 +80,7 @@ def test_dreamerv2_learns_from_scratch_and_says_so():
 def test_the_policy_of_every_method_acts_and_agrees_with_the_learner(name: str):
     config = method_config(name)
     learner = FinetuneLearner(config, ACTION)
-    learner.update(tiny_batch(0))
+    learner.update(*tiny_experience(config, 0))
     policy = Policy(config, ACTION)
     policy.load_weights(learner.policy_weights(), 1)
     batch = tiny_batch(1)
@@ -101,13 +102,13 @@ def test_the_policy_of_every_method_acts_and_agrees_with_the_learner(name: str):
 def test_a_restored_learner_of_every_method_continues_bit_for_bit(name: str):
     config = method_config(name)
     original = FinetuneLearner(config, ACTION)
-    original.update(tiny_batch(0))
+    original.update(*tiny_experience(config, 0))
     state = deepcopy(original.state_dict())
-    original.update(tiny_batch(1))
+    original.update(*tiny_experience(config, 1))
     torch.manual_seed(99)  # whatever else drew numbers in between
     restored = FinetuneLearner(method_config(name, "seed=5"), ACTION)
     restored.load_state_dict(state)
-    restored.update(tiny_batch(1))
+    restored.update(*tiny_experience(config, 1))
     assert not changed(copy(original.model), copy(restored.model))
 
 

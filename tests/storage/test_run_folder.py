@@ -429,4 +429,4 @@ def test_temporary_files_of_a_killed_run_are_removed_when_it_starts(tmp_path: Pa
     (tmp_path / ".run.json.0123456789ab.tmp").touch()
     folder = RunFolder.create(tmp_path, "", "finetune", resume=True)
     folder.start()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml", "run.json"]
