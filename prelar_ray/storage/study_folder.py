@@ -87,6 +87,10 @@ class StudyFolder:
             raise RunFolderError(f"{path}: cannot be made ({error.strerror}); choose another --out") from error
         return folder
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process has, which Ray Tune makes: all but the lock."""
+        return self.__dict__ | {"_lock": None}
+
     @contextmanager
     def driven(self) -> Iterator[None]:
         """Drive the study while the block lasts; then others may."""
