@@ -43,7 +43,7 @@ INVERSE_DYNAMICS = (
     *("world_model.inverse_dynamics", "world_model.inverse_dynamics_head"),
     "world_model.latent_action_classes",
 )
-"""Those behind the inverse dynamics encoder besides, where fine-tuning goes on with it."""
+"""Those behind the inverse dynamics encoder besides, where fine-tuning continues to train it."""
 
 NETWORKS = {
     "pretrain": ("world_model", "loss.balance"),

@@ -208,7 +208,7 @@ class RunConfig(Component):
 
     @property
     def finetunes_inverse_dynamics(self) -> bool:
-        """Whether fine-tuning goes on with the inverse dynamics encoder of pre-training."""
+        """Whether fine-tuning continues to train the inverse dynamics encoder of pre-training."""
         return any(self._uses_of_inverse_dynamics.values())
 
     @property

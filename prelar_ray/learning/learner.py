@@ -144,7 +144,7 @@ class FinetuneLearner(BaseLearner):
         self._share(model=self.model, actor_critic=self.actor_critic, balance=self.balance)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
-        """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10), and what else goes on learning.
+        """Load encoders, RSSM and decoder of a pre-training checkpoint (line 10), and what else continues to learn.
 
         Raises:
             CheckpointError: the method learns from scratch; a tensor is missing or has another shape.

@@ -92,8 +92,8 @@ class FinetuneWorldModel(WorldModel):
     """World model of fine-tuning, with latent actions from real ones and predicted rewards, Eq. (12).
 
     ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
-    ``inverse_dynamics`` goes on inferring latent actions from frames, and ``action_decoder`` tells the real action by
-    them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no use
+    ``inverse_dynamics`` infers latent actions from frames, as in pre-training, and ``action_decoder`` the real action
+    from them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no use
     for them.
     """
 

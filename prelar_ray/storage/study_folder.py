@@ -163,7 +163,7 @@ class StudyFolder:
         return self.status(name) in ("finished", "stopped")
 
     def has_checkpoint(self, name: str) -> bool:
-        """Whether a run can go on by itself, without what it started from."""
+        """Whether a run can continue without what it started from."""
         return self.is_over(name) or any((self.run_path(name) / "checkpoints").glob("[0-9]*"))
 
     def note_stopped(self, name: str) -> None:

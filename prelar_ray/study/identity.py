@@ -1,7 +1,7 @@
 """What a study starts from, by content: however a path is spelt, and wherever it leads.
 
 Names of runs are made from the identity of their videos or pre-training. It is the checksums of a store's shards, or of
-a checkpoint's tensors. A study records it, so that it goes on where the files are gone that its finished runs read.
+a checkpoint's tensors. A study records it, so that it continues when the files are gone that its finished runs read.
 Studies of versions that made names from the paths as they were spelt keep those names.
 """
 

@@ -51,7 +51,7 @@ def test_what_the_process_ignores_stays_ignored() -> None:
 
 
 def training(settings: str, out: Path, **streams: int) -> subprocess.Popen[bytes]:
-    """A training in a process of its own that goes on until it is stopped; it has made an update."""
+    """A training in a process of its own that runs until it is stopped; it has made an update."""
     line = ["--config", settings, "--out", str(out), "finetune.env_steps=1000000", "finetune.random_steps=300"]
     process = subprocess.Popen([sys.executable, "-m", "prelar_ray", "finetune", *line], **streams)
     deadline = time.monotonic() + 100

@@ -191,7 +191,7 @@ def test_an_item_is_named_once_where_its_message_names_it() -> None:
     assert named("5", "cut short after 15 pictures") == "5: cut short after 15 pictures"
 
 
-def test_a_store_that_got_no_shard_is_begun_anew(source: Path, tmp_path: Path) -> None:
+def test_a_store_that_got_no_shard_starts_from_the_beginning(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no episode has 50 frames or more"):
         run(source, tmp_path / "out", selection=Selection(min_frames=50))
     assert run(source, tmp_path / "out").episodes == 9
