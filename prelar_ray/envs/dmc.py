@@ -35,7 +35,6 @@ class DeepMindControl(PixelEnv):
     """
 
     has_expert: ClassVar[bool] = False
-    has_success = False
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class GymEnv(PixelEnv):
     """An environment of gymnasium with images in its observation, or that renders arrays.
 
     Its actions, a bounded Box of any shape, are scaled to [-1, 1] and flat. The images, of any size, are brought to
-    64x64 as ``env.fit`` says. Success is ``info[env.success_key]``; without one there is no success.
+    64x64 as ``env.fit`` says. Success is ``info[env.success_key]``; without one no episode succeeds.
 
     Args:
         identifier: as :func:`gymnasium.make` takes it.
@@ -74,7 +74,6 @@ class GymEnv(PixelEnv):
         super().__init__(len(self._low), limit, env.action_repeat, seed, None)
         self._observation: Any = None
         self._cut = False
-        self.has_success = bool(env.success_key)  # or once a key is seen
 
     @property
     def render_attributes(self) -> dict[str, Any]:
@@ -115,7 +114,6 @@ class GymEnv(PixelEnv):
                 "env.success_key, or leave it empty"
             )
         key = next((key for key in ((chosen,) if chosen else SUCCESS_KEYS) if key in info), None)
-        self.has_success |= key is not None
         return key is not None and bool(info[key])
 
     def _times_out(self) -> bool:

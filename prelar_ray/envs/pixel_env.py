@@ -42,8 +42,6 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
     has_expert: ClassVar[bool] = True
     """Whether :meth:`expert_action` works."""
-    has_success: bool = True
-    """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
 
     def __init__(
         self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode

@@ -69,7 +69,7 @@ def test_rewards_add_up_over_repeated_actions_and_any_success_counts() -> None:
     start = env._env.unwrapped._place
     _, reward, terminated, truncated, info = env.step(np.array([1.0, 0.0], np.float32))
     assert reward == pytest.approx(sum(start + 0.2 * (i + 1) for i in range(15)))
-    assert (terminated, truncated, info["success"], env.has_success) == (False, False, True, True)
+    assert (terminated, truncated, info["success"]) == (False, False, True)
     assert env.render_attributes["episode_steps"] == 45
 
 
@@ -77,7 +77,6 @@ def test_success_is_what_a_chosen_key_says_and_nothing_where_there_is_none() -> 
     env = made(kwargs={"success": ""})
     env.reset()
     assert not env.step(np.ones(2, np.float32))[4]["success"]
-    assert not env.has_success
     env = made(kwargs={"success": "arrived"}, success_key="arrived", action_repeat=30)
     env.reset()
     assert env.step(np.ones(2, np.float32))[4]["success"]
