@@ -93,8 +93,8 @@ class FinetuneWorldModel(WorldModel):
 
     ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
     ``inverse_dynamics`` infers latent actions from frames, as in pre-training, and ``action_decoder`` the real action
-    from them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no use
-    for them.
+    from them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no
+    use for them.
     """
 
     def __init__(
