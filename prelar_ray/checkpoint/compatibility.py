@@ -16,6 +16,7 @@ from prelar_ray.config.compare import (
     INVERSE_DYNAMICS,
     NETWORKS,
     POLICY,
+    REHEARSED,
     TAKEN_OVER,
     all_differences,
     differences,
@@ -62,7 +63,11 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
     # The file names its own method, so it cannot be combined with another one.
     known = checkpoint.path.parent.name == "checkpoints" and settings.is_file() and theirs == config.method
     advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
-    taken_over = (*TAKEN_OVER, *INVERSE_DYNAMICS) if config.finetunes_inverse_dynamics else TAKEN_OVER
+    taken_over = (
+        *TAKEN_OVER,
+        *(INVERSE_DYNAMICS if config.finetunes_inverse_dynamics else ()),
+        *(REHEARSED if config.finetune.clip_rows else ()),
+    )
     _check_networks(f"--init {init}", checkpoint, config, taken_over, advice)
     _warn_of_another_pace(f"--init {init}", checkpoint.config, config)
     return checkpoint.path

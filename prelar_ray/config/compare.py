@@ -19,6 +19,7 @@ __all__ = [
     "INVERSE_DYNAMICS",
     "NETWORKS",
     "POLICY",
+    "REHEARSED",
     "TAKEN_OVER",
     "all_differences",
     "differences",
@@ -44,6 +45,9 @@ INVERSE_DYNAMICS = (
     "world_model.latent_action_classes",
 )
 """Those behind the inverse dynamics encoder besides, where fine-tuning continues to train it."""
+
+REHEARSED = ("pretrain.stride",)
+"""Settings behind the clips that fine-tuning rehearses, which are those of pre-training."""
 
 NETWORKS = {
     "pretrain": ("world_model", "loss.balance"),

@@ -148,6 +148,16 @@ def test_settings_that_no_part_taken_over_knows_may_differ(saved: Any, tmp_path:
     pretrained_checkpoint(tmp_path / "run", change(PRELAR, *robust))
 
 
+def test_clips_are_rehearsed_at_the_stride_of_pretraining(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", change(PRELAR, "pretrain.stride=2"))
+    same_pace = change(PRELAR, "env.action_repeat=2", "finetune.env_steps_per_update=4")
+    assert pretrained_checkpoint(tmp_path / "run", same_pace).name == "000000031"
+    share = "finetune.rehearsal.share=0.5"
+    with pytest.raises(CheckpointError, match=r"made with pretrain\.stride=2 \(here 1\); give the settings"):
+        pretrained_checkpoint(tmp_path / "run", change(same_pace, share))
+    assert pretrained_checkpoint(tmp_path / "run", change(same_pace, share, "pretrain.stride=2")).is_dir()
+
+
 def test_a_method_from_scratch_takes_no_pretraining(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--init \S+: method dreamerv2 learns from scratch; leave --init out"):
         pretrained_checkpoint(tmp_path, of_method("dreamerv2"))
