@@ -6,7 +6,6 @@ contain code. ``meta.json`` holds the configuration, the counters, and the check
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -24,7 +23,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
 from prelar_ray.storage.files import cannot_write, write_json
-from prelar_ray.storage.reading import first_mistake, parse_record, read_json, read_record
+from prelar_ray.storage.reading import first_mistake, parse_record, read_json, read_record, validated
 from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META, Count, Finite
 
 __all__ = [
@@ -68,7 +67,7 @@ class _Shard(_Record):
     shares: dict[str, Any] = {}
 
 
-class _Owed(_Record):
+class _Pending(_Record):
     update: Count
     env_steps: Count
     round: Count
@@ -81,7 +80,7 @@ class _Counters(_Record):
     """Versions without shards had one dictionary."""
     numbers: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Count] = {}
     evaluations: Count = 0
-    evaluations_owed: list[_Owed] = []
+    evaluations_owed: list[_Pending] = []
     lines: dict[str, Count] = {}
     held_out: list[Count] = []
     shards: dict[str, list[Count]] = {}
@@ -311,7 +310,7 @@ def saved_config(meta: Mapping[str, Any]) -> RunConfig:
         ValueError: a key is missing, unknown or of another type; names the first.
     """
     try:
-        return RunConfig.model_validate_json(json.dumps(meta.get("config")), strict=True)
+        return validated(RunConfig, meta.get("config"))
     except ValidationError as error:
         raise ValueError(".".join(("config", first_mistake(error)))) from error
 

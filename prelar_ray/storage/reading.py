@@ -19,7 +19,16 @@ from prelar_ray.errors import DataError
 from prelar_ray.storage.json_text import parse_json, take_check
 from prelar_ray.wording import printable
 
-__all__ = ["MOST_BYTES", "first_mistake", "parse_record", "read_bytes", "read_json", "read_record", "read_yaml"]
+__all__ = [
+    "MOST_BYTES",
+    "first_mistake",
+    "parse_record",
+    "read_bytes",
+    "read_json",
+    "read_record",
+    "read_yaml",
+    "validated",
+]
 
 MOST_BYTES = 2**24
 """Size above which a file that describes something is refused."""
@@ -86,9 +95,18 @@ def parse_record(kind: type[R], content: Any) -> R:
         ValueError: a key is missing or of another type; names the first.
     """
     try:
-        return kind.model_validate_json(json.dumps(content), strict=True)
+        return validated(kind, content)
     except ValidationError as error:
         raise ValueError(first_mistake(error)) from error
+
+
+def validated(kind: type[R], content: Any) -> R:
+    """Return what :func:`parse_record` does, for callers that look into pydantic's errors.
+
+    Raises:
+        ValidationError: a key is missing or of another type.
+    """
+    return kind.model_validate_json(json.dumps(content), strict=True)  # a list of JSON may be a tuple of the record
 
 
 def read_yaml(path: Path, remedy: str = RESTORE) -> Any:

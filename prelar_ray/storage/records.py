@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, Va
 from prelar_ray.errors import DataError
 from prelar_ray.storage.files import filter_json_lines, read_json_lines, write_json
 from prelar_ray.storage.names import name_problem
-from prelar_ray.storage.reading import first_mistake, read_record
+from prelar_ray.storage.reading import first_mistake, read_record, validated
 
 __all__ = [
     "CHECKPOINT_META",
@@ -177,7 +176,7 @@ class EvaluationRecord(_OpenRecord):
             DataError: a key is missing or of the wrong type, or it has no episodes.
         """
         try:
-            return cls.model_validate_json(json.dumps(row), strict=True)
+            return validated(cls, row)
         except ValidationError as error:
             first = error.errors()[0]
             reason = f"an evaluation is malformed ({first_mistake(error)})"

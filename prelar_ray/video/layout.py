@@ -16,11 +16,10 @@ count. Version 1 had the shards in the manifest, which was rewritten with each o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,7 +27,7 @@ from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import Compression
 from prelar_ray.storage.files import MOST_BYTES_OF_LINES
 from prelar_ray.storage.json_text import parse_json, take_check
-from prelar_ray.storage.reading import first_mistake, read_bytes, read_json
+from prelar_ray.storage.reading import first_mistake, read_bytes, read_json, validated
 
 __all__ = ["JOURNAL", "MANIFEST", "Contents", "Manifest", "ShardRecord", "read_contents", "read_manifest"]
 
@@ -43,8 +42,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # also the name of a 
 MOST_BYTES = 2**28
 """Size of a manifest above which it is refused; version 1 had the episodes in it."""
 
-
-R = TypeVar("R", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -173,10 +170,10 @@ def _read_manifest(path: Path) -> tuple[Manifest, list[ShardRecord]]:
         if isinstance(version, int) and version > VERSION:
             raise DataError(f"{file}: format version {version}, this release reads {VERSION}; update prelar-ray")
         if version == 1:
-            old = _parse(_Manifest1, content)
+            old = validated(_Manifest1, content)
             manifest = Manifest(version=1, attributes=old.attributes, complete=old.complete)
             return manifest, [shard.converted() for shard in old.shards]
-        return _parse(Manifest, content), []
+        return validated(Manifest, content), []
     except ValidationError as error:
         raise DataError(f"{file}: damaged at {_where(error)}; restore it from a copy") from error
 
@@ -190,17 +187,12 @@ def _read_journal(file: Path) -> list[ShardRecord]:
             row = parse_json(line)
             if not take_check(row):
                 log.warning("%s: line %d was changed since written, or is damaged: its checksum differs", file, number)
-            shards.append(_parse(ShardRecord, row))
+            shards.append(validated(ShardRecord, row))
         except ValidationError as error:
             raise DataError(f"{file}: line {number} is damaged at {_where(error)}; restore it from a copy") from error
         except ValueError as error:
             raise DataError(f"{file}: line {number} is damaged at its end: {error}; restore it from a copy") from error
     return shards
-
-
-def _parse(kind: type[R], content: Any) -> R:
-    """Return a record of what JSON describes; text does not count as a number or truth."""
-    return kind.model_validate_json(json.dumps(content), strict=True)
 
 
 def _where(error: ValidationError) -> str:
