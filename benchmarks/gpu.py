@@ -23,7 +23,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import torch
 
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.storage.files import atomic_file
-from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.provenance import provenance, utc_now
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "metaworld/button-press-topdown-wall-v3"
@@ -137,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
     ends = time.monotonic() + 60 * args.minutes
     result: dict[str, Any] = {
         "benchmark": "gpu",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": utc_now(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **provenance(),
         "stages": {},

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from prelar_ray.storage.files import atomic_file
-from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.provenance import provenance, utc_now
 
 __all__ = [
     "Result",
@@ -127,7 +126,7 @@ class Result(NamedTuple):
 
     def to_json(self) -> Row:
         """Return the stored form, with date, versions, commit and hardware."""
-        date = datetime.now(UTC).isoformat(timespec="seconds")
+        date = utc_now()
         return {**self._asdict(), "date": date, "threads": torch.get_num_threads(), **provenance()}
 
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from prelar_ray.config import RunConfig, load_config, native_methods
 from prelar_ray.envs import make_env
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.storage.files import atomic_file
-from prelar_ray.storage.provenance import provenance
+from prelar_ray.storage.provenance import provenance, utc_now
 from prelar_ray.types import SequenceBatch
 
 EPISODES = 20
@@ -102,7 +101,7 @@ def measure(config: RunConfig, phase: str, updates: int) -> dict[str, Any]:
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": sum(p.numel() for p in learner.model.parameters() if p.requires_grad),
         "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": utc_now(),
         **provenance(),
     }
 

@@ -18,12 +18,12 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
 from prelar_ray.storage.processes import is_gone, this_process
+from prelar_ray.storage.provenance import utc_now
 
 __all__ = ["FileLock", "HeldError", "described", "hold"]
 
@@ -124,7 +124,7 @@ class FileLock:
             file.close()  # its holder removed the file between the two calls above
 
     def _write(self) -> None:
-        record = this_process() | {"since": datetime.now(UTC).isoformat(timespec="seconds")}
+        record = this_process() | {"since": utc_now()}
         with suppress(OSError):  # the lock holds on a full disk too
             self._file.truncate(0)
             self._file.write(json.dumps(record).encode() + b"\n")

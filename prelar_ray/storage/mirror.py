@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from prelar_ray.storage.files import exclusive_file, new_folder, write_json
 from prelar_ray.storage.json_text import parse_json
 from prelar_ray.storage.names import check_names, files_inside, is_inside
 from prelar_ray.storage.occupancy import require_new
+from prelar_ray.storage.provenance import utc_now
 from prelar_ray.storage.records import CHECKPOINT_META, RLLIB_META, Fetched
 from prelar_ray.storage.run_folder import FETCHED, RunFolder
 from prelar_ray.wording import printable
@@ -242,7 +242,7 @@ def fetch(uri: str, out: Path) -> Fetched:
                 raise DataError(f"{address}: {total:,} bytes do not fit into the {free:,} free at {out}; free space")
             with ThreadPoolExecutor(COPIES) as pool:
                 list(pool.map(lambda name: _fetch_file(source, f"{base}/{name}", partial / name, sizes[name]), sizes))
-            fetched = Fetched(address=address, time=_now(), files=len(sizes), bytes=total)
+            fetched = Fetched(address=address, time=utc_now(), files=len(sizes), bytes=total)
             write_json(partial / FETCHED, fetched.model_dump())
     except FAILURES as error:
         raise DataError(f"{address}: cannot be copied to {out} ({reason(error)})") from error
@@ -279,10 +279,6 @@ def _listing(source: fs.FileSystem, base: str) -> dict[str, int]:
                 raise OSError(f"{printable(info.path)} is listed, which is not in {base}")
             sizes[info.path.removeprefix(f"{base}/")] = info.size
     return sizes
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _try(mirror: Mirror) -> None:

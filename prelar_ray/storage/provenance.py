@@ -6,11 +6,12 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "installed_versions", "provenance"]
+__all__ = ["PACKAGES", "installed_versions", "provenance", "utc_now"]
 
 PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
 """Distributions whose versions are recorded."""
@@ -22,6 +23,11 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 def provenance() -> dict[str, Any]:
     """Return ``versions``, ``commit`` and ``hardware`` of this process, JSON-able."""
     return {"versions": installed_versions(), "commit": _commit(), "hardware": _hardware()}
+
+
+def utc_now() -> str:
+    """Return the time as records state it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def installed_versions() -> dict[str, str]:

@@ -24,7 +24,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ from prelar_ray.storage.occupancy import (
     remove_remains,
 )
 from prelar_ray.storage.processes import this_process
-from prelar_ray.storage.provenance import installed_versions, provenance
+from prelar_ray.storage.provenance import installed_versions, provenance, utc_now
 from prelar_ray.storage.reading import parse_record, read_bytes, read_json, read_record
 from prelar_ray.storage.records import EvaluationRecord, Fetched, RunRecord, count_lines_until, drop_lines_after
 from prelar_ray.wording import counted
@@ -130,7 +129,7 @@ class RunFolder:
             folder = cls(path, {}, config_yaml)
         folder._lock, folder.accepts_changes = lock, accept_changes
         if not resume:
-            folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": _now()}
+            folder.info = {"phase": phase, "id": uuid.uuid4().hex, "created": utc_now()}
             folder.info |= {"command": shlex.join(sys.orig_argv), **provenance(), "timings": {}, "summary": {}}
             folder.start()
         return folder
@@ -152,7 +151,7 @@ class RunFolder:
         for package in dict.fromkeys([*before, *now]):
             if before.get(package) != now.get(package):
                 changed[f"versions.{package}"] = [before.get(package), now.get(package)]
-        self._changes = {"at": _now(), "update": update, "settings": changed} if changed else {}
+        self._changes = {"at": utc_now(), "update": update, "settings": changed} if changed else {}
 
     @property
     def changed_to(self) -> dict[str, Any]:
@@ -173,7 +172,7 @@ class RunFolder:
             return
         self.started = True
         if "status" in self.info:
-            self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), _now()]}
+            self.info |= {"error": None, "resumed": [*self.info.get("resumed", []), utc_now()]}
             self.info.pop("lost_log", None)  # of the process before
         if self._changes:
             self.info |= {
@@ -254,9 +253,9 @@ class RunFolder:
             # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):
                 if self.started:
-                    self.update(finished=_now(), lines=self.sync_lines(), **ending)
+                    self.update(finished=utc_now(), lines=self.sync_lines(), **ending)
             raise
-        self.update(status="finished", finished=_now(), lines=self.sync_lines())
+        self.update(status="finished", finished=utc_now(), lines=self.sync_lines())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -362,7 +361,7 @@ class RunFolder:
         """
         if fetched := self.fetched:
             log.warning("%s: fetched from %s; its pickles are trusted from now on", self.path, fetched.address)
-            write_json(self.path / FETCHED, fetched.model_copy(update={"trusted": _now()}).model_dump())
+            write_json(self.path / FETCHED, fetched.model_copy(update={"trusted": utc_now()}).model_dump())
 
     def config_was_changed(self) -> bool:
         """Whether ``config.yaml`` is not what the run wrote; older runs do not say.
@@ -381,7 +380,3 @@ def _missing(path: Path, missing: int) -> str:
 
 def _checkpoints(path: Path) -> list[Path]:
     return list((path / "checkpoints").glob("[0-9]*"))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

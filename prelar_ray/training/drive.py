@@ -134,9 +134,12 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line
         for line in loop.metrics.new_lines():
             latest.update(line)
             bar.look_at(status_table(latest))
-            if (lost := lost_log()) and "lost_log" not in run.info:
-                run.update(lost_log={"reason": lost, "update": int(line["update"])})
+            record_lost_log()
             yield line
+
+    def record_lost_log() -> None:
+        if (lost := lost_log()) and "lost_log" not in run.info:
+            run.update(lost_log={"reason": lost, "update": int(latest.get("update", 0))})
 
     try:
         while not loop.finished:
@@ -150,6 +153,7 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line
             loop.interrupt()
         except RoleDied as death:  # the interrupt takes effect: nothing restarts
             log.warning("%s; the last checkpoint stands", death)
+        record_lost_log()  # the warning above may have been the first line that nobody could read
         raise
     loop.save()
     loop.conclude()
