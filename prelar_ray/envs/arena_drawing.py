@@ -27,8 +27,8 @@ RADII: Final = {"target": 0.22, "block": BLOCK_RADIUS, "effector": EFFECTOR_RADI
 LINK_HALF_WIDTH: Final = 0.07
 PIXELS_PER_UNIT: Final = 25.0
 CENTRE: Final = (IMAGE_SIZE - 1) / 2
-EDGE: Final = 0.08
-"""Width of a soft edge."""
+EDGE: Final = 0.45
+"""Width of a soft edge. Discs with narrow ones are learnt late: a small displacement must change many pixels."""
 X: Final = (np.arange(IMAGE_SIZE) - CENTRE)[None, :] / PIXELS_PER_UNIT
 Y: Final = (CENTRE - np.arange(IMAGE_SIZE))[:, None] / PIXELS_PER_UNIT
 
