@@ -15,10 +15,10 @@ from pathlib import Path
 from prelar_ray.errors import DataError
 from prelar_ray.wording import printable
 
-__all__ = ["check_name", "check_names", "files_inside", "is_inside", "name_problem"]
+__all__ = ["PART_BYTES", "check_name", "check_names", "files_inside", "is_inside", "name_problem"]
 
 PART_BYTES = 255
-"""Longest name that file systems take."""
+"""Longest name of a file or folder, on all usual file systems."""
 PATH_BYTES = 1024
 """Longest path within a folder; the folder's own comes on top, and all of it may have 4096."""
 
