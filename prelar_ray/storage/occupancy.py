@@ -13,7 +13,7 @@ from typing import Any
 
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.locks import FileLock, HeldError, described, hold
-from prelar_ray.storage.names import PART_BYTES
+from prelar_ray.storage.names import length_problem
 from prelar_ray.storage.processes import is_gone, this_process
 from prelar_ray.storage.reading import read_json
 
@@ -91,11 +91,8 @@ def check_out(path: Path, new: bool = False) -> None:
     Raises:
         RunFolderError: its name is too long, it is a file, not writable, or occupied.
     """
-    for name in path.parts:
-        if (size := len(os.fsencode(name))) > PART_BYTES:
-            raise RunFolderError(
-                f"{name[:40]}...: a name of {size} bytes, and file systems take {PART_BYTES}; choose a shorter --out"
-            )
+    if problem := length_problem(path):
+        raise RunFolderError(f"{problem}; choose a shorter --out")
     if (size := len(os.fsencode(path.absolute()))) > PATH_BYTES:
         raise RunFolderError(f"{str(path)[:40]}...: a path of {size} bytes; choose an --out of at most {PATH_BYTES}")
     if path.exists() and not path.is_dir():
