@@ -134,13 +134,15 @@ def over_ray(config: RunConfig, steps: int, clients: Sequence[int], seconds: flo
     """Return GB/s into and out of a replay actor on a local Ray, while clients insert and one learner samples."""
     import ray  # takes seconds
 
+    from prelar_ray.distributed.local_ray import start_local_ray
+
     def start(kind: Any, *args: Any) -> Any:
         actor = ray.remote(kind).options(num_cpus=0).remote(*args)
         ray.get(actor.__ray_ready__.remote())
         return actor
 
     rows: list[Row] = []
-    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+    start_local_ray(include_dashboard=False, logging_level=logging.WARNING)
     try:
         for count in clients:
             with tempfile.TemporaryDirectory() as folder:

@@ -28,10 +28,12 @@ def measure(config: RunConfig, collectors: int, repeats: int) -> list[Row]:
     """Return the rows for one learner and ``collectors`` collectors that load the same weights at once."""
     import ray  # takes seconds
 
+    from prelar_ray.distributed.local_ray import start_local_ray
+
     def start(kind: Any, *args: Any) -> Any:
         return ray.remote(kind).options(num_cpus=0).remote(*args)
 
-    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+    start_local_ray(include_dashboard=False, logging_level=logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as folder:
             learner = start(FinetuneLearnerRole, config, ACTION, Path(folder))

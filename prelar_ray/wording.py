@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import unicodedata
 
-__all__ = ["counted", "printable", "shortened"]
+__all__ = ["counted", "how_it_ended", "printable", "shortened"]
 
 LONGEST = 200
 """Characters of a name or value that a message or page shows."""
@@ -14,6 +15,11 @@ LONGEST = 200
 def counted(number: int, noun: str) -> str:
     """Return for example "1 episode" or "2 episodes"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def how_it_ended(status: int | None) -> str:
+    """Return for example "was killed by SIGKILL", from the exit code of a process."""
+    return f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
 
 
 def printable(text: str, most: int = LONGEST) -> str:

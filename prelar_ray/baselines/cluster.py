@@ -9,8 +9,9 @@ import ray
 import torch
 
 from prelar_ray.config import RunConfig
+from prelar_ray.distributed.connection import connect
 from prelar_ray.distributed.gauges import Gauges
-from prelar_ray.distributed.ray_backend import cluster_nodes, connect
+from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import ALGORITHM, Reservation, Resources
 from prelar_ray.errors import ResourceError
 from prelar_ray.roles import RoleId

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.logging import RichHandler
@@ -103,10 +106,26 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         except PrelarError as error:
             sys.stderr.write(f"error: {error}\n")
             code = error.exit_code
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            sys.stderr.write(f"error: {_too_long(error)}\n")
+            code = 2
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             code = REQUEUE if signal.SIGUSR1 in came else INTERRUPTED
         sys.exit(code)
+
+
+def _too_long(error: OSError) -> str:
+    """What is said of a name that the system did not take: only the user gives names of such length."""
+    from prelar_ray.storage.names import length_problem  # pyarrow takes a while
+
+    path = Path(os.fsdecode(error.filename or ""))
+    problem = (
+        length_problem(path) or f"{str(path)[:40]}...: a path of {len(os.fsencode(path))} bytes, too long for files"
+    )
+    return f"{problem}; choose a shorter one"
 
 
 def _code(command: Callable[[], int]) -> int:

@@ -97,6 +97,7 @@ def _checks(config: RunConfig, start_ray: bool) -> dict[str, Callable[[], Check]
         "disk": lambda: check_disk(config, Path.cwd()),
         "open-files": check_open_files,
         "ray": lambda: check_ray(start_ray),
+        "token": check_token,
         "cluster": lambda: check_cluster(config),
     }
 
@@ -246,17 +247,36 @@ def check_ray(start: bool) -> Check:
     """Import Ray and, with ``start``, start it on this machine."""
     import ray
 
+    from prelar_ray.distributed.local_ray import start_local_ray
+    from prelar_ray.errors import ResourceError
+
     if not start:
         return Check("OK", f"{ray.__version__} imports (--ray also starts it)")
     began = time.monotonic()
     try:
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        start_local_ray(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ray.get(ray.remote(lambda: None).remote(), timeout=60)
+    except ResourceError as error:
+        return Check("FAIL", f"{ray.__version__} cannot start: {error}", "do what the finding says")
     except Exception as error:  # Ray raises many types, from OSError to RuntimeError
         return Check("FAIL", f"{ray.__version__} does not start: {error}", "see /tmp/ray/session_latest/logs")
     finally:
         ray.shutdown()
     return Check("OK", f"{ray.__version__} starts, runs a task and stops in {time.monotonic() - began:.1f} s")
+
+
+def check_token() -> Check:
+    """Look whether somebody else can read Ray's token, and so run programs as this user."""
+    from prelar_ray.distributed.ray_token import describe_access, token_path
+
+    path = token_path()
+    if path is None:
+        return Check("OK", "Ray's token is in no file")
+    if not path.exists():
+        return Check("OK", f"no {path} yet; the first Ray that a run starts makes it, readable by you alone")
+    if access := describe_access(path):
+        return Check("FAIL", f"{path} is {access}", f"chmod 600 {path}; where others may have read it, rm it instead")
+    return Check("OK", f"{path}, readable by you alone")
 
 
 def check_cluster(config: RunConfig) -> Check:

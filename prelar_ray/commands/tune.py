@@ -105,7 +105,7 @@ def _check_runs(runs: Sequence[PlannedRun]) -> None:
 
 
 def _run(sweep: Sweep, out: Path, args: argparse.Namespace) -> int:
-    from prelar_ray.distributed.ray_backend import check_address  # importing ray takes seconds
+    from prelar_ray.distributed.connection import check_address  # importing ray takes seconds
     from prelar_ray.study.inputs import check_inputs
 
     # A study is taken before anything of it is read, and a new one made once it is clear that there will be one.
@@ -126,7 +126,7 @@ def _drive(
     out: Path,
     args: argparse.Namespace,
 ) -> int:
-    from prelar_ray.distributed.ray_backend import connected
+    from prelar_ray.distributed.connection import connected
     from prelar_ray.study.inputs import record_videos
     from prelar_ray.study.run import run_study
 
@@ -177,7 +177,8 @@ def _conclude(failures: dict[str, str], status: dict[str, str], out: Path, again
 
 def _dry_run(sweep: Sweep, out_folder: Path, args: argparse.Namespace) -> None:
     from prelar_ray.commands.dry_run import summarise
-    from prelar_ray.distributed.ray_backend import cluster_nodes, connected
+    from prelar_ray.distributed.connection import connected
+    from prelar_ray.distributed.ray_backend import cluster_nodes
     from prelar_ray.study.inputs import check_inputs, check_packages
 
     check_packages(sweep)

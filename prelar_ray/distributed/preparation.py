@@ -12,7 +12,8 @@ import ray
 from ray import exceptions
 
 from prelar_ray.config import RunConfig
-from prelar_ray.distributed.ray_backend import cluster_nodes, connected
+from prelar_ray.distributed.connection import connected
+from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.errors import ResourceError
 from prelar_ray.preparation.conversion import Converted, Converter, Finished, Piece
 from prelar_ray.preparation.ordered import Convert, Task, convert_in

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
-import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -22,6 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from prelar_ray.config import RunConfig
+from prelar_ray.distributed.connection import connect, first_line
 from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.rendezvous import Rendezvous
 from prelar_ray.distributed.resources import Reservation, Resources
@@ -32,10 +30,7 @@ from prelar_ray.replay.memory import GIB
 from prelar_ray.roles import RoleId
 from prelar_ray.training.backend import Future, Role
 
-__all__ = ["RayBackend", "bundles", "check_address", "cluster_nodes", "connect", "connected"]
-
-CONNECT_SECONDS = 10
-"""For the head of a cluster to take a connection."""
+__all__ = ["RayBackend", "bundles", "cluster_nodes", "labelled"]
 
 WAIT_SECONDS = 30
 """Between two lines about waiting for resources that other runs use."""
@@ -175,7 +170,7 @@ class RayBackend:
             if refusal := REFUSALS.get(kind.rpartition(".")[-1]):
                 return refusal(message)
             return ResourceError(f"{role.id if role else 'a role'} could not start: {kind}: {message}")
-        return RoleDied(role.id if role else None, _first_line(error))
+        return RoleDied(role.id if role else None, first_line(error))
 
     def stop(self, role: Role[Any]) -> None:
         """Kill an actor; it may be dead already."""
@@ -210,20 +205,6 @@ class RayBackend:
             return
         if self._group is not None:
             remove_placement_group(self._group)
-        ray.shutdown()
-
-
-@contextmanager
-def connected(config: RunConfig) -> Iterator[None]:
-    """Connect to the cluster that the configuration names, or start one on this machine, for the time of the block.
-
-    Raises:
-        ResourceError: no cluster at that address.
-    """
-    connect(config)
-    try:
-        yield
-    finally:
         ray.shutdown()
 
 
@@ -329,71 +310,9 @@ def _resident(role: Any) -> float:
     return size / GIB
 
 
-def connect(config: RunConfig) -> None:
-    """Connect to the cluster that ``config.cluster`` names, or start one on this machine for ``auto``.
-
-    Raises:
-        ResourceError: no cluster at that address, or none could be started.
-    """
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    # Ray's own processes inherit it: a terminal that is closed, or a batch system, sends these to all of them.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
-    try:
-        _initialise(config)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        # ray.init puts its own handler in, which would end the run without a checkpoint.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)
-
-
-def _initialise(config: RunConfig) -> None:
-    common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if config.cluster == "auto":
-        try:
-            ray.init(address="local", include_dashboard=config.dashboard, **common)
-        except Exception as error:  # Ray raises just that where a process of its own does not come up in time
-            raise ResourceError(
-                f"cluster=auto: Ray did not start on this machine ({_first_line(error)}); where the machine is busy, "
-                "try again, else run prelar-ray doctor; cluster=none does without"
-            ) from error
-        return
-    check_address(config.cluster)
-    try:
-        ray.init(address=config.cluster, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _unreachable(config.cluster, error) from error
-
-
-def check_address(cluster: str) -> None:
-    """Make sure that somebody listens at the address of a cluster; Ray itself would try for minutes.
-
-    Raises:
-        ResourceError: nobody does.
-    """
-    host, _, port = cluster.rpartition("/")[2].rpartition(":")
-    if not port.isdecimal():  # auto, or a form that only Ray knows
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise _unreachable(cluster, error) from error
-
-
-def _unreachable(cluster: str, error: Exception) -> ResourceError:
-    return ResourceError(
-        f"cluster={cluster}: cannot connect ({_first_line(error)}); start one with `ray start --head` or "
-        "`ray up cluster/cluster.yaml`, with RAY_AUTH_MODE and the same token here, or use cluster=auto"
-    )
-
-
 def _cause(error: exceptions.RayTaskError) -> BaseException | None:
     """The exception that the actor raised; an argument that could not be computed nests them."""
     cause: BaseException | None = error.cause
     while isinstance(cause, exceptions.RayTaskError):
         cause = cause.cause
     return cause
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -11,7 +11,8 @@ import ray
 from ray import exceptions
 
 from prelar_ray.config import RunConfig
-from prelar_ray.distributed.ray_backend import cluster_nodes, connected
+from prelar_ray.distributed.connection import connected
+from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.errors import EnvironmentFailure, PrelarError
 from prelar_ray.video.episodes import EpisodeId, EpisodeRoller, RecordedEpisode, episode_name

@@ -13,8 +13,9 @@ from gymnasium import spaces
 
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.family import Family
+from prelar_ray.envs.opengl import configure_gl, configured_for_mujoco
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
-from prelar_ray.errors import ConfigError, EnvironmentFailure
+from prelar_ray.errors import ConfigError, EnvironmentFailure, PrelarError
 from prelar_ray.fitting import fitted
 
 __all__ = ["GymEnv", "GymFamily"]
@@ -36,6 +37,8 @@ class GymFamily(Family):
         """See :class:`Family`; an id with a module is known to whoever imports it."""
         if ":" not in task:
             super().check(family, task, path)
+            if ".mujoco" in str(gymnasium.registry[task].entry_point):  # gymnasium's own, by the path of their module
+                configure_gl()
 
     def make(self, task: str, env: EnvConfig, seed: int) -> GymEnv:
         """See :class:`Family`."""
@@ -55,6 +58,7 @@ class GymEnv(PixelEnv):
 
     Raises:
         ConfigError: it cannot be made, or has not what is needed; names the setting that helps.
+        RenderingError: it is a scene of MuJoCo, and headless rendering does not work.
     """
 
     has_expert = False
@@ -133,6 +137,7 @@ def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
 
     Raises:
         ConfigError: it cannot be made, with what gymnasium or the environment said.
+        RenderingError: it is a scene of MuJoCo, which cannot be drawn here.
     """
     settings: dict[str, Any] = dict(env.kwargs)
     if not env.image_key:
@@ -140,7 +145,13 @@ def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
     if env.time_limit:
         settings["max_episode_steps"] = env.time_limit
     try:
-        return gymnasium.make(identifier, disable_env_checker=True, **settings)
+        with configured_for_mujoco():
+            made = gymnasium.make(identifier, disable_env_checker=True, **settings)
+        if _is_of_mujoco(made):  # another one may have imported it before
+            configure_gl()
+        return made
+    except PrelarError:
+        raise
     except ModuleNotFoundError as error:
         said = str(error).split(". ")[0]
         raise ConfigError(f"env.task=gym/{identifier}: {said}; install the package, or correct the name") from error
@@ -150,6 +161,12 @@ def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
             f"env.task=gym/{identifier}: cannot be made ({said}); correct the id or env.kwargs, or name "
             "the image of its observations with env.image_key if it cannot render"
         ) from error
+
+
+def _is_of_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment has a model or data of MuJoCo."""
+    held = getattr(env.unwrapped, "__dict__", {}).values()
+    return any(type(value).__module__.partition(".")[0] == "mujoco" for value in held)
 
 
 def _time_limit(name: str, env: gymnasium.Env[Any, Any]) -> int:

@@ -1,12 +1,9 @@
-"""Off-screen rendering of MuJoCo scenes: back end, quality, cameras, orientation."""
+"""Off-screen rendering of MuJoCo scenes: simulators, quality, cameras, orientation; the back end is in ``opengl``."""
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import os
-import re
-import subprocess
 import sys
 import weakref
 from contextlib import AbstractContextManager
@@ -16,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from prelar_ray.envs.egl_devices import own_device
+from prelar_ray.envs.opengl import FIRST_FRAME_SECONDS, HANG_ADVICE, INSTALL_ADVICE, configure_gl
 from prelar_ray.envs.pixel_env import Image
 from prelar_ray.envs.watchdog import ended_after
 from prelar_ray.errors import ConfigError, RenderingError
@@ -26,60 +24,19 @@ __all__ = [
     "Quality",
     "apply_quality",
     "camera_number",
-    "configure_gl",
+    "draw_empty_scene",
     "hangs_upside_down",
     "import_simulator",
     "open_context",
-    "run_child",
 ]
 
 Quality = Literal["full", "reduced", "fast"]
 
-FIRST_FRAME_SECONDS: Final = 60.0
-"""Seconds after which an OpenGL context or a frame that does not appear counts as hung."""
-INSTALL_ADVICE: Final = (
-    "on Debian or Ubuntu run `apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri` (EGL, on a GPU or in software), "
-    "or `apt-get install libosmesa6` and set MUJOCO_GL=osmesa (software; gone from Debian 13)"
-)
-HANG_ADVICE: Final = (
-    "no frame within {seconds:g} s: many processes that render on one GPU can hang in the driver; use fewer "
-    "(collect.collectors, record.workers), another device (MUJOCO_EGL_DEVICE_ID), or set MUJOCO_GL=osmesa"
-)
+FREE_CAMERA: Final = -1
+"""MuJoCo's number of the camera that every model has."""
 
 _OPENGL_ERRORS: Final = (AttributeError, ImportError, OSError, RuntimeError)
 """Errors that PyOpenGL and MuJoCo raise where a library or a device is missing."""
-
-
-_OPEN_CONTEXT: Final = "from prelar_ray.envs import rendering; rendering.open_context()"
-
-
-def configure_gl() -> str:
-    """Choose MuJoCo's OpenGL back end before ``mujoco`` is imported, and return its name.
-
-    A value of ``MUJOCO_GL`` is kept. Otherwise EGL is tried, then OSMesa, in a child process, because a broken driver
-    can hang or crash. The choice is stored in the environment, from which child processes inherit it.
-
-    Raises:
-        RenderingError: neither works, or ``mujoco`` was imported too early.
-    """
-    chosen = os.environ.get("MUJOCO_GL")
-    if chosen:
-        return chosen
-    if "mujoco" in sys.modules:
-        raise RenderingError(
-            "mujoco was imported before a back end was chosen: set MUJOCO_GL=egl, or import prelar_ray first and "
-            "call prelar_ray.envs.rendering.configure_gl()"
-        )
-    failures = []
-    for backend in ("egl", "osmesa"):
-        try:
-            run_child(_OPEN_CONTEXT, backend, FIRST_FRAME_SECONDS)
-        except RenderingError as error:
-            failures.append(str(error))
-        else:
-            os.environ["MUJOCO_GL"] = backend
-            return backend
-    raise RenderingError("headless rendering does not work; " + "; ".join([*failures, INSTALL_ADVICE]))
 
 
 def import_simulator(name: str) -> ModuleType:
@@ -111,6 +68,21 @@ def open_context() -> Any:
         context = mujoco.GLContext(IMAGE_SIZE, IMAGE_SIZE)
     context.make_current()
     return context
+
+
+def draw_empty_scene() -> None:
+    """Draw a frame without anything in it, which shows that the back end works.
+
+    Raises:
+        RenderingError: it does not; one that is broken may crash the process instead.
+    """
+    mujoco = import_simulator("mujoco")
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    renderer = FrameRenderer(model, mujoco.MjData(model), FREE_CAMERA, "fast")
+    try:
+        renderer.draw()
+    finally:
+        renderer.close()
 
 
 def _in_time() -> AbstractContextManager[None]:
@@ -226,27 +198,6 @@ def _close_all_first_at_exit() -> None:
 def _close_all() -> None:
     for renderer in list(_open_renderers):
         renderer.close()
-
-
-def run_child(code: str, backend: str, timeout: float) -> str:
-    """Run Python code with a back end in a child process and return its output.
-
-    Raises:
-        RenderingError: it failed, or took longer than ``timeout`` seconds.
-    """
-    environment = os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, timeout=timeout, capture_output=True, text=True, check=True
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RenderingError(f"MUJOCO_GL={backend}: {HANG_ADVICE.format(seconds=timeout)}") from error
-    except subprocess.CalledProcessError as error:
-        # The first error named is the cause; MuJoCo's half-built contexts complain after it, while being deleted.
-        reason = re.search(r"^[\w.]+Error: .*$", error.stderr, re.MULTILINE)
-        text = reason.group() if reason else f"exit status {error.returncode}"
-        raise RenderingError(f"MUJOCO_GL={backend} does not work ({text})") from error
-    return done.stdout
 
 
 def _not_working(backend: str, error: Exception) -> RenderingError:

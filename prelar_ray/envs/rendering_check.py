@@ -11,16 +11,8 @@ import numpy as np
 
 from prelar_ray.envs import metaworld
 from prelar_ray.envs.egl_devices import chosen_device, drawing_device, egl_devices
-from prelar_ray.envs.rendering import (
-    INSTALL_ADVICE,
-    FrameRenderer,
-    Quality,
-    configure_gl,
-    hangs_upside_down,
-    import_simulator,
-    open_context,
-    run_child,
-)
+from prelar_ray.envs.opengl import INSTALL_ADVICE, configure_gl, run_child
+from prelar_ray.envs.rendering import FrameRenderer, Quality, hangs_upside_down, import_simulator, open_context
 from prelar_ray.errors import RenderingError
 from prelar_ray.types import IMAGE_SIZE
 
@@ -67,8 +59,9 @@ def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> Render
         "import dataclasses, json; from prelar_ray.envs import rendering_check; "
         f"print(json.dumps(dataclasses.asdict(rendering_check.rendering_report({quality!r}))))"
     )
+    backend = configure_gl()
     try:
-        output = run_child(code, configure_gl(), timeout)
+        output = run_child(code, backend, timeout)
     except RenderingError as error:
         raise RenderingError(f"{error}; {INSTALL_ADVICE}") from error
     return RenderingReport(**json.loads(output.splitlines()[-1]))

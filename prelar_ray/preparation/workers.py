@@ -14,7 +14,8 @@ from typing import Final
 
 from prelar_ray.preparation.conversion import Converted, Converter, Finished, Piece
 from prelar_ray.preparation.ordered import Task
-from prelar_ray.video.processes import ONE_THREAD, how_it_ended, inheriting
+from prelar_ray.video.processes import ONE_THREAD, inheriting
+from prelar_ray.wording import how_it_ended
 
 __all__ = ["ConverterPool"]
 

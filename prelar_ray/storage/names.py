@@ -15,10 +15,10 @@ from pathlib import Path
 from prelar_ray.errors import DataError
 from prelar_ray.wording import printable
 
-__all__ = ["check_name", "check_names", "files_inside", "is_inside", "name_problem"]
+__all__ = ["check_name", "check_names", "files_inside", "is_inside", "length_problem", "name_problem"]
 
 PART_BYTES = 255
-"""Longest name that file systems take."""
+"""Longest name of a file or folder, on all usual file systems."""
 PATH_BYTES = 1024
 """Longest path within a folder; the folder's own comes on top, and all of it may have 4096."""
 
@@ -44,6 +44,14 @@ def name_problem(name: str) -> str:
             return "holds a drive letter"
         if len(part.encode()) > PART_BYTES:
             return f"has a part of more than {PART_BYTES} bytes"
+    return ""
+
+
+def length_problem(path: Path) -> str:
+    """Return why a path of the user's is too long for file systems; nothing if no part of it is."""
+    for name in path.parts:
+        if (size := len(os.fsencode(name))) > PART_BYTES:
+            return f"{printable(name[:40])}...: a name of {size} bytes, and file systems take {PART_BYTES}"
     return ""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.locks import FileLock, HeldError, described, hold
+from prelar_ray.storage.names import length_problem
 from prelar_ray.storage.processes import is_gone, this_process
 from prelar_ray.storage.reading import read_json
 
@@ -33,9 +34,6 @@ LOCK = ".lock"
 
 PATH_BYTES = 3800
 """Longest path of a run folder: Linux takes 4096 for that of a file in it."""
-
-NAME_BYTES = 255
-"""Longest name of a file, on all usual file systems."""
 
 PATIENCE_SECONDS = 120.0
 """How long a run waits for a lock whose holder is known to have ended, on a machine that went down."""
@@ -93,11 +91,8 @@ def check_out(path: Path, new: bool = False) -> None:
     Raises:
         RunFolderError: its name is too long, it is a file, not writable, or occupied.
     """
-    for name in path.parts:
-        if (size := len(os.fsencode(name))) > NAME_BYTES:
-            raise RunFolderError(
-                f"{name[:40]}...: a name of {size} bytes, and file systems take {NAME_BYTES}; choose a shorter --out"
-            )
+    if problem := length_problem(path):
+        raise RunFolderError(f"{problem}; choose a shorter --out")
     if (size := len(os.fsencode(path.absolute()))) > PATH_BYTES:
         raise RunFolderError(f"{str(path)[:40]}...: a path of {size} bytes; choose an --out of at most {PATH_BYTES}")
     if path.exists() and not path.is_dir():

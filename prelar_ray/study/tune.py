@@ -7,6 +7,7 @@ study keeps itself. Where Tune is overruled, a comment says why, as of Ray 2.60.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import threading
@@ -30,6 +31,9 @@ __all__ = ["CHECKPOINT_SECONDS", "make_scheduler", "run_trials"]
 
 CHECKPOINT_SECONDS = 600
 """How long runs that are stopped together, by Ctrl-C or at the end of the budget, may take for their checkpoints."""
+
+RESTORE_HINT = "Resume experiment with: "
+"""What Tune's own advice has, at the end of a study that was stopped."""
 
 
 def run_trials(
@@ -73,7 +77,7 @@ def run_trials(
             verbose=0,
         ),
     )
-    with _interrupts():
+    with _without_hint(), _interrupts():
         tuner.fit()
 
 
@@ -84,6 +88,21 @@ def _folder_name(trial: Any) -> str:
 
 def _run_name(trial: Any) -> str:
     return str(trial.config["name"])
+
+
+@contextmanager
+def _without_hint() -> Iterator[None]:
+    """Leave out how Tune would continue a study that was stopped, ``Tuner.restore``: only ``--resume`` does."""
+    log = logging.getLogger("ray.tune.tune")
+    log.addFilter(_is_no_hint)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_hint)
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    return RESTORE_HINT not in record.getMessage()
 
 
 @contextmanager

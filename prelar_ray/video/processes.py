@@ -13,12 +13,13 @@ from typing import Final
 
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.egl_devices import TURN
-from prelar_ray.envs.rendering import FIRST_FRAME_SECONDS, HANG_ADVICE
+from prelar_ray.envs.opengl import FIRST_FRAME_SECONDS, HANG_ADVICE
 from prelar_ray.envs.watchdog import HUNG
 from prelar_ray.errors import EnvironmentFailure, PrelarError, RenderingError
 from prelar_ray.video.episodes import EpisodeId, EpisodeRoller, RecordedEpisode, episode_name
+from prelar_ray.wording import how_it_ended
 
-__all__ = ["ONE_THREAD", "ProcessPool", "how_it_ended", "inheriting"]
+__all__ = ["ONE_THREAD", "ProcessPool", "inheriting"]
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 """Environment of a process that shares its cores with others like it; 0 has llvmpipe draw in the thread that asks."""
@@ -85,11 +86,6 @@ class ProcessPool:
         return EnvironmentFailure(
             f"{name}: the process that rolled it {how}; where memory ran out, fewer record.workers need less"
         )
-
-
-def how_it_ended(status: int | None) -> str:
-    """Return for example "was killed by SIGKILL", from the exit code of a process."""
-    return f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"left with status {status}"
 
 
 class _Worker:

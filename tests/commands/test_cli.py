@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
@@ -62,6 +63,41 @@ def test_ctrl_c_exits_with_130_and_without_traceback(capsys):
 def test_an_unexpected_error_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.guarded(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "record --preset tiny --out NAME",
+        "prepare videos --out NAME",
+        "demo --out NAME",
+        "report . --out NAME",
+        "fetch file:///nowhere NAME",
+        "export-checkpoint NAME out.pt",
+        "import-checkpoint NAME out",
+        "evaluate NAME",
+    ],
+)
+def test_names_that_no_file_system_takes_are_named_whatever_command_is_given_them(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = guard(lambda: cli.dispatch(command.replace("NAME", "n" * 300).split()), capsys)
+    assert code == 2
+    assert said.splitlines()[-1].startswith(
+        f"error: {'n' * 40}...: a name of 300 bytes, and file systems take 255; choose"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_too_long_as_a_whole_is_cut_in_its_message(capsys):
+    error = OSError(errno.ENAMETOOLONG, "File name too long", "/".join(["folder"] * 700))
+    code, said = guard(raising(error), capsys)
+    assert code == 2
+    assert said.startswith(
+        "error: folder/folder/folder/folder/folder/folde...: a path of 4899 bytes, too long for files"
+    )
+    assert len(said) < 150
 
 
 def test_a_broken_pipe_other_than_standard_output_is_not_hidden():

@@ -25,6 +25,7 @@ CHECKS = [
     "disk",
     "open-files",
     "ray",
+    "token",
     "cluster",
 ]
 DiskUsage = namedtuple("DiskUsage", "total used free")

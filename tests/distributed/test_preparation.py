@@ -13,8 +13,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from prelar_ray.config import RunConfig
+from prelar_ray.distributed.connection import connected
 from prelar_ray.distributed.preparation import AHEAD, ActorPool, prepare_on_ray
-from prelar_ray.distributed.ray_backend import connected
 from prelar_ray.preparation import prepare as prepare_module
 from prelar_ray.preparation.conversion import Converted, Converter, Finished, Piece
 from prelar_ray.preparation.ordered import convert_here, convert_in

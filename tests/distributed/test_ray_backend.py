@@ -5,7 +5,8 @@ import socket
 import pytest
 from ray import cloudpickle
 
-from prelar_ray.distributed.ray_backend import check_address, labelled
+from prelar_ray.distributed.connection import check_address
+from prelar_ray.distributed.ray_backend import labelled
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay.rate_limiter import RateLimiter
 

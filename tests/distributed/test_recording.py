@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.distributed import recording
-from prelar_ray.distributed.ray_backend import connected
+from prelar_ray.distributed.connection import connected
 from prelar_ray.distributed.recording import TaskPool, record_on_ray, roll_on_ray
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.video.actions import actions_path

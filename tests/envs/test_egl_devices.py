@@ -164,7 +164,8 @@ def test_without_egl_no_device_is_asked_for(node: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.render
 def test_this_machines_devices_are_read_and_the_one_that_draws_is_the_chosen() -> None:
-    from prelar_ray.envs.rendering import configure_gl, open_context
+    from prelar_ray.envs.opengl import configure_gl
+    from prelar_ray.envs.rendering import open_context
 
     if configure_gl() != "egl":
         pytest.skip("EGL does not work here")

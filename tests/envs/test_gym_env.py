@@ -12,6 +12,7 @@ from prelar_ray.config import EnvConfig
 from prelar_ray.envs import check_task, make_env
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.fitting import fitted
+from tests.envs import own_world
 
 TRACK = "gym/tests.envs.own_world:Track-v0"
 
@@ -123,3 +124,21 @@ def test_pictures_of_other_kinds_are_coloured_or_refused(monkeypatch: pytest.Mon
         monkeypatch.setattr(inner, "render", lambda drawn=drawn: drawn)
         with pytest.raises(EnvironmentFailure, match=r"render\(\) returned .*; expected uint8 \(H, W, 3\)"):
             env.render()
+
+
+def test_one_that_holds_a_scene_of_mujoco_has_the_back_end_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr("prelar_ray.envs.gym_env.configure_gl", lambda: tried.append("once"))
+    made().close()
+    assert tried == []
+    scene = type("MjModel", (), {"__module__": "mujoco._structs"})
+    monkeypatch.setattr(own_world.Track, "model", None, raising=False)
+    begin = own_world.Track.__init__
+
+    def with_a_scene(self: own_world.Track, *args: Any, **settings: Any) -> None:
+        begin(self, *args, **settings)
+        self.model = scene()
+
+    monkeypatch.setattr(own_world.Track, "__init__", with_a_scene)
+    made().close()
+    assert tried == ["once"]

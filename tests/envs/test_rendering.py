@@ -3,13 +3,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
 import pytest
 
 from prelar_ray.envs import rendering
-from prelar_ray.envs.rendering import FrameRenderer, configure_gl, import_simulator
+from prelar_ray.envs.opengl import TRIED
+from prelar_ray.envs.rendering import FrameRenderer, import_simulator
 from prelar_ray.envs.rendering_check import check_rendering, draws_upright
 from prelar_ray.envs.watchdog import HUNG
 from prelar_ray.errors import RenderingError
@@ -30,70 +29,12 @@ def run_program(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def only(backend: str) -> object:
-    """Stand-in for child processes of a machine on which no other back end works."""
-
-    def run(code: str, tried: str, timeout: float) -> str:
-        if tried != backend:
-            raise RenderingError(f"MUJOCO_GL={tried} does not work (ImportError: no library)")
-        return ""
-
-    return run
-
-
-@pytest.fixture
-def unconfigured(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setenv("MUJOCO_GL", "")
-    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
-    return monkeypatch
-
-
-def test_users_back_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    monkeypatch.setattr(rendering, "run_child", only("egl"))
-    assert configure_gl() == "osmesa"
-
-
-def test_osmesa_is_chosen_where_egl_does_not_work(unconfigured: pytest.MonkeyPatch) -> None:
-    unconfigured.setattr(rendering, "run_child", only("osmesa"))
-    assert configure_gl() == "osmesa"
-    assert os.environ["MUJOCO_GL"] == "osmesa"
-
-
-def test_without_any_back_end_the_packages_are_named_once(unconfigured: pytest.MonkeyPatch) -> None:
-    unconfigured.setattr(rendering, "run_child", only("none"))
-    with pytest.raises(RenderingError) as caught:
-        configure_gl()
-    message = str(caught.value)
-    assert "MUJOCO_GL=egl does not work" in message
-    assert "MUJOCO_GL=osmesa does not work" in message
-    assert message.count("apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri") == 1
-    assert "apt-get install libosmesa6" in message
-
-
-def test_mujoco_imported_too_early_is_told(unconfigured: pytest.MonkeyPatch) -> None:
-    unconfigured.setitem(sys.modules, "mujoco", SimpleNamespace())
-    with pytest.raises(RenderingError, match="imported before"):
-        configure_gl()
-
-
-def test_child_that_hangs_is_given_up_with_guidance() -> None:
-    start = time.perf_counter()
-    with pytest.raises(RenderingError, match=r"no frame within .*MUJOCO_EGL_DEVICE_ID"):
-        rendering.run_child("while True: pass", "egl", 0.5)
-    assert time.perf_counter() - start < 10
-
-
-def test_child_that_fails_says_why() -> None:
-    with pytest.raises(RenderingError, match=r"MUJOCO_GL=egl does not work \(ValueError: no device\)"):
-        rendering.run_child("raise ValueError('no device')", "egl", 30)
-
-
 def test_missing_opengl_library_is_reported_with_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise AttributeError("'NoneType' object has no attribute 'glGetError'")  # PyOpenGL without its library
 
     monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv(TRIED, "egl")
     monkeypatch.setattr(rendering.importlib, "import_module", broken)
     with pytest.raises(RenderingError, match=r"glGetError.*apt-get install libegl1"):
         import_simulator("mujoco")

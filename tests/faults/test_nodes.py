@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from prelar_ray.config import load_config
-from prelar_ray.distributed.ray_backend import connected
+from prelar_ray.distributed.connection import connected
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.errors import ResourceError
 from tests.faults.runs import Command, assert_whole, note

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from prelar_ray.config import load_config
+from prelar_ray.distributed.local_ray import start_local_ray
 from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.errors import ConfigError, ResourceError, UsageError
@@ -70,7 +71,7 @@ def test_a_baseline_s_trial_is_refused_what_it_cannot_do(tmp_path: Path) -> None
 @pytest.mark.nightly
 def test_a_baseline_is_a_trial_as_any_other_method_is(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local_ray(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         wanted = trial_settings(load_config("tiny", None, BASELINE), "finetune", out, cluster_nodes())
         storage = tune.RunConfig(name="study", storage_path=str(tmp_path / "tune"), verbose=0)
@@ -89,7 +90,7 @@ def test_a_baseline_is_a_trial_as_any_other_method_is(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_a_trial_whose_process_is_killed_resumes_from_the_checkpoint_of_its_run(settings: Path, tmp_path: Path) -> None:
     config, out = load_config(None, settings), tmp_path / "run"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local_ray(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         wanted = trial_settings(config, "finetune", out, cluster_nodes())
         tuner = tune.Tuner(

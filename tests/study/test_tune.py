@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import logging
 import pickle
 import signal
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune import tune as ray_tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 
@@ -17,7 +20,7 @@ from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.sweep import Scheduler
 from prelar_ray.study.table import StudyTable
-from prelar_ray.study.tune import CHECKPOINT_SECONDS, Events, _interrupts, make_scheduler
+from prelar_ray.study.tune import CHECKPOINT_SECONDS, RESTORE_HINT, Events, _interrupts, _without_hint, make_scheduler
 
 
 class Tried:
@@ -77,6 +80,27 @@ def test_ctrl_c_that_ray_tune_took_for_itself_is_raised_and_its_handler_does_not
     with pytest.raises(KeyboardInterrupt), _interrupts():
         signal.signal(signal.SIGINT, before)  # as it leaves it after one
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_of_what_ray_tune_says_at_the_end_only_its_advice_to_restore_is_left_out() -> None:
+    assert RESTORE_HINT in inspect.getsource(ray_tune.run), "Ray Tune words it otherwise now"
+    advice = f"Experiment has been interrupted.\n{RESTORE_HINT}Tuner.restore(path=...)"
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    ray_tune.logger.addHandler(handler)
+    level = ray_tune.logger.level
+    ray_tune.logger.setLevel(logging.WARNING)  # a Ray that another test started may have raised that of all of Ray
+    try:
+        with _without_hint():
+            ray_tune.logger.warning(advice)
+            ray_tune.logger.warning("Trials did not complete")
+        assert said == ["Trials did not complete"]
+        ray_tune.logger.warning(advice)
+        assert said[1:] == [advice]
+    finally:
+        ray_tune.logger.setLevel(level)
+        ray_tune.logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
