@@ -16,6 +16,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.from_config import NotProvided
 from ray.tune.registry import get_trainable_cls
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.env_runner import FrameEnvRunner
 from prelar_ray.baselines.environment import ENVIRONMENT, environment_config
@@ -24,7 +25,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.seeding import derive_seed
 
-__all__ = ["algorithm_config"]
+__all__ = ["algorithm_config", "check_algorithm_acts"]
 
 SHOWN = 10
 """Settings that a message names where none resembles what was given."""
@@ -33,6 +34,9 @@ assert ray.rllib
 
 OWN_NETWORKS = {"DreamerV3": "rllib.training.model_size"}
 """Algorithms that do not read ``rllib.model``, and what they read instead."""
+
+ONE_CHOICE = ("DreamerV3",)
+"""Algorithms that take one choice, and not several at once."""
 
 NOT_PLAIN = {"learner_class", "learner_connector", "learner_config_dict", "add_default_connectors_to_learner_pipeline"}
 OF_THE_OLD_STACK = {"model", "optimizer"}
@@ -74,6 +78,19 @@ def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, fir
     with _refusals(name):
         algorithm.copy(copy_frozen=False).validate()
     return algorithm
+
+
+def check_algorithm_acts(config: RunConfig, actions: ActionSpace) -> None:
+    """Make sure that an algorithm can act as a task wants it to.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if actions.is_discrete and len(actions.sizes) > 1 and config.algorithm in ONE_CHOICE:
+        raise ConfigError(
+            f"method={config.method}: {config.algorithm} of RLlib takes one choice, and {config.env.task} has actions "
+            f"of {actions}; use method=rllib/PPO, or a method of this package"
+        )
 
 
 def _use(algorithm: AlgorithmConfig, cluster: RLlibCluster) -> None:

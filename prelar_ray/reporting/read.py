@@ -106,12 +106,16 @@ class Run:
         """Updates made."""
         return max((int(row.get("update") or 0) for row in self.metrics), default=0)
 
+    def scored(self, metric: str) -> list[EvaluationRecord]:
+        """Return the evaluations that have this score."""
+        return [of for of in self.evaluations if metric == RETURN or of.successes]
+
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
-        """Score of each evaluation with its interval over episodes, by metric."""
+        """Score of each evaluation that has it, with its interval over episodes, by metric."""
         return {
             RETURN: [mean_interval(evaluation.returns) for evaluation in self.evaluations],
-            SUCCESS: [success_interval(evaluation.successes) for evaluation in self.evaluations],
+            SUCCESS: [success_interval(of.successes) for of in self.scored(SUCCESS)],
         }
 
     def series(self, name: str, over: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -275,8 +279,9 @@ def _scores(run: Run, task: str) -> pd.DataFrame:
         due = _due(evaluation.env_steps, every, total)
         if due not in at or due == total:  # at the end there may be two: the last is of the final weights
             at[due] = evaluation
-    has_success = task.partition("/")[0] not in WITHOUT_SUCCESS
-    scores = {SUCCESS: [np.mean(of.successes) for of in at.values()]} if has_success else {}
+    scores: dict[str, list[Any]] = {}
+    if task.partition("/")[0] not in WITHOUT_SUCCESS and any(of.successes for of in at.values()):
+        scores[SUCCESS] = [math.nan if of.success_rate is None else of.success_rate for of in at.values()]
     scores[RETURN] = [np.mean(of.returns) for of in at.values()]
     return pd.DataFrame(scores, index=pd.Index(at, dtype=np.int64), dtype=np.float64).sort_index()
 
@@ -361,7 +366,8 @@ def _metrics(path: Path) -> list[dict[str, float | None]]:
 def _evaluations(folder: RunFolder) -> list[EvaluationRecord]:
     evaluations = folder.evaluations()
     for of in evaluations:
-        if not of.returns or len(of.returns) != len(of.successes) or not all(map(math.isfinite, of.returns)):
+        counts = {len(of.returns), len(of.successes or of.returns)}  # a task may have no success
+        if 0 in counts or len(counts) > 1 or not all(map(math.isfinite, of.returns)):
             raise DataError(
                 f"{folder.evaluations_path}: the evaluation at {of.env_steps} environment steps has "
                 f"{len(of.returns)} returns and {len(of.successes)} successes, expected as many of each, all finite; "

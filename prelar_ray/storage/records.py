@@ -53,8 +53,9 @@ class EvaluationRecord(_OpenRecord):
     task: str
     returns: tuple[float, ...]
     successes: tuple[bool, ...]
-    """Whether each episode counts as a success by ``success_rule``."""
+    """Whether each episode counts as a success by ``success_rule``; none where the task has no success."""
     success_rule: str
+    """``any step``, or ``none`` where the task has no success."""
     policy: str
     """How actions were chosen: ``mode``."""
 
@@ -64,9 +65,9 @@ class EvaluationRecord(_OpenRecord):
         return sum(self.returns) / len(self.returns)
 
     @property
-    def success_rate(self) -> float:
-        """Share of the episodes that succeeded."""
-        return sum(self.successes) / len(self.successes)
+    def success_rate(self) -> float | None:
+        """Share of the episodes that succeeded; None where the task has no success."""
+        return sum(self.successes) / len(self.successes) if self.successes else None
 
     @classmethod
     def parse(cls, row: dict[str, Any], source: Path) -> EvaluationRecord:

@@ -12,12 +12,14 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from prelar_ray.acting.evaluator import evaluate_policy
 from prelar_ray.acting.policy import ActingNoise
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.baselines.algorithm import algorithm_config
 from prelar_ray.baselines.environment import as_floats
 from prelar_ray.baselines.policy import ModulePolicy
 from prelar_ray.config import RunConfig
 
 NO_NOISE = ActingNoise(None, None)
+TWO = ActionSpace.continuous(2)
 SPACES = (gym.spaces.Box(0, 1, (64, 64, 3), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32))
 
 
@@ -35,7 +37,7 @@ def test_ppo_acts_with_the_clipped_mean_of_its_gaussian(ppo: RunConfig) -> None:
     network = module(ppo)
     with torch.no_grad():
         network.pi.net.mlp[-1].bias[:2] = torch.tensor([0.3, 7.0])  # means; the rest are logarithms of deviations
-    policy = ModulePolicy(network, 2, version=3, seed=0)
+    policy = ModulePolicy(network, TWO, version=3, seed=0)
     image = frames(3)
     actions, state = policy.act(image, np.ones(3, np.bool_), policy.initial(3), NO_NOISE)
     out = network.forward_inference({"obs": torch.from_numpy(as_floats(image, 0.0))})
@@ -51,7 +53,7 @@ def test_dreamer_s_memory_continues_and_starts_again_where_an_episode_does(dream
     before = torch.get_rng_state()
 
     def act(first: list[bool], state: Any) -> Any:
-        policy = ModulePolicy(network, 2, version=0, seed=1)
+        policy = ModulePolicy(network, TWO, version=0, seed=1)
         fresh = policy.initial(2)  # draws
         return policy.act(image, np.array(first), state or fresh, NO_NOISE)
 
