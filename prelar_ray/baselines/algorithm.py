@@ -43,13 +43,19 @@ OF_THE_OLD_STACK = {"model", "optimizer"}
 """Keywords that the algorithms run here would silently ignore."""
 
 
-def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, first_number: int = 0) -> AlgorithmConfig:
+def algorithm_config(
+    config: RunConfig,
+    cluster: RLlibCluster | None = None,
+    first_number: int = 0,
+    actions: ActionSpace | None = None,
+) -> AlgorithmConfig:
     """Return what builds the algorithm that ``config.method`` names; it is complete and checked, not frozen.
 
     Args:
         config: of the run.
         cluster: what its processes may use; None to see whether the settings are right.
         first_number: number of the first episode of every environment.
+        actions: of the task; None to see whether the settings are right.
 
     Raises:
         ConfigError: a setting that RLlib does not know or accept, or one that its algorithms cannot follow.
@@ -64,7 +70,7 @@ def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, fir
     # An iteration is one turn: collect, learn, publish.
     algorithm.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     _train(algorithm, config)
-    _network(algorithm, config)
+    _network(algorithm, config, actions)
     algorithm.env_runners(
         env_runner_cls=FrameEnvRunner,
         num_env_runners=config.rllib.env_runners,
@@ -114,7 +120,7 @@ def _train(algorithm: AlgorithmConfig, config: RunConfig) -> None:
         algorithm.training(**settings)
 
 
-def _network(algorithm: AlgorithmConfig, config: RunConfig) -> None:
+def _network(algorithm: AlgorithmConfig, config: RunConfig, actions: ActionSpace | None) -> None:
     name, given = config.algorithm, config.rllib.model
     if not given:
         return
@@ -122,6 +128,8 @@ def _network(algorithm: AlgorithmConfig, config: RunConfig) -> None:
         raise ConfigError(f"rllib.model: {name} of RLlib has networks of its own; see {OWN_NETWORKS[name]}")
     _check("rllib.model", "DefaultModelConfig of RLlib", given, get_type_hints(DefaultModelConfig))
     settings: dict[str, Any] = dict(given)
+    if actions and actions.is_discrete:
+        settings.pop("free_log_std", None)  # choices have no deviation, and RLlib refuses the setting for them
     algorithm.rl_module(model_config=DefaultModelConfig(**settings))
 
 

@@ -113,8 +113,9 @@ class _Baseline(Loop):
             self.save()  # so that a run killed at any time can be resumed
 
     def _build(self, checkpoint: AlgorithmCheckpoint | None) -> Algorithm:
-        check_algorithm_acts(self.config, action_space(self.config.env))  # what only the environment knows to be wrong
-        settings = algorithm_config(self.config, self.cluster, first_number=self.done.episodes)
+        actions = action_space(self.config.env)  # refuses what only the environment knows to be wrong
+        check_algorithm_acts(self.config, actions)
+        settings = algorithm_config(self.config, self.cluster, self.done.episodes, actions)
         register()
         algorithm = settings.build_algo()
         with suppress(OSError):

@@ -19,6 +19,7 @@ from prelar_ray.commands.options import override_option, overrides, plain_parser
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.storage.files import atomic_file, prepare_file
+from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS
 from prelar_ray.video.film import SUFFIXES, write_film
 from prelar_ray.wording import counted
 
@@ -93,7 +94,7 @@ def _write_json(path: Path, config: RunConfig, update: int, random: bool, result
         "seed": config.seed,
         "update": update,
         "policy": "random" if random else "mode",
-        "success_rule": "any step" if result.successes else "none",
+        "success_rule": ANY_STEP if result.successes else NO_SUCCESS,
         "returns": list(result.returns),
         "successes": [bool(x) for x in result.successes],
         "lengths": list(result.lengths),

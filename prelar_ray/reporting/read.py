@@ -32,7 +32,7 @@ from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.scores import DAMAGED, FINISHED, NOT_BEGUN, RETURN, SUCCESS, RunScores
 from prelar_ray.statistics import Interval, mean_interval, success_interval
 from prelar_ray.storage.files import read_json_lines
-from prelar_ray.storage.records import Diagnostics, EvaluationRecord, Plan, PlanEntry, read_diagnostics
+from prelar_ray.storage.records import NO_SUCCESS, Diagnostics, EvaluationRecord, Plan, PlanEntry, read_diagnostics
 from prelar_ray.storage.run_folder import IMPORT, RunFolder
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.types import Frames, check_frames
@@ -40,9 +40,6 @@ from prelar_ray.types import Frames, check_frames
 __all__ = ["PredictedFrames", "Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
 
 T = TypeVar("T")
-
-WITHOUT_SUCCESS = ("dmc",)
-"""Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Run:
 
     def scored(self, metric: str) -> list[EvaluationRecord]:
         """Return the evaluations that have this score."""
-        return [of for of in self.evaluations if metric == RETURN or of.successes]
+        return [of for of in self.evaluations if metric == RETURN or of.has_success]
 
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
@@ -249,7 +246,7 @@ def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
     scores = pd.DataFrame()
     if run.info and run.config and entry.phase == "finetune":  # without them nobody knows when evaluations were due
         run.evaluations = run.read("evaluations", lambda: _evaluations(RunFolder(run.path, {})), [])
-        scores = _scores(run, entry.task or "")
+        scores = _scores(run)
         if "evaluations" in run.missing:
             status, reason = DAMAGED, run.missing["evaluations"]
         elif scores.empty and status == FINISHED:
@@ -271,7 +268,7 @@ def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
     )
 
 
-def _scores(run: Run, task: str) -> pd.DataFrame:
+def _scores(run: Run) -> pd.DataFrame:
     """Return the mean scores of evaluations, each at the step at which it was due."""
     at: dict[int, EvaluationRecord] = {}
     every, total = _whole(run.config, "evaluation", "every_env_steps"), _whole(run.config, "finetune", "env_steps")
@@ -280,7 +277,7 @@ def _scores(run: Run, task: str) -> pd.DataFrame:
         if due not in at or due == total:  # at the end there may be two: the last is of the final weights
             at[due] = evaluation
     scores: dict[str, list[Any]] = {}
-    if task.partition("/")[0] not in WITHOUT_SUCCESS and any(of.successes for of in at.values()):
+    if any(of.has_success for of in at.values()):
         scores[SUCCESS] = [math.nan if of.success_rate is None else of.success_rate for of in at.values()]
     scores[RETURN] = [np.mean(of.returns) for of in at.values()]
     return pd.DataFrame(scores, index=pd.Index(at, dtype=np.int64), dtype=np.float64).sort_index()
@@ -366,8 +363,8 @@ def _metrics(path: Path) -> list[dict[str, float | None]]:
 def _evaluations(folder: RunFolder) -> list[EvaluationRecord]:
     evaluations = folder.evaluations()
     for of in evaluations:
-        counts = {len(of.returns), len(of.successes or of.returns)}  # a task may have no success
-        if 0 in counts or len(counts) > 1 or not all(map(math.isfinite, of.returns)):
+        expected = 0 if of.success_rule == NO_SUCCESS else len(of.returns)
+        if not of.returns or len(of.successes) != expected or not all(map(math.isfinite, of.returns)):
             raise DataError(
                 f"{folder.evaluations_path}: the evaluation at {of.env_steps} environment steps has "
                 f"{len(of.returns)} returns and {len(of.successes)} successes, expected as many of each, all finite; "

@@ -11,7 +11,9 @@ from prelar_ray.errors import DataError
 from prelar_ray.storage.files import atomic_file
 
 __all__ = [
+    "ANY_STEP",
     "CHECKPOINT_META",
+    "NO_SUCCESS",
     "RLLIB_META",
     "USED_RATIO",
     "CeilingScores",
@@ -30,6 +32,12 @@ CHECKPOINT_META = "meta.json"
 
 RLLIB_META = "rllib.json"
 """The corresponding file in a checkpoint of an RLlib algorithm."""
+
+ANY_STEP, NO_SUCCESS = "any step", "none"
+"""Rules by which episodes count as a success: any of their steps succeeds; the task has no success."""
+
+WITHOUT_SUCCESS = ("dmc",)
+"""Families of tasks without success, of which records of earlier versions say that no episode succeeded."""
 
 USED_RATIO = 1.5
 """Errors of open-loop prediction, shuffled over own, from which on the latent action counts as used."""
@@ -55,7 +63,7 @@ class EvaluationRecord(_OpenRecord):
     successes: tuple[bool, ...]
     """Whether each episode counts as a success by ``success_rule``; none where the task has no success."""
     success_rule: str
-    """``any step``, or ``none`` where the task has no success."""
+    """:data:`ANY_STEP` or :data:`NO_SUCCESS`, or another rule of another version."""
     policy: str
     """How actions were chosen: ``mode``."""
 
@@ -65,9 +73,14 @@ class EvaluationRecord(_OpenRecord):
         return sum(self.returns) / len(self.returns)
 
     @property
+    def has_success(self) -> bool:
+        """Whether the task has success."""
+        return bool(self.successes) and self.task.partition("/")[0] not in WITHOUT_SUCCESS
+
+    @property
     def success_rate(self) -> float | None:
         """Share of the episodes that succeeded; None where the task has no success."""
-        return sum(self.successes) / len(self.successes) if self.successes else None
+        return sum(self.successes) / len(self.successes) if self.has_success else None
 
     @classmethod
     def parse(cls, row: dict[str, Any], source: Path) -> EvaluationRecord:

@@ -180,13 +180,13 @@ METRICS: dict[str, Metric] = {
     "rllib/grad_norm_critic": Metric("", "Global gradient norm of DreamerV3's critic, before clipping."),
     "train/episode_return": Metric("", "Sum of rewards of a training episode; mean over those that ended since."),
     "train/episode_success": Metric(
-        "fraction", "Share of training episodes with success at any step; absent where the task has no success."
+        "fraction", "Share of training episodes with success at any step.", "Absent: the task has no success."
     ),
     "train/episode_steps": Metric("agent steps", "Length of a training episode."),
     "train/env_failures": Metric("episodes", "Left out since the last line because their environment failed."),
     "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
     "evaluation/success_rate": Metric(
-        "fraction", "Share of evaluation episodes with success at any step; absent where the task has no success."
+        "fraction", "Share of evaluation episodes with success at any step.", "Absent: the task has no success."
     ),
     "evaluation/skipped": Metric(
         "evaluations", "Left out so far because evaluating takes longer than evaluation.every_env_steps; none is best."

@@ -18,7 +18,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.roles import RoleId
-from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS, EvaluationRecord
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend, Future, by_reference
 
@@ -175,7 +175,7 @@ def record_evaluation(run: RunFolder, evaluated: Evaluated, task: str) -> dict[s
         task=task,
         returns=evaluated.result.returns,
         successes=evaluated.result.successes,
-        success_rule="any step" if evaluated.result.successes else "none",
+        success_rule=ANY_STEP if evaluated.result.successes else NO_SUCCESS,
         policy="mode",
     )
     run.append_evaluation(record)
