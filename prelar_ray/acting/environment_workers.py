@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.environments import Environments, EpisodeLost, LocalEnvironments, MakeEnv, Step
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
@@ -89,15 +90,29 @@ class EnvironmentWorkers:
                 self._workers.append(_Worker([int(i) for i in share], self._setup, timeout))
             for error in self.replace(seeds).values():
                 raise error
-            self.action_size = self._workers[0].attribute("action_size")
+            self.actions: ActionSpace = self._workers[0].attribute("actions")
         except BaseException:
             self.close()
             raise
 
     @property
     def episode_steps(self) -> int:
-        """Maximum length of an episode, environment steps."""
+        """See :class:`~prelar_ray.acting.environments.Environments`."""
         return self._workers[0].attribute("episode_steps")
+
+    @property
+    def terminates(self) -> bool:
+        """See :class:`~prelar_ray.acting.environments.Environments`."""
+        return self._workers[0].attribute("terminates")
+
+    @property
+    def has_success(self) -> bool:
+        """See :class:`~prelar_ray.acting.environments.Environments`; a worker that died says nothing."""
+        said = []
+        for worker in self._workers:
+            with suppress(EnvironmentFailure):
+                said.append(worker.attribute("has_success"))
+        return any(said)
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """See :class:`~prelar_ray.acting.environments.Environments`."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.time_limit import time_limit
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.types import Frames, check_frames
 
@@ -44,12 +45,20 @@ class Environments(Protocol):
     """
 
     @property
-    def action_size(self) -> int:
-        """Number of action dimensions A."""
+    def actions(self) -> ActionSpace:
+        """What may be done in each."""
 
     @property
     def episode_steps(self) -> int:
         """Maximum length of an episode, environment steps."""
+
+    @property
+    def terminates(self) -> bool:
+        """Whether an episode can end before its time for what happens in it."""
+
+    @property
+    def has_success(self) -> bool:
+        """Whether ``success`` says anything, as far as it is known by now."""
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """Close environments, broken ones included, and make new ones with these seeds; returns failures alone."""
@@ -84,16 +93,25 @@ class LocalEnvironments:
             raise error
 
     @property
-    def action_size(self) -> int:
-        """Number of action dimensions A."""
-        shape = self._any().action_space.shape
-        assert shape is not None
-        return int(shape[0])
+    def actions(self) -> ActionSpace:
+        """See :class:`Environments`."""
+        space: ActionSpace = self._any().get_wrapper_attr("actions")
+        return space
 
     @property
     def episode_steps(self) -> int:
-        """Maximum length of an episode, environment steps."""
+        """See :class:`Environments`."""
         return int(self._any().get_wrapper_attr("render_attributes")["episode_steps"])
+
+    @property
+    def terminates(self) -> bool:
+        """See :class:`Environments`."""
+        return bool(self._any().get_wrapper_attr("terminates"))
+
+    @property
+    def has_success(self) -> bool:
+        """See :class:`Environments`."""
+        return any(env.get_wrapper_attr("has_success") for env in self._envs.values())
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """See :class:`Environments`. The first ones may take their time: they load the simulator."""

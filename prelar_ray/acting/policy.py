@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.acting.captured_steps import CapturedSteps
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
+from prelar_ray.models.acting_weights import acting_space
 from prelar_ray.models.action_encoder import action_input
-from prelar_ray.models.actor_critic import Actor
+from prelar_ray.models.actor_critic import make_actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
@@ -23,7 +25,7 @@ from prelar_ray.models.rssm import State
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames
 
-__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_action_size"]
+__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_actions"]
 
 PolicyWeights = Mapping[str, npt.NDArray[Any]]
 """Weights of :class:`Policy`: arrays by name."""
@@ -70,15 +72,16 @@ class Policy(nn.Module):
     (:class:`~prelar_ray.acting.captured_steps.CapturedSteps`).
     """
 
-    def __init__(self, config: RunConfig, action: int, one_by_one: bool = False) -> None:
+    def __init__(self, config: RunConfig, actions: ActionSpace | int, one_by_one: bool = False) -> None:
+        """Build for ``actions``; a number stands for so many continuous ones."""
         super().__init__()
         model = config.world_model
-        self.action_size, self.task = action, config.env.task
+        self.actions, self.task = ActionSpace.of(actions), config.env.task
         # Batch norms are folded into the convolutions' weights; see `acting_weights`.
         self.encoder = ImageEncoder(folded_config(model.encoder))
-        self.action_encoder = action_input(model, action)
+        self.action_encoder = action_input(model, self.actions.size)
         self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
-        self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
+        self.actor = make_actor(self.rssm.feature, self.actions, config.behaviour)
         self.version = -1
         self.one_by_one = one_by_one
         self._captured = CapturedSteps(self.step)
@@ -95,14 +98,14 @@ class Policy(nn.Module):
         Raises:
             CheckpointError: an array is missing or has another shape, for example that of another task's actions.
         """
-        check_action_size(weights, self.action_size, self.task)
+        check_actions(weights, self.actions, self.task)
         load_module(self, {key: torch.tensor(value) for key, value in weights.items()}, "policy")
         self.version = version
 
     def initial(self, n: int) -> PolicyState:
         """State before the first step of ``n`` environments."""
         latent = self.rssm.initial(n)
-        return PolicyState(latent, latent.deter.new_zeros(n, self.action_size))
+        return PolicyState(latent, latent.deter.new_zeros(n, self.actions.size))
 
     @torch.inference_mode()
     def act(
@@ -166,15 +169,15 @@ def acting_device(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
-def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
-    """Check that a policy's actions have the size of a task's; ``weights`` holds the actor's under ``actor.``.
+def check_actions(weights: Mapping[str, Any], actions: ActionSpace, task: str) -> None:
+    """Check that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
 
     Raises:
-        CheckpointError: the sizes differ.
+        CheckpointError: they are of another kind, or of other sizes.
     """
-    bias = weights.get("actor.mean.bias")
-    if bias is not None and len(bias) != action:  # a missing tensor is reported when the weights are loaded
+    theirs = acting_space(weights)
+    if theirs is not None and theirs != actions:  # a missing tensor is reported when the weights are loaded
         raise CheckpointError(
-            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
+            f"its policy has actions of {theirs}, env.task={task} takes {actions}; "
             "choose the task it was trained on, or another with such actions"
         )

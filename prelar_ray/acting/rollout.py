@@ -75,7 +75,8 @@ class Rollout:
         self.failures: list[str] = []  # tolerated failures; the caller reads and clears the list
         first = {i: self._seed(i) for i in range(len(indices))}
         self._environments = make_environments(make_env, config, first, workers, timeout)
-        self.action_size = self._environments.action_size
+        self.actions = self._environments.actions
+        self._has_success = self._environments.has_success
         self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
         self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool]]] = [[] for _ in indices]
         self._random = [False] * len(indices)
@@ -92,6 +93,17 @@ class Rollout:
         """Maximum length of an episode, environment steps."""
         return self._environments.episode_steps
 
+    @property
+    def terminates(self) -> bool:
+        """Whether an episode can end before its time for what happens in it."""
+        return self._environments.terminates
+
+    @property
+    def has_success(self) -> bool:
+        """Whether the success of episodes says anything, which some environments show as late as in their steps."""
+        self._has_success = self._has_success or self._environments.has_success
+        return self._has_success
+
     def stop(self, position: int) -> None:
         """Exclude an environment from all further steps."""
         self._active.remove(position)
@@ -103,7 +115,7 @@ class Rollout:
             policy: acts in all episodes that did not begin with ``random``.
             random: whether episodes that begin now act uniformly at random to their end.
             sample: sample actions (training) or take their mode (evaluation).
-            expl_noise: standard deviation of Gaussian noise on sampled actions.
+            expl_noise: standard deviation of Gaussian noise on sampled actions, which are continuous.
 
         Returns:
             Episodes that ended, with the position of their environment.
@@ -137,11 +149,11 @@ class Rollout:
         its neighbours act at random.
         """
         rngs = [self._rngs[i] for i in self._active]
-        uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
+        uniform = np.stack([rng.random(self.actions.size, dtype=np.float32) for rng in rngs])
         exponential = np.stack([rng.standard_exponential(policy.noise_shape, dtype=np.float32) for rng in rngs])
-        normal = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
+        normal = np.stack([rng.standard_normal(self.actions.size, dtype=np.float32) for rng in rngs])
         random = np.array([self._random[i] for i in self._active])
-        actions = 2 * uniform - 1
+        actions = self.actions.random(uniform)
         if not random.all():
             image = np.stack([self._rows[i][-1][0] for i in self._active])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
@@ -169,7 +181,7 @@ class Rollout:
         for i in positions:
             seeds[i], self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
             self._random[i] = random
-        zeros = np.zeros(self.action_size, dtype=np.float32)
+        zeros = np.zeros(self.actions.size, dtype=np.float32)
         broken = {}
         for i, outcome in self._environments.reset(seeds).items():
             if isinstance(outcome, Exception):

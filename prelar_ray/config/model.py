@@ -182,6 +182,8 @@ class LossConfig(Component):
     """Weight of the log-likelihood of reward plus bonus (fine-tuning)."""
     aux_reward_weight: NonNegativeFloat = 1.0
     """Weight of the log-likelihood of the plain reward (fine-tuning); 0 leaves its head out."""
+    discount_weight: PositiveFloat = 1.0
+    """Weight of the log-likelihood of continuing (fine-tuning, with the head of behaviour.discount_head)."""
     dynamics_kl_weight: NonNegativeFloat = 1.0
     """Weight beta of the dynamics KL."""
     kl_balance: Fraction = 0.8

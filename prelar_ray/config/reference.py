@@ -58,6 +58,7 @@ SOURCES = {
     "behaviour.horizon": "Table 1: imagination horizon H",
     "behaviour.discount": "Table 1: discount gamma",
     "behaviour.return_lambda": "Table 1: lambda-target discount",
+    "behaviour.discount_head": "DreamerV2, for tasks that terminate; those of the paper do not",
     "behaviour.reward_momentum": "published code: imagined rewards as they are",
     "behaviour.entropy_weight": "Table 1: entropy regularization eta",
     "behaviour.critic_target": "Eq. (2), (17)",

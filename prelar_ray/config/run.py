@@ -60,6 +60,8 @@ class EnvConfig(Component):
     """Longest episode, environment steps (gym/...); 0: that of the registered id."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
+    reward_scale: PositiveFloat = 1.0
+    """Factor of the rewards that are learnt from; returns are reported without it."""
     camera: str = "default"
     """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
     render_quality: Literal["full", "reduced", "fast"] = "full"

@@ -35,6 +35,7 @@ class DeepMindControl(PixelEnv):
     """
 
     has_expert: ClassVar[bool] = False
+    has_success = False
 
     def __init__(
         self,

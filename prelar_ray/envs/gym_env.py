@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.family import Family
+from prelar_ray.envs.gym_actions import gym_actions
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.fitting import fitted
@@ -45,8 +46,9 @@ class GymFamily(Family):
 class GymEnv(PixelEnv):
     """An environment of gymnasium with images in its observation, or that renders arrays.
 
-    Its actions, a bounded Box of any shape, are scaled to [-1, 1] and flat. The images, of any size, are brought to
-    64x64 as ``env.fit`` says. Success is ``info[env.success_key]``; without one no episode succeeds.
+    Its actions are a bounded Box of any shape, scaled to [-1, 1] and flat, or choices (Discrete, MultiDiscrete) as
+    one-hot vectors. The images, of any size, are brought to 64x64 as ``env.fit`` says. Success is
+    ``info[env.success_key]``; without one there is no success. Nothing says whether it ever terminates: it may.
 
     Args:
         identifier: as :func:`gymnasium.make` takes it.
@@ -58,6 +60,7 @@ class GymEnv(PixelEnv):
     """
 
     has_expert = False
+    terminates = True
 
     def __init__(self, identifier: str, env: EnvConfig, seed: int | None = None) -> None:
         self._name, self._config = f"gym/{identifier}", env
@@ -66,14 +69,15 @@ class GymEnv(PixelEnv):
         self._env = _make(identifier, env)
         try:
             self._key = _image_key(self._name, self._env, env.image_key)
-            self._low, self._high = _bounds(self._name, self._env.action_space)  # (A,)
+            self._given = gym_actions(self._name, self._env.action_space)
             limit = _time_limit(self._name, self._env)
         except ConfigError:
             self._env.close()
             raise
-        super().__init__(len(self._low), limit, env.action_repeat, seed, None)
+        super().__init__(self._given.space, limit, env.action_repeat, seed, None)
         self._observation: Any = None
         self._cut = False
+        self.has_success = bool(env.success_key)  # or once a key is seen
 
     @property
     def render_attributes(self) -> dict[str, Any]:
@@ -100,10 +104,7 @@ class GymEnv(PixelEnv):
         self._observation, _ = self._env.reset(seed=int(self.np_random.integers(2**31)))
 
     def _advance(self, action: Action) -> tuple[float, bool, bool]:
-        space = self._env.action_space
-        scaled = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
-        given = np.clip(scaled, self._low, self._high).reshape(space.shape).astype(space.dtype)
-        self._observation, reward, terminated, self._cut, info = self._env.step(given)
+        self._observation, reward, terminated, self._cut, info = self._env.step(self._given(action))
         return float(reward), self._succeeded(info), bool(terminated)
 
     def _succeeded(self, info: dict[str, Any]) -> bool:
@@ -114,6 +115,7 @@ class GymEnv(PixelEnv):
                 "env.success_key, or leave it empty"
             )
         key = next((key for key in ((chosen,) if chosen else SUCCESS_KEYS) if key in info), None)
+        self.has_success |= key is not None
         return key is not None and bool(info[key])
 
     def _times_out(self) -> bool:
@@ -195,24 +197,6 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | No
 def _is_image(space: spaces.Space[Any]) -> bool:
     """Whether it is of pixels ``(H, W)`` or ``(H, W, C)`` of 8 bits."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-def _bounds(name: str, space: spaces.Space[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the least and the largest value of each number of an action, ``(A,)``.
-
-    Raises:
-        ConfigError: not a Box, or one without bounds.
-    """
-    if not isinstance(space, spaces.Box):
-        raise ConfigError(f"env.task={name}: its actions are {space}; only a Box with bounds can be learnt")
-    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    endless = [number for number in range(len(low)) if not np.isfinite([low[number], high[number]]).all()]
-    if endless or len(low) == 0:
-        raise ConfigError(
-            f"env.task={name}: its actions are {space}, numbers {', '.join(map(str, endless))} without bounds; wrap it "
-            "with gymnasium.wrappers.RescaleAction or give it bounds"
-        )
-    return low, high
 
 
 def _coloured(image: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.errors import DataError, EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode"]
 
 Action = npt.NDArray[np.float32]
-"""Action, float32 ``(A,)`` in [-1, 1]."""
+"""Action, float32 ``(A,)`` in [-1, 1]; choices are one-hot vectors (:class:`~prelar_ray.action_space.ActionSpace`)."""
 Image = npt.NDArray[np.uint8]
 """One frame, uint8 ``(Hpx, Wpx, C)``."""
 Observation = dict[str, Image]
@@ -32,7 +33,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     ``reset(seed=...)`` starts a new stream. The end of time truncates an episode and never terminates it.
 
     Args:
-        action_size: numbers A in an action.
+        actions: what may be done; a number stands for so many continuous ones.
         episode_steps: length of an episode, environment steps.
         action_repeat: environment steps per action; rewards are summed, any success counts.
         seed: seed of the stream of episodes; None draws one from the operating system.
@@ -42,14 +43,24 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
     has_expert: ClassVar[bool] = True
     """Whether :meth:`expert_action` works."""
+    has_success: bool = True
+    """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
+    terminates: bool = False
+    """Whether an episode can end before its time for what happens in it; its discount is then learnt."""
 
     def __init__(
-        self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode
+        self,
+        actions: ActionSpace | int,
+        episode_steps: int,
+        action_repeat: int,
+        seed: int | None,
+        render_mode: RenderMode,
     ) -> None:
         self.observation_space = spaces.Dict(
             {"image": spaces.Box(0, 255, shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)}
         )
-        self.action_space = spaces.Box(-1.0, 1.0, shape=(action_size,), dtype=np.float32)
+        self.actions = ActionSpace.of(actions)
+        self.action_space = spaces.Box(-1.0, 1.0, shape=(self.actions.size,), dtype=np.float32)
         self.render_mode = render_mode
         self._episode_steps = episode_steps
         self._action_repeat = action_repeat

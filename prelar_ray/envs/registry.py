@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gymnasium
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.families import families
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import PixelEnv
 
-__all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
+__all__ = ["action_space", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
 
 def known_tasks() -> list[str]:
@@ -46,15 +47,15 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     return families()[family].make(name, env, seed)
 
 
-def action_size(env: EnvConfig) -> int:
-    """Return how many numbers an action of a configuration's environment has.
+def action_space(env: EnvConfig) -> ActionSpace:
+    """Return what may be done in a configuration's environment.
 
     Raises:
         ConfigError, RenderingError: see :func:`make_env`.
     """
     made = make_env(env, seed=0)
     made.close()
-    return len(made.action_space.sample())
+    return made.actions
 
 
 def register_gymnasium() -> None:

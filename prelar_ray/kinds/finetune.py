@@ -95,7 +95,7 @@ class Finetune(Kind):
         from prelar_ray.learning.learner import FinetuneLearner
         from prelar_ray.learning.timing import ACTION, noise_batch, time_updates
 
-        learner = FinetuneLearner(config, action=ACTION)
+        learner = FinetuneLearner(config, ACTION)
         batch = noise_batch(config.finetune.batch_size, config.finetune.segment_length)
         if config.finetune.clip_rows:
             batch, clips = batch.split([config.finetune.replay_rows, config.finetune.clip_rows])

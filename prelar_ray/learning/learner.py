@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.base_learner import BaseLearner
@@ -121,12 +122,29 @@ class FinetuneLearner(BaseLearner):
     balanced = ("image", "reward", "dynamics_kl")
     model: FinetuneWorldModel
 
-    def __init__(self, config: RunConfig, action: int, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        actions: ActionSpace | int,
+        noise: Noise | None = None,
+        ranks: Ranks = ALONE,
+        terminates: bool = False,
+    ) -> None:
+        """Build networks and optimisers.
+
+        Args:
+            config: of the run.
+            actions: of the task; a number stands for so many continuous ones.
+            noise: source of random numbers; by default one from the run's seed.
+            ranks: group of learners that share every batch.
+            terminates: whether episodes of the task can end before their time for what happens in them.
+        """
         super().__init__(config, noise, ranks)
         tune = config.finetune
         dtype = self.noise.dtype
-        self.model = self._place(FinetuneWorldModel.of_run(config, action))
-        self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
+        space = ActionSpace.of(actions)
+        self.model = self._place(FinetuneWorldModel.of_run(config, space.size, terminates))
+        self.actor_critic = ActorCritic(self.model.rssm.feature, space, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
             size = self.model.encoder.size if tune.bonus.input == "embedding" else self.model.rssm.feature
@@ -139,8 +157,9 @@ class FinetuneLearner(BaseLearner):
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, self.model, self.precision, step, ranks)
         if self._compiles:
             rewards = self.model.reward, self.model.aux_reward, self.behaviour.model.reward
+            discounts = self.model.discount, self.behaviour.model.discount
             critics = self.actor_critic.critic, self.actor_critic.slow_critic
-            compile_networks(self.model, [head for head in (*rewards, *critics) if head is not None])
+            compile_networks(self.model, [head for head in (*rewards, *discounts, *critics) if head is not None])
         self._share(model=self.model, actor_critic=self.actor_critic, balance=self.balance)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
@@ -164,11 +183,13 @@ class FinetuneLearner(BaseLearner):
             clips: of videos to rehearse, uint8 ``(V, T, Hpx, Wpx, C)``: the world model alone learns from them.
         """
         videos = () if clips is None else (clips,)
-        self._update(batch.image, batch.action, batch.reward, batch.is_first, *videos)
+        self._update(batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal, *videos)
 
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
-        image, action, reward, is_first, *videos = inputs
-        action, reward, is_first = (x.to(self.noise.dtype) for x in (action, reward, is_first))
+        image, action, reward, is_first, is_terminal, *videos = inputs
+        action, reward, is_first, is_terminal = (
+            x.to(self.noise.dtype) for x in (action, reward, is_first, is_terminal)
+        )
         image = torch.cat([image, *videos]) if videos else image
         self.model.train()
         with self.precision.autocast():
@@ -178,11 +199,12 @@ class FinetuneLearner(BaseLearner):
                 self.bonus,
                 preprocess_image(image, self.noise.dtype),
                 action,
-                reward,
+                self.config.env.reward_scale * reward,
                 is_first,
                 self.noise,
                 self.ranks,
                 self.balance,
+                is_terminal,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -193,7 +215,7 @@ class FinetuneLearner(BaseLearner):
         self._average_statistics()
         # Imagination starts from the states inferred before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
-        behaviour = self.behaviour.update(start, self.noise)
+        behaviour = self.behaviour.update(start, self.noise, is_terminal.flatten())
         return loss.metrics | norms | behaviour
 
     def _advance(self) -> None:

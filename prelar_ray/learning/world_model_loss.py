@@ -89,6 +89,7 @@ def finetune_loss(
     noise: Noise,
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
+    is_terminal: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
@@ -99,6 +100,7 @@ def finetune_loss(
         reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
+        is_terminal: ``(B, T)``, which a model with a discount head learns from.
 
     Returns:
         The loss, with the posterior of replay.
@@ -137,6 +139,10 @@ def finetune_loss(
     if model.aux_reward is not None:
         terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
+    if model.discount is not None:
+        assert is_terminal is not None, "a discount head learns from terminal flags"
+        terms["discount"] = model.discount.loss(feature, 1 - is_terminal)[0].mean()
+        weights["discount"] = config.discount_weight
     if replayed is not None and config.tie_weight:
         terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
         weights["tie"] = config.tie_weight

@@ -13,6 +13,7 @@ from prelar_ray.errors import ConfigError
 from prelar_ray.models.action_decoder import ActionDecoder
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext
+from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.image_decoder import ImageDecoder
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
@@ -91,10 +92,10 @@ class PretrainWorldModel(WorldModel):
 class FinetuneWorldModel(WorldModel):
     """World model of fine-tuning, with latent actions from real ones and predicted rewards, Eq. (12).
 
-    ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
-    ``inverse_dynamics`` infers latent actions from frames, as in pre-training, and ``action_decoder`` the real action
-    from them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no
-    use for them.
+    ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward,
+    ``discount`` whether the episode continues. ``inverse_dynamics`` infers latent actions from frames, as in
+    pre-training, and ``action_decoder`` the real action from them (:mod:`prelar_ray.learning.tied_actions`,
+    :mod:`prelar_ray.learning.rehearsal`). All but ``reward`` are None where a run has no use for them.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class FinetuneWorldModel(WorldModel):
         aux_reward: bool = True,
         inverse_dynamics: bool = False,
         action_decoder: bool = False,
+        discount: bool = False,
     ) -> None:
         """Build for actions of size A, with the optional parts that are named."""
         encoder = action_input(config, action)
@@ -116,14 +118,20 @@ class FinetuneWorldModel(WorldModel):
         self.action_decoder: ActionDecoder | None = None
         if action_decoder:
             self.action_decoder = ActionDecoder(config.latent_action, config.action_encoder, action)
+        self.discount = DiscountHead(self.rssm.feature, config.reward_head) if discount else None
         initialise(self)
 
     @classmethod
-    def of_run(cls, config: RunConfig, action: int) -> Self:
-        """Build with the parts that the losses of a run need."""
+    def of_run(cls, config: RunConfig, action: int, terminates: bool = False) -> Self:
+        """Build with the parts that the losses of a run need.
+
+        Args:
+            action: numbers A in an action.
+            terminates: whether episodes of the task can end before their time for what happens in them.
+        """
         loss = config.loss
         switches = loss.aux_reward_weight > 0, config.finetunes_inverse_dynamics, loss.action_decoder_weight > 0
-        return cls(config.world_model, action, *switches)
+        return cls(config.world_model, action, *switches, discount=config.behaviour.learns_discount(terminates))
 
     @property
     def pretrained(self) -> dict[str, nn.Module]:
@@ -137,5 +145,7 @@ class FinetuneWorldModel(WorldModel):
         """Parts of the two optimisers: encoders, inverse dynamics and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
-        heads = [part for part in (self.reward, self.aux_reward, self.action_decoder) if part is not None]
+        heads = [
+            part for part in (self.reward, self.aux_reward, self.action_decoder, self.discount) if part is not None
+        ]
         return perceiving, [*acting, self.action_encoder, self.decoder, *heads]

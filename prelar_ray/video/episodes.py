@@ -134,6 +134,8 @@ def _expert_acts(config: RecordConfig, number: int) -> bool:
 
 
 def _random_action(env: PixelEnv, rng: np.random.Generator) -> Action:
+    if env.actions.is_discrete:
+        return env.actions.random(rng.random(env.actions.size, dtype=np.float32))
     return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
 
 
