@@ -15,10 +15,13 @@ from prelar_ray.envs.pixel_env import PixelEnv
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.errors import ConfigError
 
-__all__ = ["GROUP", "families"]
+__all__ = ["GROUP", "TESTED", "families"]
 
 GROUP: Final = "prelar_ray.environments"
 """Entry points of families: their names are what ``env.task`` begins with, their objects subclasses of Family."""
+
+TESTED: Final = ("metaworld", "dmc", "prelar")
+"""Families whose environments are tested with this package; those of all others are checked before they are used."""
 
 
 @cache

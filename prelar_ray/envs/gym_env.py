@@ -72,6 +72,7 @@ class GymEnv(PixelEnv):
             self._env.close()
             raise
         super().__init__(len(self._low), limit, env.action_repeat, seed, None)
+        self.wrapped = self._env.unwrapped
         self._observation: Any = None
         self._cut = False
         self.has_success = bool(env.success_key)  # or once a key is seen

@@ -44,6 +44,8 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     """Whether :meth:`expert_action` works."""
     has_success: bool = True
     """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
+    wrapped: gymnasium.Env[Any, Any] | None = None
+    """An environment of gymnasium's that this one shows; None where there is none."""
 
     def __init__(
         self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode
