@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from prelar_ray.config.camera import Camera
 from prelar_ray.config.component import (
     Component,
     Fraction,
@@ -60,8 +61,10 @@ class EnvConfig(Component):
     """Longest episode, environment steps (gym/...); 0: that of the registered id."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
-    camera: str = "default"
-    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
+    camera: Camera = "default"
+    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control. In
+    Meta-World also corner2-moved, as in MWM; or a pose {position: [x, y, z], look_at: [x, y, z], fov: degrees}, or with
+    quaternion: [w, x, y, z] instead of look_at (Meta-World, DeepMind Control)."""
     render_quality: Literal["full", "reduced", "fast"] = "full"
     """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
     timeout: PositiveFloat = 60.0

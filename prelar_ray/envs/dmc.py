@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from prelar_ray.config import CameraPose
+from prelar_ray.envs.cameras import place_camera, recorded_camera
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
-from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, import_simulator
+from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
 
 __all__ = ["DeepMindControl", "task_names"]
 
@@ -23,7 +25,7 @@ class DeepMindControl(PixelEnv):
 
     Args:
         task: DOMAIN-TASK.
-        camera: number or name of a camera of the domain.
+        camera: number or name of a camera of the domain, or a pose.
         render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
         action_repeat: environment steps per action.
         seed: seed of the stream of episodes.
@@ -40,7 +42,7 @@ class DeepMindControl(PixelEnv):
     def __init__(
         self,
         task: str = "walker-walk",
-        camera: str = "0",
+        camera: str | CameraPose = "0",
         render_quality: Quality = "full",
         action_repeat: int = 1,
         seed: int | None = None,
@@ -54,9 +56,8 @@ class DeepMindControl(PixelEnv):
         physics = self._environment.physics
         self._camera = camera
         self._quality = render_quality
-        self._renderer = FrameRenderer(
-            physics.model.ptr, physics.data.ptr, camera_number(physics.model.ptr, camera, f"dmc/{task}"), render_quality
-        )
+        number = place_camera(physics.model.ptr, camera, f"dmc/{task}")
+        self._renderer = FrameRenderer(physics.model.ptr, physics.data.ptr, number, render_quality)
 
     @property
     def render_attributes(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class DeepMindControl(PixelEnv):
         return {
             "simulator": "dm_control",
             "versions": {name: version(name) for name in ("dm_control", "mujoco")},
-            "camera": self._camera,
+            "camera": recorded_camera(self._camera),
             "orientation": "upright",
             "render_quality": self._quality,
             "reward_version": "suite",

@@ -15,14 +15,19 @@ from typing import Any, Final
 
 import numpy as np
 
+from prelar_ray.config import CameraPose
+from prelar_ray.envs.cameras import hangs_upside_down, place_camera, recorded_camera
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
-from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, hangs_upside_down, import_simulator
+from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
 
 __all__ = ["MetaWorld", "frames_per_second", "task_names"]
 
 EPISODE_STEPS: Final = 500
 REWARD_VERSION: Final = "v2"
+MOVED: Final = "corner2-moved"
+"""Camera corner2, nearer to the table: that of MWM's and NCRL's experiments."""
+MOVED_TO: Final = (0.75, 0.075, 0.7)
 
 
 class MetaWorld(PixelEnv):
@@ -30,7 +35,8 @@ class MetaWorld(PixelEnv):
 
     Args:
         task: name of the task.
-        camera: name of a camera of the scene; ``corner`` is the published one.
+        camera: name of a camera of the scene, ``corner`` being the published one; ``corner2-moved``, see
+            :data:`MOVED`; or a pose.
         render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
         action_repeat: environment steps per action.
         seed: seed of the stream of goals.
@@ -44,7 +50,7 @@ class MetaWorld(PixelEnv):
     def __init__(
         self,
         task: str = "reach-v3",
-        camera: str = "corner",
+        camera: str | CameraPose = "corner",
         render_quality: Quality = "full",
         action_repeat: int = 1,
         seed: int | None = None,
@@ -59,8 +65,10 @@ class MetaWorld(PixelEnv):
         self._camera = camera
         self._quality = render_quality
         model = self._simulator.model
-        number = camera_number(model, camera, f"metaworld/{task}")
-        self._flipped = camera.startswith("corner") and hangs_upside_down(model, number)
+        number = place_camera(model, "corner2" if camera == MOVED else camera, f"metaworld/{task}")
+        if camera == MOVED:
+            model.cam_pos[number] = MOVED_TO
+        self._flipped = isinstance(camera, str) and camera.startswith("corner") and hangs_upside_down(model, number)
         self._renderer = FrameRenderer(model, self._simulator.data, number, render_quality, self._flipped)
 
     @property
@@ -69,7 +77,7 @@ class MetaWorld(PixelEnv):
         return {
             "simulator": "metaworld",
             "versions": {name: version(name) for name in ("metaworld", "mujoco")},
-            "camera": self._camera,
+            "camera": recorded_camera(self._camera),
             "orientation": "rows flipped" if self._flipped else "as rendered",
             "render_quality": self._quality,
             "reward_version": REWARD_VERSION,
