@@ -25,7 +25,7 @@ from prelar_ray.envs.families import TESTED
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.types import Frames, check_frames
 
-__all__ = ["Finding", "check_environment", "check_if_foreign", "survey"]
+__all__ = ["Finding", "check_before_training", "check_environment", "survey"]
 
 SEED: Final = 0
 FEW_STEPS: Final = 2
@@ -72,9 +72,13 @@ class _Rolled:
         return max(0, len(self.observations) - 1)
 
 
-def check_if_foreign(config: RunConfig) -> None:
-    """:func:`check_environment` of a family that is not tested with this package; raises as that does."""
-    if config.env.task.partition("/")[0] not in TESTED:
+def check_before_training(config: RunConfig) -> None:
+    """:func:`check_environment`, where a family is not tested with this package, or a vector's size has to be right.
+
+    Raises:
+        ConfigError, RenderingError: see there.
+    """
+    if config.env.task.partition("/")[0] not in TESTED or config.env.vector_key:
         check_environment(config)
 
 
@@ -171,6 +175,8 @@ def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator
     yield _actions(env)
     if rolled.observations:
         yield _images(rolled)
+        if config.env.vector_size:
+            yield _vectors(rolled, config.env.vector_size)
         yield _rewards(rolled)
         yield _successes(env, rolled)
 
@@ -220,6 +226,16 @@ def _images(rolled: _Rolled) -> Finding:
     if rolled.steps >= REPEATED_STEPS and (frames == frames[0]).all():
         return Finding("env-image", "WARN", "no action changes a pixel", "check the camera, and whether it draws anew")
     return Finding("env-image", "OK", f"uint8 {frames.shape[1:]}, from {frames.min()} to {frames.max()}")
+
+
+def _vectors(rolled: _Rolled, size: int) -> Finding:
+    """Whether vectors are of one size and finite."""
+    seen = [np.asarray(observation.get("vector", ()), np.float32) for observation in rolled.observations]
+    for step, vector in enumerate(seen):
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            text = f"the vector of step {step} is {vector}, expected {size} finite numbers"
+            return Finding("env-vector", "FAIL", text, "mend it, or leave env.vector_key empty")
+    return Finding("env-vector", "OK", f"{size} numbers, from {np.min(seen):g} to {np.max(seen):g}")
 
 
 def _frames(rolled: _Rolled) -> Frames:

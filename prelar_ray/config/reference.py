@@ -42,6 +42,7 @@ SOURCES = {
     "loss.image_weight": "Eq. (10), (12)",
     "loss.reward_weight": "Eq. (15)",
     "loss.aux_reward_weight": "Eq. (15)",
+    "loss.vector_weight": "not in the paper",
     "loss.dynamics_kl_weight": "Table 1: dynamics KL weight beta (both phases)",
     "loss.kl_balance": "published code",
     "loss.free_nats": "published code",

@@ -56,7 +56,7 @@ class _MetaWorld(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "corner" if env.camera == "default" else env.camera  # the published one
-        return metaworld.MetaWorld(task, camera, env.render_quality, env.action_repeat, seed)
+        return metaworld.MetaWorld(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
 
 
 class _DeepMindControl(Family):
@@ -65,7 +65,7 @@ class _DeepMindControl(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "0" if env.camera == "default" else env.camera
-        return dmc.DeepMindControl(task, camera, env.render_quality, env.action_repeat, seed)
+        return dmc.DeepMindControl(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
 
 
 class _BuiltIn(Family):

@@ -89,6 +89,7 @@ def finetune_loss(
     noise: Noise,
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
+    vector: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
@@ -99,6 +100,7 @@ def finetune_loss(
         reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
+        vector: ``(B, T, V)``, beside the images of a model that observes vectors.
 
     Returns:
         The loss, with the posterior of replay.
@@ -111,7 +113,7 @@ def finetune_loss(
         latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
     embed = model.encoder(image)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
+    posterior, prior = rssm.observe(model.observed(embed, vector), latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
     decoded = model.decoder(feature, model.context(image, noise))
     metrics = _entropies(posterior.logits, prior)
@@ -137,6 +139,9 @@ def finetune_loss(
     if model.aux_reward is not None:
         terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
+    if model.vector_head is not None and vector is not None:
+        terms["vector"] = model.vector_head.loss(feature, vector).mean()
+        weights["vector"] = config.vector_weight
     if replayed is not None and config.tie_weight:
         terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
         weights["tie"] = config.tie_weight

@@ -90,6 +90,7 @@ class ReplayBuffer:
         reward = np.empty((batch_size, length), dtype=np.float32)
         is_first = np.empty((batch_size, length), dtype=np.bool_)
         is_terminal = np.empty((batch_size, length), dtype=np.bool_)
+        vector = np.empty((batch_size, length, *first.vector.shape[1:]), dtype=np.float32)
         for row, index in enumerate(self.rng.integers(len(self._eligible), size=batch_size)):
             episode = self._eligible[index]
             last = len(episode) - length
@@ -97,8 +98,9 @@ class ReplayBuffer:
             span = slice(start, start + length)
             image[row], action[row], reward[row] = episode.image[span], episode.action[span], episode.reward[span]
             is_first[row], is_terminal[row] = episode.is_first[span], episode.is_terminal[span]
+            vector[row] = episode.vector[span]
         is_first[:, 0] = True
-        return SequenceBatch(image, action, reward, is_first, is_terminal)
+        return SequenceBatch(image, action, reward, is_first, is_terminal, vector)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the sampler; episodes are durable elsewhere."""

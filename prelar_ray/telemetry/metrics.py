@@ -38,6 +38,9 @@ METRICS: dict[str, Metric] = {
         "nats", "Half the squared error, or two-hot cross-entropy, of the reward plus intrinsic bonus (fine-tuning)."
     ),
     "loss/aux_reward": Metric("nats", "The same of the plain reward (fine-tuning)."),
+    "loss/vector": Metric(
+        "nats", "Half the squared error of the vector beside the image, in symlog space (fine-tuning, env.vector_key)."
+    ),
     "loss/tie": Metric(
         "nats",
         "Half the squared distance of the encoded to the inferred latent action, in units of its prior (fine-tuning).",

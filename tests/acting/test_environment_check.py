@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from prelar_ray.acting import environment_check
-from prelar_ray.acting.environment_check import check_environment, check_if_foreign, survey
+from prelar_ray.acting.environment_check import check_before_training, check_environment, survey
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
 from prelar_ray.errors import ConfigError
@@ -140,10 +140,10 @@ def test_an_environment_that_hangs_is_interrupted(monkeypatch: pytest.MonkeyPatc
 def test_a_run_is_refused_in_one_line_for_a_bad_environment_of_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     room = type("Room", (Room,), {"reward": float("inf")})
     monkeypatch.setattr(environment_check, "make_env", lambda config, seed: room())
-    check_if_foreign(load_config("tiny", None, ["env.task=prelar/point-reach"]))
+    check_before_training(load_config("tiny", None, ["env.task=prelar/point-reach"]))
     config = load_config("tiny", None, [f"env.task={TRACK}"])
     with pytest.raises(ConfigError) as refusal:
-        check_if_foreign(config)
+        check_before_training(config)
     assert str(refusal.value) == f"env.task={TRACK}: the reward of step 1 is inf; return a finite number"
 
 
