@@ -42,18 +42,21 @@ DYING_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """For workers to close their environments before they are killed."""
 
-# One environment's place in the shared memory: its last step, and whether that answers the present request.
-_PLACE = np.dtype(
-    [
-        ("image", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
-        ("reward", np.float64),
-        ("terminated", np.bool_),
-        ("truncated", np.bool_),
-        ("success", np.bool_),
-        ("answered", np.bool_),
-    ],
-    align=True,
-)
+
+def _place(config: EnvConfig) -> np.dtype[Any]:
+    """One environment's place in the shared memory: its last step, and whether that answers the present request."""
+    return np.dtype(
+        [
+            ("image", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
+            ("reward", np.float64),
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+            ("success", np.bool_),
+            ("vector", np.float32, (config.vector_size,)),
+            ("answered", np.bool_),
+        ],
+        align=True,
+    )
 
 
 def make_environments(
@@ -165,8 +168,9 @@ class _Worker:
         self._asked: list[int] = []
         self.connection, other = Pipe()
         memory = os.memfd_create("prelar-ray-frames")
-        os.ftruncate(memory, len(positions) * _PLACE.itemsize)
-        self._places = _places(memory)
+        place = _place(setup[1])
+        os.ftruncate(memory, len(positions) * place.itemsize)
+        self._places = _places(memory, place)
         code = f"from prelar_ray.acting.environment_workers import serve; serve({other.fileno()}, {memory})"
         try:
             self._process = subprocess.Popen(
@@ -221,7 +225,9 @@ class _Worker:
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._places = np.zeros(len(self.positions), _PLACE)  # the last reference to the shared memory frees it
+            self._places = np.zeros(
+                len(self.positions), self._places.dtype
+            )  # the last reference to the shared memory frees it
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # it is dead, which shows when it should answer
@@ -261,8 +267,10 @@ class _Worker:
 
     def _step(self, place: int) -> Step:
         found = self._places[place]
-        flags = (bool(found[name]) for name in ("terminated", "truncated", "success"))
-        return Step(found["image"].copy(), float(found["reward"]), *flags)
+        terminated, truncated, success = (bool(found[name]) for name in ("terminated", "truncated", "success"))
+        return Step(
+            found["image"].copy(), float(found["reward"]), terminated, truncated, success, found["vector"].copy()
+        )
 
 
 def serve(connection: int, memory: int) -> None:
@@ -274,9 +282,10 @@ def serve(connection: int, memory: int) -> None:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # a batch system sends them to all processes: the parent answers
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
-    pipe, places = Connection(connection), _places(memory)
+    pipe = Connection(connection)
     with suppress(EOFError, OSError):  # the parent is done, or gone
         positions, make_env, config, timeout = pipe.recv()
+        places = _places(memory, _place(config))
         environments = LocalEnvironments(make_env, config, {}, timeout)
         try:
             while True:
@@ -309,9 +318,9 @@ def _end_with_parent() -> None:
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _places(memory: int) -> npt.NDArray[Any]:
+def _places(memory: int, place: np.dtype[Any]) -> npt.NDArray[Any]:
     """The shared memory as an array of places, one per environment."""
-    return np.frombuffer(mmap.mmap(memory, 0), dtype=_PLACE)
+    return np.frombuffer(mmap.mmap(memory, 0), dtype=place)
 
 
 def _portable(error: Exception) -> Exception:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
-from prelar_ray.types import Frames, check_frames
+from prelar_ray.errors import DataError
+from prelar_ray.types import Frames, Vectors, check_frames
 
 __all__ = ["Environments", "EpisodeLost", "LocalEnvironments", "MakeEnv", "Step"]
 
@@ -30,6 +31,7 @@ class Step(NamedTuple):
     terminated: bool
     truncated: bool
     success: bool
+    vector: Vectors  # (V,)
 
 
 class EpisodeLost(Exception):
@@ -143,7 +145,7 @@ class LocalEnvironments:
         try:
             with self._limit():
                 observation, info = self._envs[i].reset(seed=seed)
-            return Step(_frame(observation), 0.0, False, False, bool(info["success"]))
+            return Step(_frame(observation), 0.0, False, False, bool(info["success"]), self._vector(observation))
         except Exception as error:  # the simulator's own, or an observation without image or success
             return error
 
@@ -153,9 +155,22 @@ class LocalEnvironments:
                 observation, reward, terminated, truncated, info = self._envs[i].step(action)
             if not math.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
-            return Step(_frame(observation), float(reward), bool(terminated), bool(truncated), bool(info["success"]))
+            flags = bool(terminated), bool(truncated), bool(info["success"])
+            return Step(_frame(observation), float(reward), *flags, self._vector(observation))
         except Exception as error:
             return error
+
+    def _vector(self, observation: Any) -> Vectors:
+        """Return the vector of an observation, ``(V,)``.
+
+        Raises:
+            DataError: it has another shape, or is not finite.
+        """
+        size = self._config.vector_size
+        vector: Vectors = np.asarray(observation["vector"] if size else (), np.float32)
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise DataError(f"the vector is {vector}, expected {size} finite numbers; check env.vector_key")
+        return vector
 
     def _close(self, i: int) -> None:
         env = self._envs.pop(i, None)

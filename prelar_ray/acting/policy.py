@@ -22,8 +22,9 @@ from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.resnet import folded_config
 from prelar_ray.models.rssm import State
+from prelar_ray.models.vector import VectorEncoder, joined
 from prelar_ray.models.world_model import dynamics
-from prelar_ray.types import Frames
+from prelar_ray.types import Frames, Vectors
 
 __all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_actions"]
 
@@ -80,7 +81,10 @@ class Policy(nn.Module):
         # Batch norms are folded into the convolutions' weights; see `acting_weights`.
         self.encoder = ImageEncoder(folded_config(model.encoder))
         self.action_encoder = action_input(model, self.actions.size)
-        self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
+        size = config.env.vector_size
+        self.vector_encoder = VectorEncoder(size, model.vector) if size else None
+        beside = model.vector.units if size else 0
+        self.rssm = dynamics(model, self.encoder.size + beside, self.action_encoder.size)
         self.actor = make_actor(self.rssm.feature, self.actions, config.behaviour)
         self.version = -1
         self.one_by_one = one_by_one
@@ -109,7 +113,12 @@ class Policy(nn.Module):
 
     @torch.inference_mode()
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: PolicyState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
         """Choose actions.
 
@@ -118,33 +127,50 @@ class Policy(nn.Module):
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
             noise: random numbers; the published evaluation takes the mode of the action but samples the latent state.
+            vector: ``(n, V)``; read by a policy that observes vectors.
 
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step, which on a GPU overwrites it.
         """
+        if self.vector_encoder is None:
+            vector = None
         if not self.one_by_one:
-            found = self._captured(image, is_first, state, noise) if state.action.is_cuda else None
-            return found or self.act_eagerly(image, is_first, state, noise)
+            found = self._captured(image, is_first, state, noise, vector) if state.action.is_cuda else None
+            return found or self.act_eagerly(image, is_first, state, noise, vector)
         rows = [[i] for i in range(len(image))]
-        actions, states = zip(
-            *(self.act_eagerly(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True
-        )
+        of_rows = [
+            (image[i], is_first[i], state.at(i), noise.at(i), None if vector is None else vector[i]) for i in rows
+        ]
+        actions, states = zip(*(self.act_eagerly(*of_row) for of_row in of_rows), strict=True)
         latent = State.concatenate([row.latent for row in states])
         return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))
 
     @torch.inference_mode()
     def act_eagerly(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: PolicyState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
         """:meth:`act` in one batch, launching every kernel by itself; leaves ``state`` as it is."""
         device = state.action.device
         frames, first = torch.from_numpy(image).to(device), torch.from_numpy(is_first).to(device)
-        gumbel, uniform = (None if part is None else torch.from_numpy(part).to(device) for part in noise)
-        next_state = self.step(frames, first, state, gumbel, uniform)
+        gumbel, uniform, seen = (
+            None if part is None else torch.from_numpy(part).to(device) for part in (*noise, vector)
+        )
+        next_state = self.step(frames, first, state, gumbel, uniform, seen)
         return next_state.action.cpu().numpy().astype(np.float32), next_state
 
     def step(
-        self, image: Tensor, is_first: Tensor, state: PolicyState, gumbel: Tensor | None, uniform: Tensor | None
+        self,
+        image: Tensor,
+        is_first: Tensor,
+        state: PolicyState,
+        gumbel: Tensor | None,
+        uniform: Tensor | None,
+        vector: Tensor | None = None,
     ) -> PolicyState:
         """Return the next state, with the action to take, without waiting for the device that holds all arguments.
 
@@ -153,9 +179,10 @@ class Policy(nn.Module):
             is_first: bool ``(n,)``.
             state: of ``n`` environments.
             gumbel, uniform: see :class:`ActingNoise`.
+            vector: ``(n, V)``; None for a policy that observes images alone.
         """
         dtype = state.action.dtype
-        embed = self.encoder(preprocess_image(image, dtype)).unsqueeze(1)
+        embed = joined(self.encoder(preprocess_image(image, dtype)), self.vector_encoder, vector).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
         drawn = None if gumbel is None else gumbel.to(dtype).unsqueeze(1)
         posterior = self.rssm.filter(embed, latent_action, is_first.unsqueeze(1), state.latent, drawn)

@@ -13,7 +13,7 @@ from prelar_ray.acting.environments import EpisodeLost, MakeEnv
 from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
-from prelar_ray.types import Episode, Frames
+from prelar_ray.types import Episode, Frames, Vectors
 
 __all__ = ["Acts", "EpisodeSeeds", "Rollout"]
 
@@ -34,9 +34,14 @@ class Acts(Protocol):
         """State before the first step; it has the previous ``action``, and ``at`` selects rows."""
 
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: Any, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: Any,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], Any]:
-        """Actions ``(n, A)`` and the next state."""
+        """Actions ``(n, A)`` and the next state, from frames and vectors ``(n, V)``."""
 
 
 class Rollout:
@@ -78,7 +83,9 @@ class Rollout:
         self.actions = self._environments.actions
         self._has_success = self._environments.has_success
         self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
-        self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool]]] = [[] for _ in indices]
+        self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool, Vectors]]] = [
+            [] for _ in indices
+        ]
         self._random = [False] * len(indices)
         self._active = list(range(len(indices)))
         self._state: Any = None
@@ -132,7 +139,8 @@ class Rollout:
             if isinstance(outcome, Exception):
                 broken[i] = outcome
                 continue
-            self._rows[i].append((outcome.image, taken[i], outcome.reward, outcome.terminated, outcome.success))
+            flags = outcome.terminated, outcome.success
+            self._rows[i].append((outcome.image, taken[i], outcome.reward, *flags, outcome.vector))
             if outcome.terminated or outcome.truncated:
                 finished.append((i, self._finish(i, -1 if self._random[i] else policy.version)))
         self._replace(broken)
@@ -158,7 +166,9 @@ class Rollout:
             image = np.stack([self._rows[i][-1][0] for i in self._active])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
             noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
-            chosen, state = policy.act(image, first, self._policy_state(policy), noise)
+            vector = np.stack([self._rows[i][-1][-1] for i in self._active])
+            vectors = [vector] if vector.shape[1] else []
+            chosen, state = policy.act(image, first, self._policy_state(policy), noise, *vectors)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
                 state = state._replace(action=state.action.new_tensor(chosen))
@@ -187,7 +197,8 @@ class Rollout:
             if isinstance(outcome, Exception):
                 broken[i] = outcome
             else:
-                self._rows[i] = [(outcome.image, zeros, outcome.reward, outcome.terminated, outcome.success)]
+                flags = outcome.terminated, outcome.success
+                self._rows[i] = [(outcome.image, zeros, outcome.reward, *flags, outcome.vector)]
         self._replace(broken)
 
     def _replace(self, broken: Mapping[int, Exception]) -> None:
@@ -213,7 +224,7 @@ class Rollout:
         return self._seeds(self.indices[i], self.numbers[i])[0]
 
     def _finish(self, i: int, version: int) -> Episode:
-        images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
+        images, actions, rewards, terminals, successes, vectors = zip(*self._rows[i], strict=True)
         first = np.zeros(len(images), dtype=np.bool_)
         first[0] = True
         episode = Episode(
@@ -226,6 +237,7 @@ class Rollout:
             env_index=self.indices[i],
             number=self.numbers[i],
             weight_version=version,
+            vector=np.stack(vectors),
         )
         self._rows[i] = []
         self.numbers[i] += 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.baselines.environment import as_floats
-from prelar_ray.types import Frames
+from prelar_ray.types import Frames, Vectors
 
 __all__ = ["ModulePolicy", "ModuleState"]
 
@@ -61,7 +61,12 @@ class ModulePolicy:
 
     @torch.no_grad()
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: ModuleState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: ModuleState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], ModuleState]:
         """Choose actions.
 
@@ -69,7 +74,7 @@ class ModulePolicy:
             image: uint8 ``(n, Hpx, Wpx, C)``.
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
-            noise: not used.
+            noise, vector: not used.
 
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -70,11 +71,14 @@ class GymEnv(PixelEnv):
         try:
             self._key = _image_key(self._name, self._env, env.image_key)
             self._given = gym_actions(self._name, self._env.action_space)
+            self._vector_key = env.vector_key
+            size = _vector_size(self._name, self._env.observation_space, env.vector_key, self._key)
             limit = _time_limit(self._name, self._env)
         except ConfigError:
             self._env.close()
             raise
-        super().__init__(self._given.space, limit, env.action_repeat, seed, None)
+        super().__init__(self._given.space, limit, env.action_repeat, seed, None, size)
+        self.wrapped = self._env.unwrapped
         self._observation: Any = None
         self._cut = False
         self.has_success = bool(env.success_key)  # or once a key is seen
@@ -120,6 +124,10 @@ class GymEnv(PixelEnv):
 
     def _times_out(self) -> bool:
         return self._cut or super()._times_out()
+
+    def _vector(self) -> npt.NDArray[Any]:
+        seen = self._observation if self._vector_key == EVERYTHING else self._observation[self._vector_key]
+        return np.asarray(seen)
 
     def _draw(self) -> Image:
         image: Any
@@ -192,6 +200,24 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | No
             "name the image with env.image_key, or have it render with env.kwargs.render_mode"
         )
     return None
+
+
+def _vector_size(name: str, space: spaces.Space[Any], chosen: str, image: str | None) -> int:
+    """Return the numbers of the vector in observations, 0 where none is chosen.
+
+    Raises:
+        ConfigError: no such key, or it holds no numbers beside the image.
+    """
+    found = dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
+    vectors = {key: inner for key, inner in found.items() if isinstance(inner, spaces.Box) and key != image}
+    if not chosen:
+        return 0
+    if chosen not in vectors:
+        raise ConfigError(
+            f"env.vector_key={chosen}: no vector in the observations of {name}; there are "
+            f"{', '.join(f'{key} ({inner})' for key, inner in vectors.items()) or 'none: leave it empty'}"
+        )
+    return math.prod(vectors[chosen].shape)
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:

@@ -9,6 +9,7 @@ from prelar_ray.config import EnvConfig
 from prelar_ray.envs.families import families
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import PixelEnv
+from prelar_ray.errors import ConfigError
 
 __all__ = ["action_space", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
@@ -44,7 +45,23 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """
     check_task(env.task)
     family, _, name = env.task.partition("/")
-    return families()[family].make(name, env, seed)
+    made = families()[family].make(name, env, seed)
+    try:
+        _check_vector(env, made.vector_size)
+    except ConfigError:
+        made.close()
+        raise
+    return made
+
+
+def _check_vector(env: EnvConfig, found: int) -> None:
+    if env.vector_key and not found:
+        raise ConfigError(f"env.vector_key={env.vector_key}: {env.task} has images alone; leave it empty")
+    if found != env.vector_size:
+        raise ConfigError(
+            f"env.vector_size={env.vector_size}: {env.vector_key} of {env.task} has {found} numbers; "
+            f"set env.vector_size={found}"
+        )
 
 
 def action_space(env: EnvConfig) -> ActionSpace:

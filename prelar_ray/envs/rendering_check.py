@@ -10,13 +10,13 @@ from typing import Any, Final
 import numpy as np
 
 from prelar_ray.envs import metaworld
+from prelar_ray.envs.cameras import hangs_upside_down
 from prelar_ray.envs.egl_devices import chosen_device, drawing_device, egl_devices
 from prelar_ray.envs.rendering import (
     INSTALL_ADVICE,
     FrameRenderer,
     Quality,
     configure_gl,
-    hangs_upside_down,
     import_simulator,
     open_context,
     run_child,

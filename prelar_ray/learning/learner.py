@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prelar_ray.action_space import ActionSpace
@@ -173,6 +174,8 @@ class FinetuneLearner(BaseLearner):
         for part, module in self.model.pretrained.items():
             prefix = f"{part}."
             state = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
+            if part == "rssm" and self.model.vector_encoder is not None:
+                state = _widened(state, self.model.vector_encoder.size)
             load_module(module, state, part)
 
     def update(self, batch: SequenceBatch, clips: Frames | None = None) -> None:
@@ -183,10 +186,12 @@ class FinetuneLearner(BaseLearner):
             clips: of videos to rehearse, uint8 ``(V, T, Hpx, Wpx, C)``: the world model alone learns from them.
         """
         videos = () if clips is None else (clips,)
-        self._update(batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal, *videos)
+        vectors = () if self.model.vector_encoder is None else (batch.vector,)
+        self._update(batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal, *vectors, *videos)
 
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
         image, action, reward, is_first, is_terminal, *videos = inputs
+        vector = None if self.model.vector_encoder is None else videos.pop(0).to(self.noise.dtype)
         action, reward, is_first, is_terminal = (
             x.to(self.noise.dtype) for x in (action, reward, is_first, is_terminal)
         )
@@ -205,6 +210,7 @@ class FinetuneLearner(BaseLearner):
                 self.ranks,
                 self.balance,
                 is_terminal,
+                vector,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -232,7 +238,8 @@ class FinetuneLearner(BaseLearner):
         image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
         with torch.no_grad(), eagerly(self._compiles):
             latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
-            return predict(self.model, image, latent_action, context)
+            vector = None if self.model.vector_encoder is None else self._floats(batch.vector[:1])
+            return predict(self.model, image, latent_action, context, vector)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resume needs; a collective call with several ranks."""
@@ -255,3 +262,9 @@ class FinetuneLearner(BaseLearner):
             load_module(self.bonus, state["bonus"], "bonus")
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
         self.behaviour.load_state_dict(state["behaviour"])
+
+
+def _widened(rssm: Mapping[str, Tensor], columns: int) -> dict[str, Tensor]:
+    """Return a pre-trained RSSM that also observes ``columns`` numbers, which change nothing until they have learnt."""
+    weight = rssm.get("posterior.weight")
+    return dict(rssm) if weight is None else {**rssm, "posterior.weight": F.pad(weight, (0, columns))}

@@ -90,6 +90,7 @@ def finetune_loss(
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
     is_terminal: Tensor | None = None,
+    vector: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
@@ -101,6 +102,7 @@ def finetune_loss(
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
         is_terminal: ``(B, T)``, which a model with a discount head learns from.
+        vector: ``(B, T, V)``, beside the images of a model that observes vectors.
 
     Returns:
         The loss, with the posterior of replay.
@@ -113,7 +115,7 @@ def finetune_loss(
         latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
     embed = model.encoder(image)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
+    posterior, prior = rssm.observe(model.observed(embed, vector), latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
     decoded = model.decoder(feature, model.context(image, noise))
     metrics = _entropies(posterior.logits, prior)
@@ -143,6 +145,9 @@ def finetune_loss(
         assert is_terminal is not None, "a discount head learns from terminal flags"
         terms["discount"] = model.discount.loss(feature, 1 - is_terminal)[0].mean()
         weights["discount"] = config.discount_weight
+    if model.vector_head is not None and vector is not None:
+        terms["vector"] = model.vector_head.loss(feature, vector).mean()
+        weights["vector"] = config.vector_weight
     if replayed is not None and config.tie_weight:
         terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
         weights["tie"] = config.tie_weight

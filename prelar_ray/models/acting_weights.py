@@ -15,7 +15,7 @@ from prelar_ray.models.resnet import fold_norms
 
 __all__ = ["acting_space", "acting_weights"]
 
-_MODEL_PARTS = ("rssm.", "action_encoder.")
+_MODEL_PARTS = ("rssm.", "action_encoder.", "vector_encoder.")
 
 
 def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:

@@ -76,17 +76,22 @@ class ReplayBuffer:
         shape, first = (batch_size, self.segment_length), self._episodes[0]
         image = np.empty((*shape, *first.image.shape[1:]), dtype=np.uint8)
         action = np.empty((*shape, *first.action.shape[1:]), dtype=np.float32)
+        vector = np.empty((*shape, *first.vector.shape[1:]), dtype=np.float32)
         reward = np.empty(shape, dtype=np.float32)
         is_first = np.empty(shape, dtype=np.bool_)
         is_terminal = np.empty(shape, dtype=np.bool_)
         for row, index in enumerate(self.rng.integers(len(self._episodes), size=batch_size)):
             for at, episode, span in self._parts(self._episodes[index]):
                 place = row, at
-                image[place], action[place] = episode.image[span], episode.action[span]
+                image[place], action[place], vector[place] = (
+                    episode.image[span],
+                    episode.action[span],
+                    episode.vector[span],
+                )
                 reward[place], is_terminal[place] = episode.reward[span], episode.is_terminal[span]
                 is_first[place] = episode.is_first[span]
                 is_first[row, at.start] = True
-        return SequenceBatch(image, action, reward, is_first, is_terminal)
+        return SequenceBatch(image, action, reward, is_first, is_terminal, vector)
 
     def _parts(self, episode: Episode) -> Iterator[tuple[slice, Episode, slice]]:
         """Yield what a segment that begins with ``episode`` is made of: rows of it, from which episode, which rows."""

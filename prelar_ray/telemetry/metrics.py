@@ -41,6 +41,9 @@ METRICS: dict[str, Metric] = {
     "loss/discount": Metric(
         "nats", "Cross-entropy of whether the episode continues (fine-tuning, behaviour.discount_head)."
     ),
+    "loss/vector": Metric(
+        "nats", "Half the squared error of the vector beside the image, in symlog space (fine-tuning, env.vector_key)."
+    ),
     "loss/tie": Metric(
         "nats",
         "Half the squared distance of the encoded to the inferred latent action, in units of its prior (fine-tuning).",
