@@ -22,6 +22,7 @@ from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.config import RunConfig
 from prelar_ray.envs import PixelEnv, make_env
 from prelar_ray.envs.families import TESTED
+from prelar_ray.envs.pixel_env import Action
 from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.types import Frames, check_frames
 
@@ -29,7 +30,7 @@ __all__ = ["Finding", "check_before_training", "check_environment", "survey"]
 
 SEED: Final = 0
 FEW_STEPS: Final = 2
-"""Steps of the check at the start of a run: the lowest and the highest action."""
+"""Steps of the check at the start of a run: the lowest and the highest action, or the first and the last choice."""
 REPEATED_STEPS: Final = 10
 """Steps that are taken twice, to see whether they come out alike."""
 LONGEST_SECONDS: Final = 20.0
@@ -119,7 +120,7 @@ def survey(config: RunConfig) -> tuple[list[Finding], Frames | None]:
             return findings, None
         repeats = _repeated(first, _roll(env, config, REPEATED_STEPS))
         episode = _roll(env, config, env.render_attributes["episode_steps"])
-        findings = [*_short_checks(env, config, episode), repeats, *_long_checks(config, episode, reset_seconds)]
+        findings = [*_short_checks(env, config, episode), repeats, *_long_checks(env, config, episode, reset_seconds)]
         if _failed(findings):
             return findings, None
         if env.wrapped is not None:
@@ -134,16 +135,16 @@ def _failed(findings: list[Finding]) -> bool:
 
 
 def _roll(env: PixelEnv, config: RunConfig, steps: int) -> _Rolled:
-    """Reset with a fixed seed and take steps: the lowest action, the highest, then random ones."""
+    """Reset with a fixed seed and take steps: see :data:`FEW_STEPS`, then random actions."""
     rolled = _Rolled()
-    env.action_space.seed(SEED)
+    rng = np.random.default_rng(SEED)
     until = time.perf_counter() + LONGEST_SECONDS
     try:
         with time_limit(config.env.timeout):
             observation, info = env.reset(seed=SEED)
         _note(rolled, observation, 0.0, info)
         while rolled.steps < steps and not (rolled.terminated or rolled.truncated) and time.perf_counter() < until:
-            action, began = _action(env, rolled.steps), time.perf_counter()
+            action, began = _action(env, rolled.steps, rng), time.perf_counter()
             with time_limit(config.env.timeout):
                 observation, reward, rolled.terminated, rolled.truncated, info = env.step(action)
             rolled.seconds += time.perf_counter() - began
@@ -160,11 +161,13 @@ def _note(rolled: _Rolled, observation: Any, reward: Any, info: Any) -> None:
     rolled.infos.append(info)
 
 
-def _action(env: PixelEnv, step: int) -> Any:
-    space = env.action_space
-    if isinstance(space, spaces.Box) and step < FEW_STEPS:
-        return (space.low, space.high)[step]
-    return space.sample()
+def _action(env: PixelEnv, step: int, rng: np.random.Generator) -> Action:
+    actions = env.actions
+    if step >= FEW_STEPS:
+        return actions.random(rng.random(actions.size, dtype=np.float32))
+    if actions.is_discrete:
+        return actions.one_hot(np.array([(0, size - 1)[step] for size in actions.sizes]))
+    return np.full(actions.size, (-1, 1)[step], np.float32)
 
 
 def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator[Finding]:
@@ -198,15 +201,16 @@ def _attributes(env: PixelEnv, config: RunConfig) -> Finding:
 
 
 def _actions(env: PixelEnv) -> Finding:
-    """Whether its actions are a bounded vector."""
+    """Whether its actions are vectors in [-1, 1], as those of every PixelEnv."""
     space = env.action_space
-    if not isinstance(space, spaces.Box) or space.dtype != np.float32 or len(space.shape) != 1 or not space.shape[0]:
+    expected = spaces.Box(-1.0, 1.0, (env.actions.size,), np.float32)
+    if space != expected or not env.actions.size:
         return Finding(
-            "env-actions", "FAIL", f"actions are {space}", "expected a float32 Box (A,); rescale and flatten"
+            "env-actions", "FAIL", f"actions are {space}", f"leave action_space as PixelEnv sets it: {expected}"
         )
-    if not space.is_bounded():
-        return Finding("env-actions", "FAIL", f"actions are {space}, without bounds", "give all of them bounds")
-    return Finding("env-actions", "OK", f"{space.shape[0]} in [{space.low.min():g}, {space.high.max():g}]")
+    return Finding(
+        "env-actions", "OK", str(env.actions) if env.actions.is_discrete else f"{env.actions.size} in [-1, 1]"
+    )
 
 
 def _images(rolled: _Rolled) -> Finding:
@@ -281,14 +285,13 @@ def _repeated(first: _Rolled, second: _Rolled) -> Finding:
     return Finding("env-repeats", "OK", f"two resets of one seed and {first.steps} steps are alike")
 
 
-def _long_checks(config: RunConfig, episode: _Rolled, reset_seconds: float) -> Iterator[Finding]:
+def _long_checks(env: PixelEnv, config: RunConfig, episode: _Rolled, reset_seconds: float) -> Iterator[Finding]:
     """Yield how an episode ends, and how fast it is."""
-    rows, segment = episode.steps + 1, config.finetune.segment_length
     if not (episode.terminated or episode.truncated):
         yield Finding("env-end", "OK", f"not within {episode.steps} steps, after which this check has left it")
-    elif rows < segment:
-        text = f"terminated after {episode.steps} random steps; finetune.segment_length={segment} needs {segment} rows"
-        yield Finding("env-end", "WARN", text, f"shorter episodes are never learnt from: lower it, to {rows} or less")
+    elif episode.terminated and not env.terminates:
+        text = f"terminated after {episode.steps} steps, and says that it never does"
+        yield Finding("env-end", "WARN", text, "set terminates = True, or its future is valued beyond its end")
     else:
         how = "terminated" if episode.terminated else "time ran out"
         yield Finding("env-end", "OK", f"{how} after {episode.steps} steps")

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from prelar_ray.acting import environment_check
 from prelar_ray.acting.environment_check import check_before_training, check_environment, survey
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.envs import make_env
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
 from prelar_ray.errors import ConfigError
 
@@ -91,8 +92,8 @@ def test_a_sound_environment_passes_every_check_and_shows_an_episode() -> None:
         ("env-success", "FAIL", "info[\"success\"] is 'missing' at step 1", {"info": {}}),
         ("env-success", "WARN", "info says nothing of it", {"has_success": False}),
         ("env-length", "FAIL", "4 rows at most, fewer than finetune.segment_length=10", {"episode": 3}),
-        ("env-end", "WARN", "terminated after 5 random steps", {"lives": 5}),
-        ("env-end", "OK", "terminated after 12 steps", {"lives": 12}),
+        ("env-end", "WARN", "terminated after 5 steps, and says that it never does", {"lives": 5}),
+        ("env-end", "OK", "terminated after 5 steps", {"lives": 5, "terminates": True}),
         ("env-repeats", "WARN", "two episodes of one seed differ at reset", {"drifts": True}),
     ],
 )
@@ -104,14 +105,14 @@ def test_what_is_wrong_is_said(
     assert text in said[1]
 
 
-def test_actions_without_bounds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actions_of_another_space_than_is_acted_in_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Room):
         def __init__(self) -> None:
             super().__init__()
             self.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
     monkeypatch.setattr(environment_check, "make_env", lambda config, seed: Endless())
-    with pytest.raises(ConfigError, match=r"without bounds; give all of them bounds"):
+    with pytest.raises(ConfigError, match=r"actions are Box\(-inf, inf.*; leave action_space as PixelEnv sets it"):
         check_environment(load_config("tiny", None, []))
 
 
@@ -158,3 +159,13 @@ def test_the_check_before_training_takes_two_steps_with_the_extreme_actions(monk
     monkeypatch.setattr(environment_check, "make_env", lambda config, seed: room())
     check_environment(load_config("tiny", None, []))
     assert taken == [[-1, -1], [1, 1]]
+
+
+def test_discrete_actions_are_checked_with_the_first_and_the_last_choice() -> None:
+    config = load_config("tiny", None, [f"env.task={TRACK}", "env.kwargs.actions=several"])
+    env = make_env(config.env, 0)
+    rolled = environment_check._roll(env, config, 2)
+    assert not rolled.error
+    np.testing.assert_array_equal(env._env.unwrapped.taken, [[1], [2]])  # type: ignore[attr-defined]
+    said = {of.check: of.text for of in survey(config)[0]}
+    assert said["env-actions"] == "a choice of 3 and one of 2"
