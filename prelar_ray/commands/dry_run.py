@@ -128,7 +128,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
             drawn = Deterministic(torch.empty(clips, dtype=torch.int64))
             vector = torch.empty(rows, shape[1], config.env.vector_size)
             inputs = _image(shape), actions, flags, flags, drawn
-            return finetune_loss(finetune, config.loss, None, *inputs, vector=vector).total
+            return finetune_loss(finetune, config.loss, None, *inputs, is_terminal=flags, vector=vector).total
 
         def behaviour() -> Tensor:
             start = finetune.rssm.initial(config.finetune.replay_rows * config.finetune.segment_length)
