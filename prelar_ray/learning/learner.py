@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
@@ -190,12 +191,12 @@ class FinetuneLearner(BaseLearner):
         self._update(batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal, *vectors, *videos)
 
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
-        image, action, reward, is_first, is_terminal, *videos = inputs
-        vector = None if self.model.vector_encoder is None else videos.pop(0).to(self.noise.dtype)
+        image, action, reward, is_first, is_terminal, *others = inputs
+        vector = None if self.model.vector_encoder is None else others.pop(0).to(self.noise.dtype)
         action, reward, is_first, is_terminal = (
             x.to(self.noise.dtype) for x in (action, reward, is_first, is_terminal)
         )
-        image = torch.cat([image, *videos]) if videos else image
+        image = torch.cat([image, *others]) if others else image  # clips of videos
         self.model.train()
         with self.precision.autocast():
             loss = finetune_loss(
@@ -209,8 +210,8 @@ class FinetuneLearner(BaseLearner):
                 self.noise,
                 self.ranks,
                 self.balance,
-                is_terminal,
-                vector,
+                is_terminal=is_terminal,
+                vector=vector,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -234,11 +235,17 @@ class FinetuneLearner(BaseLearner):
         return acting_weights(self.model.state_dict(), self.actor_critic.state_dict())
 
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
-        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""
-        image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
+        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames.
+
+        A segment of several short episodes is cut where its second begins, which no action led to.
+        """
+        begins = np.flatnonzero(batch.is_first[0, 1:])
+        rows = slice(1), slice(int(begins[0]) + 1 if len(begins) else None)
+        image = preprocess_image(self._tensor(batch.image[rows]), self.noise.dtype)
+        context = min(context, image.shape[1] - 1)
         with torch.no_grad(), eagerly(self._compiles):
-            latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
-            vector = None if self.model.vector_encoder is None else self._floats(batch.vector[:1])
+            latent_action = self.model.action_encoder(self._floats(batch.action[rows]))
+            vector = None if self.model.vector_encoder is None else self._floats(batch.vector[rows])
             return predict(self.model, image, latent_action, context, vector)
 
     def state_dict(self) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def finetune_loss(
         assert is_terminal is not None, "a discount head learns from terminal flags"
         terms["discount"] = model.discount.loss(feature, 1 - is_terminal)[0].mean()
         weights["discount"] = config.discount_weight
-    if model.vector_head is not None and vector is not None:
+    if model.vector_head is not None:
+        assert vector is not None, "what is observed is predicted"
         terms["vector"] = model.vector_head.loss(feature, vector).mean()
         weights["vector"] = config.vector_weight
     if replayed is not None and config.tie_weight:
