@@ -225,9 +225,8 @@ class _Worker:
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._places = np.zeros(
-                len(self.positions), self._places.dtype
-            )  # the last reference to the shared memory frees it
+            # The last reference to the shared memory frees it.
+            self._places = np.zeros(len(self.positions), self._places.dtype)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # it is dead, which shows when it should answer

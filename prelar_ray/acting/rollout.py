@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.environment_workers import make_environments
-from prelar_ray.acting.environments import EpisodeLost, MakeEnv
+from prelar_ray.acting.environments import EpisodeLost, MakeEnv, Step
 from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
@@ -39,9 +39,9 @@ class Acts(Protocol):
         is_first: npt.NDArray[np.bool_],
         state: Any,
         noise: ActingNoise,
-        vector: Vectors | None = None,
+        vector: Vectors,
     ) -> tuple[npt.NDArray[np.float32], Any]:
-        """Actions ``(n, A)`` and the next state, from frames and vectors ``(n, V)``."""
+        """Actions ``(n, A)`` and the next state, from frames and vectors ``(n, V)``; V may be 0."""
 
 
 class Rollout:
@@ -83,9 +83,7 @@ class Rollout:
         self.actions = self._environments.actions
         self._has_success = self._environments.has_success
         self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
-        self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool, Vectors]]] = [
-            [] for _ in indices
-        ]
+        self._rows: list[list[tuple[Step, npt.NDArray[np.float32]]]] = [[] for _ in indices]
         self._random = [False] * len(indices)
         self._active = list(range(len(indices)))
         self._state: Any = None
@@ -139,8 +137,7 @@ class Rollout:
             if isinstance(outcome, Exception):
                 broken[i] = outcome
                 continue
-            flags = outcome.terminated, outcome.success
-            self._rows[i].append((outcome.image, taken[i], outcome.reward, *flags, outcome.vector))
+            self._rows[i].append((outcome, taken[i]))
             if outcome.terminated or outcome.truncated:
                 finished.append((i, self._finish(i, -1 if self._random[i] else policy.version)))
         self._replace(broken)
@@ -163,12 +160,11 @@ class Rollout:
         random = np.array([self._random[i] for i in self._active])
         actions = self.actions.random(uniform)
         if not random.all():
-            image = np.stack([self._rows[i][-1][0] for i in self._active])
+            shown = [self._rows[i][-1][0] for i in self._active]
+            image, vector = np.stack([step.image for step in shown]), np.stack([step.vector for step in shown])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
             noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
-            vector = np.stack([self._rows[i][-1][-1] for i in self._active])
-            vectors = [vector] if vector.shape[1] else []
-            chosen, state = policy.act(image, first, self._policy_state(policy), noise, *vectors)
+            chosen, state = policy.act(image, first, self._policy_state(policy), noise, vector)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
                 state = state._replace(action=state.action.new_tensor(chosen))
@@ -197,8 +193,7 @@ class Rollout:
             if isinstance(outcome, Exception):
                 broken[i] = outcome
             else:
-                flags = outcome.terminated, outcome.success
-                self._rows[i] = [(outcome.image, zeros, outcome.reward, *flags, outcome.vector)]
+                self._rows[i] = [(outcome, zeros)]
         self._replace(broken)
 
     def _replace(self, broken: Mapping[int, Exception]) -> None:
@@ -224,20 +219,20 @@ class Rollout:
         return self._seeds(self.indices[i], self.numbers[i])[0]
 
     def _finish(self, i: int, version: int) -> Episode:
-        images, actions, rewards, terminals, successes, vectors = zip(*self._rows[i], strict=True)
-        first = np.zeros(len(images), dtype=np.bool_)
+        steps, actions = zip(*self._rows[i], strict=True)
+        first = np.zeros(len(steps), dtype=np.bool_)
         first[0] = True
         episode = Episode(
-            image=np.stack(images),
+            image=np.stack([step.image for step in steps]),
             action=np.stack(actions),
-            reward=np.array(rewards, dtype=np.float32),
+            reward=np.array([step.reward for step in steps], dtype=np.float32),
             is_first=first,
-            is_terminal=np.array(terminals, dtype=np.bool_),
-            success=np.array(successes, dtype=np.bool_),
+            is_terminal=np.array([step.terminated for step in steps], dtype=np.bool_),
+            success=np.array([step.success for step in steps], dtype=np.bool_),
             env_index=self.indices[i],
             number=self.numbers[i],
             weight_version=version,
-            vector=np.stack(vectors),
+            vector=np.stack([step.vector for step in steps]),
         )
         self._rows[i] = []
         self.numbers[i] += 1

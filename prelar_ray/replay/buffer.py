@@ -83,13 +83,9 @@ class ReplayBuffer:
         for row, index in enumerate(self.rng.integers(len(self._episodes), size=batch_size)):
             for at, episode, span in self._parts(self._episodes[index]):
                 place = row, at
-                image[place], action[place], vector[place] = (
-                    episode.image[span],
-                    episode.action[span],
-                    episode.vector[span],
-                )
-                reward[place], is_terminal[place] = episode.reward[span], episode.is_terminal[span]
-                is_first[place] = episode.is_first[span]
+                image[place], vector[place] = episode.image[span], episode.vector[span]
+                action[place], reward[place] = episode.action[span], episode.reward[span]
+                is_first[place], is_terminal[place] = episode.is_first[span], episode.is_terminal[span]
                 is_first[row, at.start] = True
         return SequenceBatch(image, action, reward, is_first, is_terminal, vector)
 

@@ -77,7 +77,7 @@ def test_an_episode_without_vectors_has_none_and_is_stored_as_before(config: Run
 
 
 def test_the_vector_is_learnt_to_be_predicted(config: RunConfig) -> None:
-    learner, batch = FinetuneLearner(config, action=2), batch_of(collected(config))
+    learner, batch = FinetuneLearner(config, 2), batch_of(collected(config))
     losses = []
     for _ in range(60):
         learner.update(batch)
@@ -87,7 +87,7 @@ def test_the_vector_is_learnt_to_be_predicted(config: RunConfig) -> None:
 
 
 def test_the_policy_acts_on_the_vector_alike_in_rows_and_in_a_batch(config: RunConfig) -> None:
-    learner = FinetuneLearner(config, action=2)
+    learner = FinetuneLearner(config, 2)
     with torch.no_grad():
         for parameter in (*learner.model.parameters(), *learner.actor_critic.parameters()):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -107,7 +107,7 @@ def test_the_policy_acts_on_the_vector_alike_in_rows_and_in_a_batch(config: RunC
 
 def test_a_pretrained_model_starts_as_it_was_and_then_takes_the_vector_in(config: RunConfig) -> None:
     pretrained = PretrainLearner(config).state_dict()["model"]
-    learner = FinetuneLearner(config, action=2)
+    learner = FinetuneLearner(config, 2)
     learner.load_pretrained(pretrained)
     own = learner.model.rssm.posterior.weight  # type: ignore[union-attr]
     before = pretrained["rssm.posterior.weight"]
