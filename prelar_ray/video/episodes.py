@@ -56,8 +56,8 @@ def episode_name(config: RunConfig, episode: EpisodeId) -> str:
 
 
 def env_config(config: RunConfig, task: str) -> EnvConfig:
-    """Return the environment of a recording of ``task``."""
-    return config.env.model_copy(update={"task": task})
+    """Return the environment of a recording of ``task``: without vectors, which videos do not hold."""
+    return config.env.model_copy(update={"task": task, "vector_key": "", "vector_size": 0})
 
 
 class EpisodeRoller:
