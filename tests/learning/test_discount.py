@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.checkpoint.store import snapshot
 from prelar_ray.learning.behaviour import BehaviourLearner
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, windows_in_episodes
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.learning.world_model_loss import finetune_loss
 from prelar_ray.models.actor_critic import ActorCritic
@@ -81,11 +83,31 @@ def test_it_learns_from_terminal_flags_at_their_step() -> None:
     torch.testing.assert_close(again.total - loss.total, 2 * expected, atol=1e-3, rtol=0)
 
 
+def test_rewards_of_last_steps_are_learnt_with_the_bonus_where_the_episode_terminates() -> None:
+    """Without a whole window a step has no bonus; a reward that comes with the end would never reach imagination."""
+    config = tiny_config("finetune.bonus.window=3")
+    model = FinetuneWorldModel(config.world_model, ACTION, discount=True)
+    bonus = IntrinsicBonus(model.encoder.size, config.finetune.bonus)
+    batch = tiny_batch(0)  # six steps; in the second row an episode ends with the third
+    action, reward, is_first = (torch.from_numpy(x).float() for x in (batch.action, batch.reward, batch.is_first))
+    image = torch.from_numpy(batch.image).float().movedim(-1, 2) / 255 - 0.5
+    flags = torch.zeros_like(is_first)
+    flags[0, -1] = flags[1, 2] = 1
+    counts = torch.ones(3, 6)
+    counts[1:, 4:] = 0  # cut by the end of the segment: the episode may go on
+    inputs = image, action, reward, is_first, Deterministic()
+    copy = deepcopy(bonus)
+    loss = finetune_loss(model, config.loss, bonus, *inputs, is_terminal=flags)
+    intrinsic, _ = copy(model.encoder(image), windows_in_episodes(is_first, 3))
+    each = model.reward.loss(loss.posterior.feature, reward + intrinsic)[0]
+    torch.testing.assert_close(loss.metrics["loss/reward"], ((each * counts).sum() / counts.sum()).detach())
+
+
 def test_a_learner_tells_terminal_states_from_others() -> None:
     rates = (f"finetune.{part}.learning_rate=0.01" for part in ("optimizer", "dynamics_optimizer"))
     learner = FinetuneLearner(tiny_config(*rates, "loss.image_weight=0.001"), ACTION, terminates=True)
     losses = []
-    for _ in range(40):
+    for _ in range(50):
         learner.update(ending())
         losses.append(learner.metrics()["loss/discount"])
     assert losses[-1] < 0.3 < 0.4 < losses[0]  # a constant 5/6 has 0.45
