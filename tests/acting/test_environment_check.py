@@ -166,6 +166,6 @@ def test_discrete_actions_are_checked_with_the_first_and_the_last_choice() -> No
     env = make_env(config.env, 0)
     rolled = environment_check._roll(env, config, 2)
     assert not rolled.error
-    np.testing.assert_array_equal(env._env.unwrapped.taken, [[1], [2]])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(env._env.unwrapped.taken, [[[-1], [1]], [[1], [2]]])  # type: ignore[attr-defined]
     said = {of.check: of.text for of in survey(config)[0]}
     assert said["env-actions"] == "a choice of 3 and one of 2"
