@@ -50,19 +50,19 @@ class ActionSpace:
         """Whether actions are choices."""
         return self.kind == "discrete"
 
-    def choices(self, action: Numbers) -> npt.NDArray[np.int64]:
+    def indices(self, action: Numbers) -> npt.NDArray[np.int64]:
         """Return the choice of every factor, the one of its largest number: ``(..., A) -> (..., factors)``."""
         factors = np.split(action, np.cumsum(self.sizes)[:-1], axis=-1)
         return np.stack([factor.argmax(axis=-1) for factor in factors], axis=-1).astype(np.int64)
 
-    def one_hot(self, choices: npt.NDArray[np.int64]) -> Numbers:
+    def one_hot(self, indices: npt.NDArray[np.int64]) -> Numbers:
         """Return the action of these choices, ``(..., factors) -> (..., A)``."""
-        parts = [np.eye(size, dtype=np.float32)[choices[..., i]] for i, size in enumerate(self.sizes)]
+        parts = [np.eye(size, dtype=np.float32)[indices[..., i]] for i, size in enumerate(self.sizes)]
         return np.concatenate(parts, axis=-1)
 
     def random(self, uniform: Numbers) -> Numbers:
         """Return uniformly distributed actions, made of as many numbers that are uniform in [0, 1): ``(..., A)``."""
-        return self.one_hot(self.choices(uniform)) if self.is_discrete else 2 * uniform - 1
+        return self.one_hot(self.indices(uniform)) if self.is_discrete else 2 * uniform - 1
 
     def __str__(self) -> str:
         """Say for a message what an action is."""

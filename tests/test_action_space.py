@@ -16,15 +16,15 @@ def test_choices_and_one_hot_vectors_are_each_other_s_inverse() -> None:
     action = TWO.one_hot(choices)
     assert action.dtype == np.float32
     assert action.tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 1, 0], [0, 1, 0, 0, 1]]
-    np.testing.assert_array_equal(TWO.choices(action), choices)
-    np.testing.assert_array_equal(TWO.choices(action[0]), choices[0])
+    np.testing.assert_array_equal(TWO.indices(action), choices)
+    np.testing.assert_array_equal(TWO.indices(action[0]), choices[0])
 
 
 def test_random_choices_are_uniform_for_every_factor_and_independent() -> None:
     draws = 6000
     actions = TWO.random(np.random.default_rng(0).random((draws, 5), dtype=np.float32))
     assert (actions.sum(axis=1) == 2).all()
-    together = np.bincount(TWO.choices(actions) @ [2, 1], minlength=6) / draws
+    together = np.bincount(TWO.indices(actions) @ [2, 1], minlength=6) / draws
     np.testing.assert_allclose(together, 1 / 6, atol=4 * np.sqrt(1 / 6 / draws))
 
 

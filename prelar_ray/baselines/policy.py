@@ -120,8 +120,8 @@ class ModulePolicy:
         if not self.actions.is_discrete:
             clipped: Tensor = chosen.clamp(-1, 1).float()  # as the last connector of RLlib does
             return clipped
-        choices = chosen.reshape(len(chosen), -1).cpu().numpy()
-        return torch.from_numpy(self.actions.one_hot(choices)).to(chosen.device)
+        indices = chosen.reshape(len(chosen), -1).cpu().numpy()
+        return torch.from_numpy(self.actions.one_hot(indices)).to(chosen.device)
 
 
 def _where(first: Tensor, fresh: Tensor, value: Tensor) -> Tensor:

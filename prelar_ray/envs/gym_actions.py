@@ -49,7 +49,7 @@ class DiscreteActions:
 
     def __call__(self, action: Action) -> int:
         """See :class:`GymActions`."""
-        return self._start + int(self.space.choices(action)[0])
+        return self._start + int(self.space.indices(action)[0])
 
 
 class MultiDiscreteActions:
@@ -61,7 +61,7 @@ class MultiDiscreteActions:
 
     def __call__(self, action: Action) -> npt.NDArray[Any]:
         """See :class:`GymActions`."""
-        chosen: npt.NDArray[Any] = self._discrete.start + self.space.choices(action).reshape(self._discrete.shape)
+        chosen: npt.NDArray[Any] = self._discrete.start + self.space.indices(action).reshape(self._discrete.shape)
         return chosen.astype(self._discrete.dtype)
 
 

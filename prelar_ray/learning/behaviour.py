@@ -16,7 +16,7 @@ from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.return_range import ReturnRange
 from prelar_ray.learning.running_magnitude import RunningMagnitude
-from prelar_ray.models.actor_critic import Actor, ActorCritic, Policies
+from prelar_ray.models.actor_critic import ActionDistribution, Actor, ActorCritic
 from prelar_ray.models.gathered import Gathered
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
@@ -47,7 +47,7 @@ class Dynamics(Protocol):
         """From actions to latent actions."""
 
 
-Step = Callable[..., tuple[State, Policies, Tensor, list[Tensor]]]
+Step = Callable[..., tuple[State, ActionDistribution, Tensor, list[Tensor]]]
 
 
 def imagine_step(
@@ -58,7 +58,7 @@ def imagine_step(
     state: State,
     gumbel: Tensor | None,
     uniform: Tensor | None,
-) -> tuple[State, Policies, Tensor, list[Tensor]]:
+) -> tuple[State, ActionDistribution, Tensor, list[Tensor]]:
     """One imagined step from ``state`` ``(N, ...)``.
 
     The policy gets a detached feature, so that the value gradient reaches it only through the dynamics.

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import BehaviourConfig, MLPConfig
-from prelar_ray.models.distributions import Choices, TruncatedNormal
+from prelar_ray.models.distributions import OneHotCategoricals, TruncatedNormal
 from prelar_ray.models.layers import full_precision, hidden_layers, initialise
 from prelar_ray.models.two_hot import scalar_head
 
-__all__ = ["Actor", "ActorCritic", "ContinuousActor", "DiscreteActor", "Policies", "make_actor"]
+__all__ = ["ActionDistribution", "Actor", "ActorCritic", "ContinuousActor", "DiscreteActor", "make_actor"]
 
-Policies = TruncatedNormal | Choices
+ActionDistribution = TruncatedNormal | OneHotCategoricals
 """Distributions of actions."""
 
 
@@ -39,7 +39,7 @@ class Actor(nn.Module, ABC):
         """Layers after the hidden ones."""
 
     @abstractmethod
-    def _policy(self, *outputs: Tensor) -> Policies:
+    def _policy(self, *outputs: Tensor) -> ActionDistribution:
         """Return the distribution that the outputs of the heads describe."""
 
     @property
@@ -47,14 +47,14 @@ class Actor(nn.Module, ABC):
         """All of them: hidden ones, heads."""
         return [*(part for part in self.hidden if isinstance(part, nn.Linear)), *self.heads]
 
-    def forward(self, feature: Tensor) -> Policies:
+    def forward(self, feature: Tensor) -> ActionDistribution:
         """Return the action distribution."""
         hidden = self.hidden(feature)
         return self._policy(*(head(hidden) for head in self.heads))
 
     def apply_gathered(
         self, weights: Sequence[Tensor], terms: Sequence[Tensor], feature: Tensor
-    ) -> tuple[Policies, list[Tensor]]:
+    ) -> tuple[ActionDistribution, list[Tensor]]:
         """Return the action distribution and the inputs of all :attr:`layers`.
 
         Args:
@@ -95,7 +95,7 @@ class ContinuousActor(Actor):
 
 
 class DiscreteActor(Actor):
-    """Choices: a categorical for each factor, independent of the others."""
+    """Discrete actions: a categorical for each factor, independent of the others."""
 
     sizes: Tensor
     """Of the factors, so that weights and checkpoints say what their actions are."""
@@ -116,9 +116,9 @@ class DiscreteActor(Actor):
         """Logits."""
         return [self.logits]
 
-    def _policy(self, *outputs: Tensor) -> Choices:
+    def _policy(self, *outputs: Tensor) -> OneHotCategoricals:
         (logits,) = outputs
-        return Choices(full_precision(logits), self._sizes)
+        return OneHotCategoricals(full_precision(logits), self._sizes)
 
 
 def make_actor(feature: int, actions: ActionSpace, config: BehaviourConfig) -> Actor:

@@ -1,4 +1,4 @@
-"""Distributions of the model: groups of categoricals, diagonal Gaussians, and policies: truncated normal, choices.
+"""Distributions of the model: groups of categoricals, diagonal Gaussians, and policies: truncated normal, one-hot categoricals.
 
 They are functions on tensors rather than objects of ``torch.distributions``: each takes few kernels and can be traced.
 Every sampler takes its noise as a tensor, and returns the mode if it is None: the caller controls randomness.
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "Choices",
+    "OneHotCategoricals",
     "TruncatedNormal",
     "categorical_entropy",
     "categorical_kl",
@@ -148,7 +148,7 @@ class TruncatedNormal(NamedTuple):
         return low, (_cdf(b) - low).clamp_min(torch.finfo(self.loc.dtype).eps)
 
 
-class Choices(NamedTuple):
+class OneHotCategoricals(NamedTuple):
     """A categorical for each factor, independent of the others; actions are one-hot vectors one after another."""
 
     logits: Tensor

@@ -98,7 +98,7 @@ def test_choices_reach_environments_as_one_hot_vectors(
     policy = ModulePolicy(module(request.getfixturevalue(name), actions), actions, version=0, seed=0)
     chosen, state = policy.act(frames(4), np.ones(4, np.bool_), policy.initial(4), NO_NOISE)
     assert chosen.shape == tuple(state.action.shape) == (4, actions.size)
-    np.testing.assert_array_equal(chosen, actions.one_hot(actions.choices(chosen)))
+    np.testing.assert_array_equal(chosen, actions.one_hot(actions.indices(chosen)))
 
 
 def test_several_choices_at_once_are_refused_by_an_algorithm_that_takes_one(dreamer: RunConfig, ppo: RunConfig) -> None:

@@ -1,6 +1,6 @@
-"""Do choices and terminations get learnt? A policy of a small game against a random one, seed by seed (minutes).
+"""Are discrete actions and terminations learnt? A policy of a small game against a random one, seed by seed (minutes).
 
-``gym/benchmarks.choices:Catch-v0`` is made as a stranger would: it knows nothing of this package. A ball falls, and a
+``gym/benchmarks.discrete_actions:Catch-v0`` is made as a stranger would: it knows nothing of this package. A ball falls, and a
 paddle below goes left, stays or goes right; the episode terminates when the ball is down, with 1 if it is caught.
 """
 
@@ -31,7 +31,7 @@ COLUMNS, ROWS, SIDE = 5, 7, 8
 """Of the game, and pixels of a place."""
 
 SETTINGS = (
-    *("method=dreamerv2", "cluster=none", "threads=1", "env.task=gym/benchmarks.choices:Catch-v0"),
+    *("method=dreamerv2", "cluster=none", "threads=1", "env.task=gym/benchmarks.discrete_actions:Catch-v0"),
     *("world_model.encoder.depth=8", "world_model.decoder.depth=8"),
     *("world_model.rssm.deter=64", "world_model.rssm.hidden=64", "behaviour.horizon=8"),
     *("finetune.segment_length=12", "finetune.random_steps=500", "finetune.initial_updates=100"),
@@ -105,12 +105,12 @@ def measure(seed: int, overrides: Sequence[str], folder: Path) -> Row:
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 1 where a policy is no better than a random one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks choices", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks discrete_actions", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for the commands")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N-1 (default 2)")
     report_options(parser)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(seed, args.overrides, Path(folder)) for seed in range(args.seeds)]
-    show(Result("choices", {"overrides": args.overrides}, {"device": "cpu"}, rows), SHOWN, args)
+    show(Result("discrete_actions", {"overrides": args.overrides}, {"device": "cpu"}, rows), SHOWN, args)
     return int(any(row["caught"] <= row["random"] for row in rows))

@@ -8,7 +8,7 @@ import torch
 
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.models.actor_critic import ActorCritic, DiscreteActor
-from prelar_ray.models.distributions import Choices
+from prelar_ray.models.distributions import OneHotCategoricals
 from prelar_ray.models.gathered import Gathered
 from tests.tiny import tiny_config
 
@@ -23,7 +23,7 @@ def probabilities(logits: torch.Tensor) -> torch.Tensor:
 def test_samples_are_one_hot_with_the_frequencies_of_every_factor_s_softmax() -> None:
     draws = 20_000
     uniform = torch.rand(draws, 5, generator=torch.Generator().manual_seed(0))
-    samples = Choices(LOGITS.expand(draws, 5), SIZES).sample(uniform)
+    samples = OneHotCategoricals(LOGITS.expand(draws, 5), SIZES).sample(uniform)
     assert set(samples.flatten().tolist()) == {0.0, 1.0}
     assert all((factor.sum(-1) == 1).all() for factor in samples.split(SIZES, -1))
     torch.testing.assert_close(samples.mean(0), probabilities(LOGITS), atol=4 * (0.25 / draws) ** 0.5, rtol=0)
@@ -32,18 +32,18 @@ def test_samples_are_one_hot_with_the_frequencies_of_every_factor_s_softmax() ->
 
 
 def test_the_mode_is_the_most_likely_choice_of_every_factor() -> None:
-    assert Choices(LOGITS, SIZES).sample(None).tolist() == [0, 0, 1, 1, 0]
+    assert OneHotCategoricals(LOGITS, SIZES).sample(None).tolist() == [0, 0, 1, 1, 0]
 
 
 def test_numbers_at_the_ends_of_the_interval_give_a_choice() -> None:
     uniform = torch.tensor([[0.0] * 5, [1 - 2**-24] * 5])
-    assert (Choices(LOGITS.expand(2, 5), SIZES).sample(uniform).sum(-1) == 2).all()
+    assert (OneHotCategoricals(LOGITS.expand(2, 5), SIZES).sample(uniform).sum(-1) == 2).all()
 
 
 def test_the_gradient_of_a_sample_is_that_of_the_probabilities() -> None:
     weight = torch.arange(5.0)
     found, expected = LOGITS.clone().requires_grad_(), LOGITS.clone().requires_grad_()
-    (Choices(found, SIZES).sample(torch.full((5,), 0.4)) * weight).sum().backward()
+    (OneHotCategoricals(found, SIZES).sample(torch.full((5,), 0.4)) * weight).sum().backward()
     (probabilities(expected) * weight).sum().backward()
     assert found.grad is not None
     torch.testing.assert_close(found.grad, expected.grad)
@@ -51,13 +51,15 @@ def test_the_gradient_of_a_sample_is_that_of_the_probabilities() -> None:
 
 def test_entropy_is_summed_over_factors() -> None:
     p = probabilities(LOGITS)
-    torch.testing.assert_close(Choices(LOGITS, SIZES).entropy(), -(p * p.log()).sum())
-    torch.testing.assert_close(Choices(torch.zeros(4, 5), SIZES).entropy(), torch.full((4,), np.log(6.0)).float())
+    torch.testing.assert_close(OneHotCategoricals(LOGITS, SIZES).entropy(), -(p * p.log()).sum())
+    torch.testing.assert_close(
+        OneHotCategoricals(torch.zeros(4, 5), SIZES).entropy(), torch.full((4,), np.log(6.0)).float()
+    )
 
 
 def test_stacked_policies_are_one_over_time() -> None:
-    policies = [Choices(LOGITS.expand(4, 5) * i, SIZES) for i in range(3)]
-    stacked = Choices.stack(policies)
+    policies = [OneHotCategoricals(LOGITS.expand(4, 5) * i, SIZES) for i in range(3)]
+    stacked = OneHotCategoricals.stack(policies)
     assert stacked.logits.shape == (3, 4, 5)
     torch.testing.assert_close(stacked.entropy()[2], policies[2].entropy())
 
