@@ -1,7 +1,8 @@
 """Are discrete actions and terminations learnt? A policy of a small game against a random one, seed by seed (minutes).
 
-``gym/benchmarks.discrete_actions:Catch-v0`` is made as a stranger would: it knows nothing of this package. A ball falls, and a
-paddle below goes left, stays or goes right; the episode terminates when the ball is down, with 1 if it is caught.
+``gym/benchmarks.discrete_actions:Catch-v0`` is made as a stranger would: it knows nothing of this package. A ball
+falls, and a paddle below goes left, stays or goes right; the episode terminates when the ball is down, with 1 if it is
+caught.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distributions of the model: groups of categoricals, diagonal Gaussians, and policies: truncated normal, one-hot categoricals.
+"""Distributions of the model: groups of categoricals, diagonal Gaussians, and those of actions.
 
 They are functions on tensors rather than objects of ``torch.distributions``: each takes few kernels and can be traced.
 Every sampler takes its noise as a tensor, and returns the mode if it is None: the caller controls randomness.

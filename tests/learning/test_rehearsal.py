@@ -158,9 +158,7 @@ def test_behaviour_starts_from_states_of_replay_alone(monkeypatch: pytest.Monkey
     learner = FinetuneLearner(tiny_config(*FIVE), ACTION)
     starts = []
     update = learner.behaviour.update
-    monkeypatch.setattr(
-        learner.behaviour, "update", lambda start, noise, terminal: starts.append(start) or update(start, noise)
-    )
+    monkeypatch.setattr(learner.behaviour, "update", lambda start, *rest: starts.append(start) or update(start, *rest))
     learner.update(tiny_batch(0), tiny_clips(7, rows=2))
     assert [len(start.deter) for start in starts] == [3 * 6]
     learner.check_finite()
