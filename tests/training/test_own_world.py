@@ -53,6 +53,20 @@ def test_a_run_of_choices_that_was_broken_off_resumes_to_its_end(run: Run, durin
     assert load_checkpoint(folder.path).state["actor_critic"]["actor.sizes"].tolist() == [3]
 
 
+def test_vectors_choices_and_terminations_are_learnt_together_whoever_steps_the_environments(run: Run) -> None:
+    world = (*WORLD, "env.kwargs.actions=several", "env.kwargs.observation=dict", "env.vector_key=state")
+    folders = [run(f"workers-{n}", *world, "env.vector_size=1", f"collect.workers={n}") for n in (0, 2)]
+    for episode, twin in zip(*map(episodes, folders), strict=True):
+        assert episode.vector.shape == (len(episode), 1)
+        assert np.array_equal(episode.vector, twin.vector)
+        assert np.array_equal(episode.action, twin.action)
+    last = [row for row in read_metrics(folders[0].metrics_path) if "loss/total" in row][-1]
+    assert all(math.isfinite(last[f"loss/{name}"]) for name in ("vector", "discount", "reward"))
+    assert {"vector_encoder.", "discount."} <= {
+        f"{key.partition('.')[0]}." for key in load_checkpoint(folders[0].path).state["model"]
+    }
+
+
 def test_without_success_none_is_recorded_and_no_rate_is_told(run: Run) -> None:
     folder = run("run", *WORLD, NO_SUCCESS)
     assert all(row.successes == () and row.success_rule == "none" for row in folder.evaluations())
