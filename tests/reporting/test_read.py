@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.read import find_runs, is_study, read_run, read_scores_of, read_study
-from prelar_ray.reporting.run_report import _evaluations
 from prelar_ray.reporting.scores import RETURN, SUCCESS
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.run_folder import RunFolder
@@ -102,6 +100,7 @@ def test_damage_costs_the_damaged_part_only(tmp_path: Path, file: str, part: str
         ({"env_steps": None}, "malformed"),
         ({"returns": [None]}, "malformed"),
         ({"successes": []}, "has 4 returns and 0 successes, expected as many of each, all finite; delete that line"),
+        ({"success_rule": "none"}, "has 4 returns and 4 successes, expected returns alone, all finite; delete that"),
     ],
 )
 def test_a_malformed_evaluation_is_named(
@@ -372,29 +371,3 @@ def test_frames_that_unpack_to_more_than_any_prediction_are_not_unpacked(tmp_pat
             archive.writestr(f"{number}.npy", bytes(2**26))
     assert (folder.frames / "prediction.npz").stat().st_size < 2**20
     assert "unpacks to more than 256 MiB" in read_run(tmp_path).missing["prediction"]
-
-
-def test_evaluations_without_success_have_returns_alone(
-    tmp_path: Path, make_run: MakeRun, evaluation: Callable[..., dict[str, Any]]
-) -> None:
-    folder = make_run(tmp_path, "finetune")
-    folder.evaluations_path.unlink()
-    append_json_line(folder.evaluations_path, evaluation(40, 400) | {"successes": [], "success_rule": "none"})
-    run = read_run(tmp_path)
-    assert run.missing == {}
-    assert (len(run.intervals[RETURN]), run.intervals[SUCCESS], run.scored(SUCCESS)) == (1, [], [])
-    assert [panel.name for panel in _evaluations(run)] == ["evaluation/return_mean"]
-
-
-def test_records_of_before_do_not_give_success_to_tasks_that_have_none(
-    tmp_path: Path, make_run: MakeRun, evaluation: Callable[..., dict[str, Any]]
-) -> None:
-    folder = make_run(tmp_path, "finetune")
-    folder.evaluations_path.unlink()
-    old = evaluation(40, 400) | {"task": "dmc/walker-walk", "successes": [False] * 4}
-    append_json_line(folder.evaluations_path, old)
-    append_json_line(folder.evaluations_path, old | {"successes": [], "success_rule": "none"})
-    run = read_run(tmp_path)
-    assert [of.success_rate for of in run.evaluations] == [None, None]
-    assert run.scored(SUCCESS) == []
-    assert protocol_of("dmc/walker-walk", run.evaluations, {}, {})["success rule"] == "none"
