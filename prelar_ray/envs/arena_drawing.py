@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prelar_ray.envs.arena_world import BASE, BLOCK_RADIUS, EFFECTOR_RADIUS, WALL_HALF_WIDTH, WALL_TOP, Vector, World
+from prelar_ray.envs.arena_world import BASE, WALL_HALF_WIDTH, WALL_TOP, Vector, World
 from prelar_ray.envs.pixel_env import Image
 from prelar_ray.types import IMAGE_SIZE
 
@@ -23,12 +23,14 @@ COLOURS: Final = {
     "distractor": np.array((230.0, 220.0, 30.0)),
     "effector": np.array((235.0, 40.0, 40.0)),
 }
-RADII: Final = {"target": 0.22, "block": BLOCK_RADIUS, "effector": EFFECTOR_RADIUS, "distractor": 0.2}
+RADII: Final = {"target": 0.3, "block": 0.33, "effector": 0.33, "distractor": 0.3}
+"""Where a disc has faded to half; what touches is smaller."""
 LINK_HALF_WIDTH: Final = 0.07
 PIXELS_PER_UNIT: Final = 25.0
 CENTRE: Final = (IMAGE_SIZE - 1) / 2
-EDGE: Final = 0.08
-"""Width of a soft edge."""
+DISC_EDGE: Final = 0.6
+"""Width of a disc's soft edge. Small discs with sharp edges are learnt late: a small shift must change many pixels."""
+BAR_EDGE: Final = 0.15
 X: Final = (np.arange(IMAGE_SIZE) - CENTRE)[None, :] / PIXELS_PER_UNIT
 Y: Final = (CENTRE - np.arange(IMAGE_SIZE))[:, None] / PIXELS_PER_UNIT
 
@@ -65,7 +67,7 @@ def _paint(image: npt.NDArray[np.float64], mask: Mask, kind: str) -> None:
 
 def _disc(disc: Disc) -> Mask:
     distance = np.sqrt((X - disc.position[0]) ** 2 + (Y - disc.position[1]) ** 2)
-    return _soft(distance, RADII[disc.kind])
+    return _soft(distance, RADII[disc.kind], DISC_EDGE)
 
 
 def _bar(start: Vector, end: Vector, half_width: float) -> Mask:
@@ -73,9 +75,10 @@ def _bar(start: Vector, end: Vector, half_width: float) -> Mask:
     along = end - start
     share = ((X - start[0]) * along[0] + (Y - start[1]) * along[1]) / (along @ along)
     share = np.clip(share, 0.0, 1.0)
-    return _soft(np.sqrt((X - start[0] - share * along[0]) ** 2 + (Y - start[1] - share * along[1]) ** 2), half_width)
+    distance = np.sqrt((X - start[0] - share * along[0]) ** 2 + (Y - start[1] - share * along[1]) ** 2)
+    return _soft(distance, half_width, BAR_EDGE)
 
 
-def _soft(distance: Mask, radius: float) -> Mask:
+def _soft(distance: Mask, radius: float, edge: float) -> Mask:
     """Return 1 within a distance and 0 beyond it, with a soft edge."""
-    return np.clip((radius - distance) / EDGE + 0.5, 0.0, 1.0)
+    return np.clip((radius - distance) / edge + 0.5, 0.0, 1.0)

@@ -37,12 +37,18 @@ __all__ = [
     "RunRecord",
     "count_lines_until",
     "drop_lines_after",
+    "finite",
     "read_diagnostics",
     "write_diagnostics",
 ]
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def finite(value: float) -> float | None:
+    """Return a number as records hold it: None for NaN and infinities, which JSON lacks."""
+    return value if math.isfinite(value) else None
 
 
 def _refuse_path(name: str) -> str:

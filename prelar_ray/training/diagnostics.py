@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.storage.addresses import is_address
-from prelar_ray.storage.records import Diagnostics
+from prelar_ray.storage.records import Diagnostics, finite
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.training.probing import STREAM, LabelledVideos, MeasureCeiling, probe_scores, supervised_ceiling
 from prelar_ray.video.actions import ActionFile, actions_path
@@ -95,7 +94,7 @@ def diagnose(
         clips=BATCHES * pretrained.config.pretrain.batch_size,
         held_out=bool(eligible),
         other_videos=not seen.know(store),
-        metrics={name: _finite(value) for name, value in diagnostic_metrics(measured).items()},
+        metrics={name: finite(value) for name, value in diagnostic_metrics(measured).items()},
         kl_by_dimension=[] if kl is None else sorted(kl.tolist(), reverse=True),
         probe=scores,
         without_probe=reason,
@@ -117,7 +116,3 @@ def _measure(pretrained: Pretrained, store: VideoMixture, unseen: list[int], see
         assert one is not None
         measured.append(one)
     return measured
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -16,7 +16,7 @@ from prelar_ray.errors import UsageError
 from prelar_ray.learning.ceiling import PAIRS, Labelled, ceiling
 from prelar_ray.learning.probe import infer_points, probe, variance_explained
 from prelar_ray.seeding import derive_seed, generator
-from prelar_ray.storage.records import CeilingScores, ProbeScores
+from prelar_ray.storage.records import CeilingScores, ProbeScores, finite
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.types import Frames
 from prelar_ray.video.actions import ActionFile, Actions
@@ -120,7 +120,7 @@ def supervised_ceiling(videos: LabelledVideos, split: Split, seed: int, progress
         )
     return CeilingScores(
         r2=_mean(found.r2),
-        r2_by_dimension=[_finite(value) for value in found.r2],
+        r2_by_dimension=[finite(value) for value in found.r2],
         train_episodes=len(chosen),
         trained_pairs=found.pairs,
     )
@@ -159,7 +159,7 @@ def probe_scores(
     limit = None if measure_ceiling is None else measure_ceiling(videos, split, seed, progress)
     scores = ProbeScores(
         r2=_mean(found.r2),
-        r2_by_dimension=[_finite(value) for value in found.r2],
+        r2_by_dimension=[finite(value) for value in found.r2],
         r2_permuted=_mean(found.r2_permuted),
         ridge=found.strength,
         train_episodes=len(split.train),
@@ -240,9 +240,5 @@ def _share(r2: Sequence[float], ceiling: Sequence[float | None]) -> float | None
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    usable = [value for value in values if math.isfinite(value)]
+    return sum(usable) / len(usable) if usable else None

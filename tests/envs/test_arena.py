@@ -120,7 +120,7 @@ def test_tasks_share_their_looks() -> None:
     for task in TASKS:
         image = Arena(task, seed=0).reset()[0]["image"]
         assert np.array_equal(image[0, 0], (128, 128, 128))
-        assert (image == (235, 40, 40)).all(-1).sum() > 20
+        assert (np.abs(image.astype(int) - (235, 40, 40)) < 60).all(-1).sum() > 20
 
 
 def test_an_episode_ends_by_time() -> None:
@@ -136,10 +136,10 @@ def test_where_a_distractor_is_can_be_asked_and_nothing_else_moves_by_itself() -
     positions = []
     for _ in range(20):
         image = env.step(np.zeros(2, np.float32))[0]["image"].astype(float)
-        yellow = (np.minimum(image[..., 0], image[..., 1]) - image[..., 2] - 150).clip(0)
+        yellow = (np.minimum(image[..., 0], image[..., 1]) - image[..., 2] - 110).clip(0)
         x, y = (np.arange(64) - 31.5) / 25, (31.5 - np.arange(64)) / 25
         seen = np.array([(yellow.sum(0) * x).sum(), (yellow.sum(1) * y).sum()]) / yellow.sum()
         positions.append(env.nuisance())
-        np.testing.assert_allclose(positions[-1], seen, atol=0.1)  # others may cover a part of it
+        np.testing.assert_allclose(positions[-1], seen, atol=0.2)  # others may cover a part of it
     assert np.ptp(positions, axis=0).min() > 0.3
     assert Arena("arena-reach", seed=0).nuisance() is None
