@@ -17,6 +17,7 @@ NAMES = {
     "checkpoint": "the cost of a checkpoint for concurrent updates (torch alone)",
     "collector": "a collector beside the bare environment, and with workers that step it",
     "experts": "success and return of scripted experts and of a random policy, task by task",
+    "discrete_actions": "a policy of discrete actions in a game that terminates, beside a random one (torch alone)",
     "record": "recording videos with several processes",
     "data": "videos from their files to clips: converting, loading by compression, opening a large store",
     "sample_sources": "small folders of other formats, to try prelar-ray prepare on",

@@ -90,7 +90,7 @@ def time_collectors(
     try:
         for w in workers:  # new, as episodes that began at random stay random to their end
             collectors[w] = Collector(load_config(None, None, [f"collect.workers={w}"], base=config), 0, [0] * k)
-        weights = FinetuneLearner(config, collectors[workers[0]].action_size()).policy_weights()
+        weights = FinetuneLearner(config, collectors[workers[0]].actions()).policy_weights()
         for repeat in range(1 + repeats):
             for w, collector in collectors.items():
                 timing = timed(partial(collector.collect, steps, random, 1, weights), CPU, repeats=1, warmup=0)

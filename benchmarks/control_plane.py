@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.measuring import Result, Row, report_options, show
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.replay.shard import ShardStatus
 
@@ -51,8 +52,11 @@ class Collector:
         self.asleep, self.envs = asleep, range(index * k, (index + 1) * k)
         self.numbers = dict(zip(self.envs, first_numbers, strict=True))
 
-    def action_size(self) -> int:
-        return 4
+    def actions(self) -> ActionSpace:
+        return ActionSpace.continuous(4)
+
+    def terminates(self) -> bool:
+        return False
 
     def episode_steps(self) -> int:
         return 500
@@ -73,7 +77,7 @@ class ReplayShard:
         pass
 
     def insert(self, *parts: Any) -> ShardStatus:
-        return ShardStatus(eligible=1, longest=1)
+        return ShardStatus(episodes=1)
 
     def sample(self, counts: Sequence[int]) -> Any:
         return [np.zeros(1) for _ in counts]
@@ -91,7 +95,7 @@ class ReplayShard:
 class Learner:
     """Sleeps instead of updating, and measures its waiting time."""
 
-    def __init__(self, asleep: Asleep, config: RunConfig, action: int, checkpoints: Path, rank: int) -> None:
+    def __init__(self, asleep: Asleep, config: RunConfig, actions: Any, checkpoints: Path, rank: int, _: bool) -> None:
         self.asleep, self.folder = asleep, checkpoints
         self.updates, self.waited, self.count, self.idle_since = 0, 0.0, 0, 0.0
 

@@ -37,7 +37,7 @@ def finetune(config: RunConfig, pretrained: PretrainLearner) -> FinetuneLearner:
     settings, collect = config.finetune, config.collect
     assert collect.collectors == 1, "one collector acts here"
     collector = Collector(config, index=0, first_numbers=[0] * collect.envs_per_collector)
-    learner = FinetuneLearner(config, collector.action_size())  # 11-12: parameters theta, psi, xi
+    learner = FinetuneLearner(config, collector.actions(), terminates=collector.terminates())  # 11-12: theta, psi, xi
     learner.load_pretrained(pretrained.model.state_dict())  # 10: parameters phi
     buffer = ReplayBuffer(config.replay.capacity_steps, settings.segment_length, generator(config.seed, "replay"))
     pace = RateLimiter(settings.random_steps, settings.env_steps_per_update, settings.initial_updates)

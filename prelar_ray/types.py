@@ -5,6 +5,7 @@ Legend (used in docstrings and in comments such as ``# (B, T, F)``)::
     B sequences         T steps               H imagination horizon     N = B*T imagined starts
     A real action       L latent action       E embedding               D deterministic state
     S stochastic groups K classes per group   F = S*K + D feature       Hpx, Wpx, C image
+    V vector
 
 Time convention. Index ``t`` holds observation ``o_t``, the reward and flags received *with* ``o_t`` and the action
 that *led to* it, so ``action[0]`` is zero::
@@ -21,6 +22,7 @@ Frames stay ``uint8 (T, Hpx, Wpx, C)`` up to the device that computes;
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -30,13 +32,15 @@ import numpy.typing as npt
 
 from prelar_ray.errors import DataError, NonFiniteError
 
-__all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "check_frames"]
+__all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "Vectors", "check_frames"]
 
 IMAGE_SIZE = 64
 """Height and width of every frame, pixels."""
 
 Frames = npt.NDArray[np.uint8]
 """Frames, uint8 ``(T, Hpx, Wpx, C)``."""
+Vectors = npt.NDArray[np.float32]
+"""Low-dimensional observations beside the frames, float32 ``(T, V)``; V is 0 without ``env.vector_key``."""
 
 
 def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:
@@ -68,6 +72,10 @@ class Episode:
     env_index: int  # which environment of the run produced it
     number: int  # counts the episodes of that environment; (env_index, number) is unique in a run
     weight_version: int  # version of the policy at its last step; -1 while acting at random
+    vector: Vectors = dataclasses.field(default_factory=lambda: _UNKNOWN)  # (T, V)
+
+    def __post_init__(self) -> None:
+        _fill(self)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -114,7 +122,7 @@ class Episode:
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray) and len(value) != length:
                 raise DataError(f"{self.key}: {field.name} has {len(value)} rows, reward has {length}")
-        for name, value in (("reward", self.reward), ("action", self.action)):
+        for name, value in (("reward", self.reward), ("action", self.action), ("vector", self.vector)):
             finite = np.isfinite(value.reshape(length, -1)).all(axis=1)
             if not finite.all():
                 step = int(np.argmin(finite))
@@ -131,6 +139,10 @@ class SequenceBatch:
     reward: npt.NDArray[np.float32]  # (B, T)
     is_first: npt.NDArray[np.bool_]  # (B, T)
     is_terminal: npt.NDArray[np.bool_]  # (B, T)
+    vector: Vectors = dataclasses.field(default_factory=lambda: _UNKNOWN)  # (B, T, V)
+
+    def __post_init__(self) -> None:
+        _fill(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -149,3 +161,13 @@ class SequenceBatch:
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate(arrays) for arrays in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+_UNKNOWN: Vectors = np.zeros(0, np.float32)
+"""In the place of vectors that are not given."""
+
+
+def _fill(of: Episode | SequenceBatch) -> None:
+    """Give what has no vectors some without numbers, so that all arrays have as many rows."""
+    if of.vector is _UNKNOWN:
+        object.__setattr__(of, "vector", np.zeros((*of.reward.shape, 0), np.float32))

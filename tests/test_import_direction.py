@@ -12,7 +12,10 @@ import prelar_ray
 
 PACKAGE = Path(prelar_ray.__file__).parent
 
-ROOT = {"prelar_ray", "types", "errors", "fitting", "roles", "seeding", "interrupts", "statistics", "wording"}
+ROOT = {
+    *("prelar_ray", "action_space", "types", "errors", "fitting", "roles", "seeding", "interrupts", "statistics"),
+    "wording",
+}
 RECORDS = {"config", "storage", "telemetry"}
 DATA = {"envs", "video", "sources", "preparation", "replay"}
 ALGORITHM = {"models", "learning", "checkpoint"}

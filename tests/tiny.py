@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.types import Frames, SequenceBatch
@@ -72,3 +74,9 @@ def tiny_batch(seed: int, rows: int = 3, length: int = 6) -> SequenceBatch:
         is_first,
         np.zeros((rows, length), np.bool_),
     )
+
+
+def inputs_of(batch: SequenceBatch, *clips: Frames) -> list[Tensor]:
+    """What an update of fine-tuning computes with, of images and actions alone, and clips to rehearse."""
+    arrays = batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal
+    return [torch.from_numpy(np.array(x)) for x in (*arrays, *clips)]

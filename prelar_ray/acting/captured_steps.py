@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prelar_ray.learning.cuda_graphs import capture_graph, capture_stream, why_not_captured
-from prelar_ray.types import Frames
+from prelar_ray.types import Frames, Vectors
 
 if TYPE_CHECKING:
     from prelar_ray.acting.policy import ActingNoise, PolicyState
@@ -26,8 +26,9 @@ KEPT = 4
 WARM_UPS = 3
 """Calls before recording, in which libraries choose their algorithms and allocate."""
 
-TensorStep = Callable[[Tensor, Tensor, "PolicyState", Tensor | None, Tensor | None], "PolicyState"]
-"""From frames, first flags, state, Gumbel and uniform noise to the next state, whose action is the one to take."""
+TensorStep = Callable[..., "PolicyState"]
+"""From frames, first flags, state, Gumbel and uniform noise, and vectors where there are any, to the next state, whose
+action is the one to take."""
 
 Capture = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 """From a function on buffers that stay where they are, and their device, to one that does the same again."""
@@ -50,17 +51,25 @@ class CapturedSteps:
         self._works = True
 
     def __call__(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: PolicyState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], PolicyState] | None:
         """Choose actions; None if steps cannot be captured here."""
-        recording = self._find(image, is_first, state, noise) if self._works else None
-        return None if recording is None else recording.play((image, is_first, *noise), state)
+        inputs = (image, is_first, *noise, *(() if vector is None else (vector,)))
+        recording = self._find(inputs, state) if self._works else None
+        return None if recording is None else recording.play(inputs, state)
 
-    def _find(self, image: Frames, is_first: Any, state: PolicyState, noise: ActingNoise) -> _Recording | None:
-        key = (len(image), noise.gumbel is None, noise.uniform is None)
+    def _find(self, inputs: tuple[npt.NDArray[Any] | None, ...], state: PolicyState) -> _Recording | None:
+        image, _, gumbel, uniform, *_ = inputs
+        assert image is not None
+        key = (len(image), gumbel is None, uniform is None)
         if key not in self._recordings:
             try:
-                self._recordings[key] = _Recording(self._step, (image, is_first, *noise), state, self._capture)
+                self._recordings[key] = _Recording(self._step, inputs, state, self._capture)
             except RuntimeError as error:
                 self._works = False
                 self._recordings.clear()
@@ -90,10 +99,10 @@ class _Recording:
         self._action = torch.zeros(state.action.shape, dtype=dtype, device="cpu", pin_memory=pinned)
 
         def run() -> None:
-            image, is_first, gumbel, uniform = self._inputs
+            image, is_first, gumbel, uniform, *vector = self._inputs
             assert image is not None
             assert is_first is not None
-            found = step(image, is_first, self._state, gumbel, uniform)
+            found = step(image, is_first, self._state, gumbel, uniform, *vector)
             for buffer, value in zip(self._state.tensors, found.tensors, strict=True):
                 buffer.copy_(value)
 

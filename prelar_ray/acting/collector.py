@@ -8,6 +8,7 @@ import numpy as np
 
 from prelar_ray.acting.policy import Policy, PolicyWeights, acting_device
 from prelar_ray.acting.rollout import Rollout
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
@@ -26,7 +27,7 @@ class Collected:
     env_steps: int  # taken in this request, open episodes included; action repeat counted
     version: int  # of the policy that acted; -1 before the first weights
     returns: tuple[float, ...]  # of the finished episodes
-    successes: tuple[bool, ...]
+    successes: tuple[bool, ...]  # none where the task has no success
     lengths: tuple[int, ...]  # agent steps
     numbers: dict[int, int]  # number of the next episode by environment index
     failures: tuple[str, ...]  # of environments that were replaced; the episode of each is discarded
@@ -49,12 +50,16 @@ class Collector:
             timeout=config.env.timeout,
             workers=config.collect.workers,
         )
-        policy = Policy(config, self.rollout.action_size, one_by_one=config.collect.synchronous)
+        policy = Policy(config, self.rollout.actions, one_by_one=config.collect.synchronous)
         self.policy = policy.to(acting_device(config.collect.gpus))
 
-    def action_size(self) -> int:
-        """Number of action dimensions A."""
-        return self.rollout.action_size
+    def actions(self) -> ActionSpace:
+        """What may be done."""
+        return self.rollout.actions
+
+    def terminates(self) -> bool:
+        """Whether an episode can end before its time for what happens in it."""
+        return self.rollout.terminates
 
     def episode_steps(self) -> int:
         """Maximum length of an episode, environment steps."""
@@ -85,7 +90,7 @@ class Collector:
             env_steps=steps * len(rollout.indices) * self.config.env.action_repeat,
             version=self.policy.version,
             returns=tuple(episode.episode_return for episode in episodes),
-            successes=tuple(episode.succeeded for episode in episodes),
+            successes=tuple(episode.succeeded for episode in episodes) if episodes and rollout.has_success else (),
             lengths=tuple(episode.steps for episode in episodes),
             numbers=dict(zip(rollout.indices, rollout.numbers, strict=True)),
             failures=failures,

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.environments import Environments, EpisodeLost, LocalEnvironments, MakeEnv, Step
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
@@ -41,18 +42,21 @@ DYING_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """For workers to close their environments before they are killed."""
 
-# One environment's place in the shared memory: its last step, and whether that answers the present request.
-_PLACE = np.dtype(
-    [
-        ("image", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
-        ("reward", np.float64),
-        ("terminated", np.bool_),
-        ("truncated", np.bool_),
-        ("success", np.bool_),
-        ("answered", np.bool_),
-    ],
-    align=True,
-)
+
+def _place(config: EnvConfig) -> np.dtype[Any]:
+    """One environment's place in the shared memory: its last step, and whether that answers the present request."""
+    return np.dtype(
+        [
+            ("image", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
+            ("reward", np.float64),
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+            ("success", np.bool_),
+            ("vector", np.float32, (config.vector_size,)),
+            ("answered", np.bool_),
+        ],
+        align=True,
+    )
 
 
 def make_environments(
@@ -89,15 +93,29 @@ class EnvironmentWorkers:
                 self._workers.append(_Worker([int(i) for i in share], self._setup, timeout))
             for error in self.replace(seeds).values():
                 raise error
-            self.action_size = self._workers[0].attribute("action_size")
+            self.actions: ActionSpace = self._workers[0].attribute("actions")
         except BaseException:
             self.close()
             raise
 
     @property
     def episode_steps(self) -> int:
-        """Maximum length of an episode, environment steps."""
+        """See :class:`~prelar_ray.acting.environments.Environments`."""
         return self._workers[0].attribute("episode_steps")
+
+    @property
+    def terminates(self) -> bool:
+        """See :class:`~prelar_ray.acting.environments.Environments`."""
+        return self._workers[0].attribute("terminates")
+
+    @property
+    def has_success(self) -> bool:
+        """See :class:`~prelar_ray.acting.environments.Environments`; a worker that died says nothing."""
+        said = []
+        for worker in self._workers:
+            with suppress(EnvironmentFailure):
+                said.append(worker.attribute("has_success"))
+        return any(said)
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """See :class:`~prelar_ray.acting.environments.Environments`."""
@@ -150,8 +168,9 @@ class _Worker:
         self._asked: list[int] = []
         self.connection, other = Pipe()
         memory = os.memfd_create("prelar-ray-frames")
-        os.ftruncate(memory, len(positions) * _PLACE.itemsize)
-        self._places = _places(memory)
+        place = _place(setup[1])
+        os.ftruncate(memory, len(positions) * place.itemsize)
+        self._places = _places(memory, place)
         code = f"from prelar_ray.acting.environment_workers import serve; serve({other.fileno()}, {memory})"
         try:
             self._process = subprocess.Popen(
@@ -206,7 +225,8 @@ class _Worker:
         finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._places = np.zeros(len(self.positions), _PLACE)  # the last reference to the shared memory frees it
+            # The last reference to the shared memory frees it.
+            self._places = np.zeros(len(self.positions), self._places.dtype)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # it is dead, which shows when it should answer
@@ -246,8 +266,10 @@ class _Worker:
 
     def _step(self, place: int) -> Step:
         found = self._places[place]
-        flags = (bool(found[name]) for name in ("terminated", "truncated", "success"))
-        return Step(found["image"].copy(), float(found["reward"]), *flags)
+        terminated, truncated, success = (bool(found[name]) for name in ("terminated", "truncated", "success"))
+        return Step(
+            found["image"].copy(), float(found["reward"]), terminated, truncated, success, found["vector"].copy()
+        )
 
 
 def serve(connection: int, memory: int) -> None:
@@ -259,9 +281,10 @@ def serve(connection: int, memory: int) -> None:
     for number in (signal.SIGHUP, signal.SIGUSR1):  # a batch system sends them to all processes: the parent answers
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
-    pipe, places = Connection(connection), _places(memory)
+    pipe = Connection(connection)
     with suppress(EOFError, OSError):  # the parent is done, or gone
         positions, make_env, config, timeout = pipe.recv()
+        places = _places(memory, _place(config))
         environments = LocalEnvironments(make_env, config, {}, timeout)
         try:
             while True:
@@ -294,9 +317,9 @@ def _end_with_parent() -> None:
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _places(memory: int) -> npt.NDArray[Any]:
+def _places(memory: int, place: np.dtype[Any]) -> npt.NDArray[Any]:
     """The shared memory as an array of places, one per environment."""
-    return np.frombuffer(mmap.mmap(memory, 0), dtype=_PLACE)
+    return np.frombuffer(mmap.mmap(memory, 0), dtype=place)
 
 
 def _portable(error: Exception) -> Exception:

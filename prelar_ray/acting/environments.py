@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.time_limit import time_limit
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
-from prelar_ray.types import Frames, check_frames
+from prelar_ray.errors import DataError
+from prelar_ray.types import Frames, Vectors, check_frames
 
 __all__ = ["Environments", "EpisodeLost", "LocalEnvironments", "MakeEnv", "Step"]
 
@@ -29,6 +31,7 @@ class Step(NamedTuple):
     terminated: bool
     truncated: bool
     success: bool
+    vector: Vectors  # (V,)
 
 
 class EpisodeLost(Exception):
@@ -44,12 +47,20 @@ class Environments(Protocol):
     """
 
     @property
-    def action_size(self) -> int:
-        """Number of action dimensions A."""
+    def actions(self) -> ActionSpace:
+        """What may be done in each."""
 
     @property
     def episode_steps(self) -> int:
         """Maximum length of an episode, environment steps."""
+
+    @property
+    def terminates(self) -> bool:
+        """Whether an episode can end before its time for what happens in it."""
+
+    @property
+    def has_success(self) -> bool:
+        """Whether ``success`` says anything, as far as it is known by now."""
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """Close environments, broken ones included, and make new ones with these seeds; returns failures alone."""
@@ -84,16 +95,25 @@ class LocalEnvironments:
             raise error
 
     @property
-    def action_size(self) -> int:
-        """Number of action dimensions A."""
-        shape = self._any().action_space.shape
-        assert shape is not None
-        return int(shape[0])
+    def actions(self) -> ActionSpace:
+        """See :class:`Environments`."""
+        space: ActionSpace = self._any().get_wrapper_attr("actions")
+        return space
 
     @property
     def episode_steps(self) -> int:
-        """Maximum length of an episode, environment steps."""
+        """See :class:`Environments`."""
         return int(self._any().get_wrapper_attr("render_attributes")["episode_steps"])
+
+    @property
+    def terminates(self) -> bool:
+        """See :class:`Environments`."""
+        return bool(self._any().get_wrapper_attr("terminates"))
+
+    @property
+    def has_success(self) -> bool:
+        """See :class:`Environments`."""
+        return any(env.get_wrapper_attr("has_success") for env in self._envs.values())
 
     def replace(self, seeds: Mapping[int, int]) -> dict[int, Exception]:
         """See :class:`Environments`. The first ones may take their time: they load the simulator."""
@@ -125,7 +145,7 @@ class LocalEnvironments:
         try:
             with self._limit():
                 observation, info = self._envs[i].reset(seed=seed)
-            return Step(_frame(observation), 0.0, False, False, bool(info["success"]))
+            return Step(_frame(observation), 0.0, False, False, bool(info["success"]), self._vector(observation))
         except Exception as error:  # the simulator's own, or an observation without image or success
             return error
 
@@ -135,9 +155,22 @@ class LocalEnvironments:
                 observation, reward, terminated, truncated, info = self._envs[i].step(action)
             if not math.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
-            return Step(_frame(observation), float(reward), bool(terminated), bool(truncated), bool(info["success"]))
+            flags = bool(terminated), bool(truncated), bool(info["success"])
+            return Step(_frame(observation), float(reward), *flags, self._vector(observation))
         except Exception as error:
             return error
+
+    def _vector(self, observation: Any) -> Vectors:
+        """Return the vector of an observation, ``(V,)``.
+
+        Raises:
+            DataError: it has another shape, or is not finite.
+        """
+        size = self._config.vector_size
+        vector: Vectors = np.asarray(observation["vector"] if size else (), np.float32)
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise DataError(f"the vector is {vector}, expected {size} finite numbers; check env.vector_key")
+        return vector
 
     def _close(self, i: int) -> None:
         env = self._envs.pop(i, None)

@@ -11,6 +11,7 @@ import numpy as np
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
 from prelar_ray.acting.policy import Policy, PolicyWeights, acting_device
 from prelar_ray.acting.rollout import Acts, Rollout
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.envs.registry import make_env
 from prelar_ray.seeding import derive_seed, generator
@@ -26,7 +27,7 @@ class EvaluationResult:
     """Results of one evaluation, episode by episode."""
 
     returns: tuple[float, ...]
-    successes: tuple[bool, ...]  # any step of the episode succeeded
+    successes: tuple[bool, ...]  # any step of the episode succeeded; none where the task has no success
     lengths: tuple[int, ...]  # agent steps
     frames: tuple[Frames, ...]  # of the first `keep_frames` episodes
 
@@ -56,8 +57,8 @@ class Evaluator:
                 episode is replaced by another.
         """
 
-        def policy(action_size: int) -> Policy:
-            made = Policy(self.config, action_size).to(acting_device(self.config.evaluation.gpus))
+        def policy(actions: ActionSpace) -> Policy:
+            made = Policy(self.config, actions).to(acting_device(self.config.evaluation.gpus))
             if weights is not None:
                 made.load_weights(weights, 0)
             return made
@@ -67,7 +68,7 @@ class Evaluator:
 
 def evaluate_policy(
     config: RunConfig,
-    make_policy: Callable[[int], Acts],
+    make_policy: Callable[[ActionSpace], Acts],
     episodes: int,
     round_: int = 0,
     keep_frames: int = 0,
@@ -76,7 +77,7 @@ def evaluate_policy(
     """Run ``episodes`` episodes by the evaluation protocol of every method.
 
     Args:
-        make_policy: builds the policy from the size of an action; called once the environments exist.
+        make_policy: builds the policy for the actions of the task; called once the environments exist.
         random: act uniformly at random instead.
 
     ``round_``, ``keep_frames`` and errors are those of :meth:`Evaluator.evaluate`.
@@ -99,7 +100,7 @@ def evaluate_policy(
         workers=config.evaluation.workers,
     )
     try:
-        policy = make_policy(rollout.action_size)
+        policy = make_policy(rollout.actions)
         # Each environment runs its share to the end: stopping at the first N to finish would favour short ones.
         shares = [len(range(i, episodes, parallel)) for i in range(parallel)]
         done: list[Episode] = []
@@ -111,12 +112,13 @@ def evaluate_policy(
                     rollout.stop(position)
         for failure in rollout.failures:
             log.warning("evaluation: %s; another episode replaces it", failure)
+        has_success = rollout.has_success
     finally:
         rollout.close()
     done.sort(key=lambda episode: (episode.number, episode.env_index))
     return EvaluationResult(
         returns=tuple(episode.episode_return for episode in done),
-        successes=tuple(episode.succeeded for episode in done),
+        successes=tuple(episode.succeeded for episode in done) if has_success else (),
         lengths=tuple(episode.steps for episode in done),
         frames=tuple(episode.image for episode in done[:keep_frames]),
     )

@@ -11,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.acting.captured_steps import CapturedSteps
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
+from prelar_ray.models.acting_weights import acting_space
 from prelar_ray.models.action_encoder import action_input
-from prelar_ray.models.actor_critic import Actor
+from prelar_ray.models.actor_critic import make_actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.resnet import folded_config
 from prelar_ray.models.rssm import State
+from prelar_ray.models.vector import VectorEncoder, joined
 from prelar_ray.models.world_model import dynamics
-from prelar_ray.types import Frames
+from prelar_ray.types import Frames, Vectors
 
-__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_action_size"]
+__all__ = ["ActingNoise", "Policy", "PolicyState", "PolicyWeights", "acting_device", "check_actions"]
 
 PolicyWeights = Mapping[str, npt.NDArray[Any]]
 """Weights of :class:`Policy`: arrays by name."""
@@ -70,15 +73,19 @@ class Policy(nn.Module):
     (:class:`~prelar_ray.acting.captured_steps.CapturedSteps`).
     """
 
-    def __init__(self, config: RunConfig, action: int, one_by_one: bool = False) -> None:
+    def __init__(self, config: RunConfig, actions: ActionSpace | int, one_by_one: bool = False) -> None:
+        """Build for ``actions``; a number stands for so many continuous ones."""
         super().__init__()
         model = config.world_model
-        self.action_size, self.task = action, config.env.task
+        self.actions, self.task = ActionSpace.of(actions), config.env.task
         # Batch norms are folded into the convolutions' weights; see `acting_weights`.
         self.encoder = ImageEncoder(folded_config(model.encoder))
-        self.action_encoder = action_input(model, action)
-        self.rssm = dynamics(model, self.encoder.size, self.action_encoder.size)
-        self.actor = Actor(self.rssm.feature, action, config.behaviour.actor, config.behaviour.actor_min_std)
+        self.action_encoder = action_input(model, self.actions.size)
+        size = config.env.vector_size
+        self.vector_encoder = VectorEncoder(size, model.vector) if size else None
+        beside = model.vector.units if size else 0
+        self.rssm = dynamics(model, self.encoder.size + beside, self.action_encoder.size)
+        self.actor = make_actor(self.rssm.feature, self.actions, config.behaviour)
         self.version = -1
         self.one_by_one = one_by_one
         self._captured = CapturedSteps(self.step)
@@ -95,18 +102,23 @@ class Policy(nn.Module):
         Raises:
             CheckpointError: an array is missing or has another shape, for example that of another task's actions.
         """
-        check_action_size(weights, self.action_size, self.task)
+        check_actions(weights, self.actions, self.task)
         load_module(self, {key: torch.tensor(value) for key, value in weights.items()}, "policy")
         self.version = version
 
     def initial(self, n: int) -> PolicyState:
         """State before the first step of ``n`` environments."""
         latent = self.rssm.initial(n)
-        return PolicyState(latent, latent.deter.new_zeros(n, self.action_size))
+        return PolicyState(latent, latent.deter.new_zeros(n, self.actions.size))
 
     @torch.inference_mode()
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: PolicyState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
         """Choose actions.
 
@@ -115,33 +127,50 @@ class Policy(nn.Module):
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
             noise: random numbers; the published evaluation takes the mode of the action but samples the latent state.
+            vector: ``(n, V)``; read by a policy that observes vectors.
 
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step, which on a GPU overwrites it.
         """
+        if self.vector_encoder is None:
+            vector = None
         if not self.one_by_one:
-            found = self._captured(image, is_first, state, noise) if state.action.is_cuda else None
-            return found or self.act_eagerly(image, is_first, state, noise)
+            found = self._captured(image, is_first, state, noise, vector) if state.action.is_cuda else None
+            return found or self.act_eagerly(image, is_first, state, noise, vector)
         rows = [[i] for i in range(len(image))]
-        actions, states = zip(
-            *(self.act_eagerly(image[i], is_first[i], state.at(i), noise.at(i)) for i in rows), strict=True
-        )
+        of_rows = [
+            (image[i], is_first[i], state.at(i), noise.at(i), None if vector is None else vector[i]) for i in rows
+        ]
+        actions, states = zip(*(self.act_eagerly(*of_row) for of_row in of_rows), strict=True)
         latent = State.concatenate([row.latent for row in states])
         return np.concatenate(actions), PolicyState(latent, torch.cat([row.action for row in states]))
 
     @torch.inference_mode()
     def act_eagerly(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: PolicyState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: PolicyState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], PolicyState]:
         """:meth:`act` in one batch, launching every kernel by itself; leaves ``state`` as it is."""
         device = state.action.device
         frames, first = torch.from_numpy(image).to(device), torch.from_numpy(is_first).to(device)
-        gumbel, uniform = (None if part is None else torch.from_numpy(part).to(device) for part in noise)
-        next_state = self.step(frames, first, state, gumbel, uniform)
+        gumbel, uniform, seen = (
+            None if part is None else torch.from_numpy(part).to(device) for part in (*noise, vector)
+        )
+        next_state = self.step(frames, first, state, gumbel, uniform, seen)
         return next_state.action.cpu().numpy().astype(np.float32), next_state
 
     def step(
-        self, image: Tensor, is_first: Tensor, state: PolicyState, gumbel: Tensor | None, uniform: Tensor | None
+        self,
+        image: Tensor,
+        is_first: Tensor,
+        state: PolicyState,
+        gumbel: Tensor | None,
+        uniform: Tensor | None,
+        vector: Tensor | None = None,
     ) -> PolicyState:
         """Return the next state, with the action to take, without waiting for the device that holds all arguments.
 
@@ -150,9 +179,10 @@ class Policy(nn.Module):
             is_first: bool ``(n,)``.
             state: of ``n`` environments.
             gumbel, uniform: see :class:`ActingNoise`.
+            vector: ``(n, V)``; None for a policy that observes images alone.
         """
         dtype = state.action.dtype
-        embed = self.encoder(preprocess_image(image, dtype)).unsqueeze(1)
+        embed = joined(self.encoder(preprocess_image(image, dtype)), self.vector_encoder, vector).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
         drawn = None if gumbel is None else gumbel.to(dtype).unsqueeze(1)
         posterior = self.rssm.filter(embed, latent_action, is_first.unsqueeze(1), state.latent, drawn)
@@ -166,15 +196,15 @@ def acting_device(gpus: float) -> torch.device:
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
-def check_action_size(weights: Mapping[str, Any], action: int, task: str) -> None:
-    """Check that a policy's actions have the size of a task's; ``weights`` holds the actor's under ``actor.``.
+def check_actions(weights: Mapping[str, Any], actions: ActionSpace, task: str) -> None:
+    """Check that a policy's actions are those of a task; ``weights`` holds the actor's under ``actor.``.
 
     Raises:
-        CheckpointError: the sizes differ.
+        CheckpointError: they are of another kind, or of other sizes.
     """
-    bias = weights.get("actor.mean.bias")
-    if bias is not None and len(bias) != action:  # a missing tensor is reported when the weights are loaded
+    theirs = acting_space(weights)
+    if theirs is not None and theirs != actions:  # a missing tensor is reported when the weights are loaded
         raise CheckpointError(
-            f"its policy has actions of size {len(bias)}, env.task={task} takes {action}; "
+            f"its policy has actions of {theirs}, env.task={task} takes {actions}; "
             "choose the task it was trained on, or another with such actions"
         )

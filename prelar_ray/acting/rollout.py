@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.acting.environment_workers import make_environments
-from prelar_ray.acting.environments import EpisodeLost, MakeEnv
+from prelar_ray.acting.environments import EpisodeLost, MakeEnv, Step
 from prelar_ray.acting.policy import ActingNoise
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
-from prelar_ray.types import Episode, Frames
+from prelar_ray.types import Episode, Frames, Vectors
 
 __all__ = ["Acts", "EpisodeSeeds", "Rollout"]
 
@@ -34,9 +34,14 @@ class Acts(Protocol):
         """State before the first step; it has the previous ``action``, and ``at`` selects rows."""
 
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: Any, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: Any,
+        noise: ActingNoise,
+        vector: Vectors,
     ) -> tuple[npt.NDArray[np.float32], Any]:
-        """Actions ``(n, A)`` and the next state."""
+        """Actions ``(n, A)`` and the next state, from frames and vectors ``(n, V)``; V may be 0."""
 
 
 class Rollout:
@@ -75,9 +80,10 @@ class Rollout:
         self.failures: list[str] = []  # tolerated failures; the caller reads and clears the list
         first = {i: self._seed(i) for i in range(len(indices))}
         self._environments = make_environments(make_env, config, first, workers, timeout)
-        self.action_size = self._environments.action_size
+        self.actions = self._environments.actions
+        self._has_success = self._environments.has_success
         self._rngs: list[np.random.Generator] = [np.random.default_rng(0)] * len(indices)
-        self._rows: list[list[tuple[Frames, npt.NDArray[np.float32], float, bool, bool]]] = [[] for _ in indices]
+        self._rows: list[list[tuple[Step, npt.NDArray[np.float32]]]] = [[] for _ in indices]
         self._random = [False] * len(indices)
         self._active = list(range(len(indices)))
         self._state: Any = None
@@ -92,6 +98,17 @@ class Rollout:
         """Maximum length of an episode, environment steps."""
         return self._environments.episode_steps
 
+    @property
+    def terminates(self) -> bool:
+        """Whether an episode can end before its time for what happens in it."""
+        return self._environments.terminates
+
+    @property
+    def has_success(self) -> bool:
+        """Whether the success of episodes says anything, which some environments show as late as in their steps."""
+        self._has_success = self._has_success or self._environments.has_success
+        return self._has_success
+
     def stop(self, position: int) -> None:
         """Exclude an environment from all further steps."""
         self._active.remove(position)
@@ -103,7 +120,7 @@ class Rollout:
             policy: acts in all episodes that did not begin with ``random``.
             random: whether episodes that begin now act uniformly at random to their end.
             sample: sample actions (training) or take their mode (evaluation).
-            expl_noise: standard deviation of Gaussian noise on sampled actions.
+            expl_noise: standard deviation of Gaussian noise on sampled actions, which are continuous.
 
         Returns:
             Episodes that ended, with the position of their environment.
@@ -120,7 +137,7 @@ class Rollout:
             if isinstance(outcome, Exception):
                 broken[i] = outcome
                 continue
-            self._rows[i].append((outcome.image, taken[i], outcome.reward, outcome.terminated, outcome.success))
+            self._rows[i].append((outcome, taken[i]))
             if outcome.terminated or outcome.truncated:
                 finished.append((i, self._finish(i, -1 if self._random[i] else policy.version)))
         self._replace(broken)
@@ -137,16 +154,17 @@ class Rollout:
         its neighbours act at random.
         """
         rngs = [self._rngs[i] for i in self._active]
-        uniform = np.stack([rng.random(self.action_size, dtype=np.float32) for rng in rngs])
+        uniform = np.stack([rng.random(self.actions.size, dtype=np.float32) for rng in rngs])
         exponential = np.stack([rng.standard_exponential(policy.noise_shape, dtype=np.float32) for rng in rngs])
-        normal = np.stack([rng.standard_normal(self.action_size, dtype=np.float32) for rng in rngs])
+        normal = np.stack([rng.standard_normal(self.actions.size, dtype=np.float32) for rng in rngs])
         random = np.array([self._random[i] for i in self._active])
-        actions = 2 * uniform - 1
+        actions = self.actions.random(uniform)
         if not random.all():
-            image = np.stack([self._rows[i][-1][0] for i in self._active])
+            shown = [self._rows[i][-1][0] for i in self._active]
+            image, vector = np.stack([step.image for step in shown]), np.stack([step.vector for step in shown])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
             noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
-            chosen, state = policy.act(image, first, self._policy_state(policy), noise)
+            chosen, state = policy.act(image, first, self._policy_state(policy), noise, vector)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
                 state = state._replace(action=state.action.new_tensor(chosen))
@@ -169,13 +187,13 @@ class Rollout:
         for i in positions:
             seeds[i], self._rngs[i] = self._seeds(self.indices[i], self.numbers[i])
             self._random[i] = random
-        zeros = np.zeros(self.action_size, dtype=np.float32)
+        zeros = np.zeros(self.actions.size, dtype=np.float32)
         broken = {}
         for i, outcome in self._environments.reset(seeds).items():
             if isinstance(outcome, Exception):
                 broken[i] = outcome
             else:
-                self._rows[i] = [(outcome.image, zeros, outcome.reward, outcome.terminated, outcome.success)]
+                self._rows[i] = [(outcome, zeros)]
         self._replace(broken)
 
     def _replace(self, broken: Mapping[int, Exception]) -> None:
@@ -201,19 +219,20 @@ class Rollout:
         return self._seeds(self.indices[i], self.numbers[i])[0]
 
     def _finish(self, i: int, version: int) -> Episode:
-        images, actions, rewards, terminals, successes = zip(*self._rows[i], strict=True)
-        first = np.zeros(len(images), dtype=np.bool_)
+        steps, actions = zip(*self._rows[i], strict=True)
+        first = np.zeros(len(steps), dtype=np.bool_)
         first[0] = True
         episode = Episode(
-            image=np.stack(images),
+            image=np.stack([step.image for step in steps]),
             action=np.stack(actions),
-            reward=np.array(rewards, dtype=np.float32),
+            reward=np.array([step.reward for step in steps], dtype=np.float32),
             is_first=first,
-            is_terminal=np.array(terminals, dtype=np.bool_),
-            success=np.array(successes, dtype=np.bool_),
+            is_terminal=np.array([step.terminated for step in steps], dtype=np.bool_),
+            success=np.array([step.success for step in steps], dtype=np.bool_),
             env_index=self.indices[i],
             number=self.numbers[i],
             weight_version=version,
+            vector=np.stack([step.vector for step in steps]),
         )
         self._rows[i] = []
         self.numbers[i] += 1

@@ -16,6 +16,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.utils.from_config import NotProvided
 from ray.tune.registry import get_trainable_cls
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.env_runner import FrameEnvRunner
 from prelar_ray.baselines.environment import ENVIRONMENT, environment_config
@@ -24,7 +25,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 from prelar_ray.seeding import derive_seed
 
-__all__ = ["algorithm_config"]
+__all__ = ["algorithm_config", "check_algorithm_acts"]
 
 SHOWN = 10
 """Settings that a message names where none resembles what was given."""
@@ -34,18 +35,27 @@ assert ray.rllib
 OWN_NETWORKS = {"DreamerV3": "rllib.training.model_size"}
 """Algorithms that do not read ``rllib.model``, and what they read instead."""
 
+ONE_CHOICE = ("DreamerV3",)
+"""Algorithms that take one choice, and not several at once."""
+
 NOT_PLAIN = {"learner_class", "learner_connector", "learner_config_dict", "add_default_connectors_to_learner_pipeline"}
 OF_THE_OLD_STACK = {"model", "optimizer"}
 """Keywords that the algorithms run here would silently ignore."""
 
 
-def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, first_number: int = 0) -> AlgorithmConfig:
+def algorithm_config(
+    config: RunConfig,
+    cluster: RLlibCluster | None = None,
+    first_number: int = 0,
+    actions: ActionSpace | None = None,
+) -> AlgorithmConfig:
     """Return what builds the algorithm that ``config.method`` names; it is complete and checked, not frozen.
 
     Args:
         config: of the run.
         cluster: what its processes may use; None to see whether the settings are right.
         first_number: number of the first episode of every environment.
+        actions: of the task; None to see whether the settings are right.
 
     Raises:
         ConfigError: a setting that RLlib does not know or accept, or one that its algorithms cannot follow.
@@ -60,7 +70,7 @@ def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, fir
     # An iteration is one turn: collect, learn, publish.
     algorithm.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     _train(algorithm, config)
-    _network(algorithm, config)
+    _network(algorithm, config, actions)
     algorithm.env_runners(
         env_runner_cls=FrameEnvRunner,
         num_env_runners=config.rllib.env_runners,
@@ -74,6 +84,19 @@ def algorithm_config(config: RunConfig, cluster: RLlibCluster | None = None, fir
     with _refusals(name):
         algorithm.copy(copy_frozen=False).validate()
     return algorithm
+
+
+def check_algorithm_acts(config: RunConfig, actions: ActionSpace) -> None:
+    """Make sure that an algorithm can act as a task wants it to.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if actions.is_discrete and len(actions.sizes) > 1 and config.algorithm in ONE_CHOICE:
+        raise ConfigError(
+            f"method={config.method}: {config.algorithm} of RLlib takes one choice, and {config.env.task} has actions "
+            f"of {actions}; use method=rllib/PPO, or a method of this package"
+        )
 
 
 def _use(algorithm: AlgorithmConfig, cluster: RLlibCluster) -> None:
@@ -97,7 +120,7 @@ def _train(algorithm: AlgorithmConfig, config: RunConfig) -> None:
         algorithm.training(**settings)
 
 
-def _network(algorithm: AlgorithmConfig, config: RunConfig) -> None:
+def _network(algorithm: AlgorithmConfig, config: RunConfig, actions: ActionSpace | None) -> None:
     name, given = config.algorithm, config.rllib.model
     if not given:
         return
@@ -105,6 +128,8 @@ def _network(algorithm: AlgorithmConfig, config: RunConfig) -> None:
         raise ConfigError(f"rllib.model: {name} of RLlib has networks of its own; see {OWN_NETWORKS[name]}")
     _check("rllib.model", "DefaultModelConfig of RLlib", given, get_type_hints(DefaultModelConfig))
     settings: dict[str, Any] = dict(given)
+    if actions and actions.is_discrete:
+        settings.pop("free_log_std", None)  # choices have no deviation, and RLlib refuses the setting for them
     algorithm.rl_module(model_config=DefaultModelConfig(**settings))
 
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from ray import tune
 
 from prelar_ray.acting.time_limit import time_limit
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig, RunConfig
 from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.envs.registry import make_env
@@ -21,7 +22,7 @@ from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.seeding import derive_seed
 from prelar_ray.types import IMAGE_SIZE, Frames, check_frames
 
-__all__ = ["ENVIRONMENT", "FINISHED", "FrameEnv", "as_floats", "environment_config", "register"]
+__all__ = ["ENVIRONMENT", "FINISHED", "FrameEnv", "as_floats", "environment_config", "native_space", "register"]
 
 ENVIRONMENT = "prelar_ray/frames"
 """Name under which RLlib knows :class:`FrameEnv`."""
@@ -41,11 +42,11 @@ def as_floats(frames: Frames, black: float) -> FloatFrames:
     return frames.astype(np.float32) * np.float32(1 - black) / np.float32(255) + np.float32(black)
 
 
-class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
+class FrameEnv(gym.Env[FloatFrames, Any]):
     """One environment of a run: frames without a dictionary around them, and each episode from a seed of its own.
 
     Environment ``index`` sees in its episode ``number`` what environment ``index`` of a collector sees in that of the
-    same number. Seeds that RLlib gives are not used.
+    same number. Seeds that RLlib gives are not used. Choices are integers, as RLlib's algorithms take them.
 
     Args:
         config: the environment.
@@ -64,7 +65,7 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         self._timeout, self._reward_scale = config.timeout, reward_scale
         self._env = make_env(config, derive_seed(seed, "env", index, first_number))
         self.observation_space = spaces.Box(black, 1.0, (IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
-        self.action_space = self._env.action_space
+        self.action_space = native_space(self._env.actions)
         self._return, self._succeeded, self._steps = 0.0, False, 0
 
     def reset(
@@ -85,16 +86,18 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         self._return, self._succeeded, self._steps = 0.0, False, 0
         return frame, {}
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[FloatFrames, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[FloatFrames, float, bool, bool, dict[str, Any]]:
         """Do one step.
 
         Raises:
             EnvironmentFailure: see :meth:`reset`; or the reward is not finite.
         """
         self._steps += 1
+        actions = self._env.actions
+        given = actions.one_hot(np.atleast_1d(action)) if actions.is_discrete else action
         try:
             with time_limit(self._timeout):
-                observation, reward, terminated, truncated, info = self._env.step(action)
+                observation, reward, terminated, truncated, info = self._env.step(given)
             if not math.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
             frame = self._frame(observation)
@@ -104,7 +107,9 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         self._succeeded |= bool(info["success"])
         told: dict[str, Any] = {}
         if terminated or truncated:
-            told[FINISHED] = {"return": self._return, "success": self._succeeded, "steps": self._steps}
+            told[FINISHED] = {"return": self._return, "steps": self._steps}
+            if self._env.has_success:
+                told[FINISHED]["success"] = self._succeeded
         return frame, self._reward_scale * float(reward), bool(terminated), bool(truncated), told
 
     def close(self) -> None:
@@ -119,6 +124,13 @@ class FrameEnv(gym.Env[FloatFrames, npt.NDArray[np.float32]]):
         return EnvironmentFailure(f"{what}: {type(error).__name__}: {error}")
 
 
+def native_space(actions: ActionSpace) -> spaces.Space[Any]:
+    """Return the space of gymnasium by which RLlib knows these actions."""
+    if not actions.is_discrete:
+        return spaces.Box(-1.0, 1.0, (actions.size,), np.float32)
+    return spaces.Discrete(actions.sizes[0]) if len(actions.sizes) == 1 else spaces.MultiDiscrete(list(actions.sizes))
+
+
 def environment_config(config: RunConfig, first_number: int) -> dict[str, Any]:
     """Return what RLlib hands to :func:`register`'s maker in every process: plain values."""
     return {
@@ -126,7 +138,7 @@ def environment_config(config: RunConfig, first_number: int) -> dict[str, Any]:
         "seed": config.seed,
         "first_number": first_number,
         "envs": config.collect.envs_per_collector,
-        "reward_scale": config.rllib.reward_scale,
+        "reward_scale": config.rllib.reward_scale * config.env.reward_scale,
         "black": BLACK.get(config.algorithm, 0.0),
     }
 

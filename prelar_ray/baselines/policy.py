@@ -15,8 +15,9 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor
 
 from prelar_ray.acting.policy import ActingNoise
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.baselines.environment import as_floats
-from prelar_ray.types import Frames
+from prelar_ray.types import Frames, Vectors
 
 __all__ = ["ModulePolicy", "ModuleState"]
 
@@ -41,9 +42,9 @@ class ModulePolicy:
 
     noise_shape = (0, 0)  # the environments draw none for it
 
-    def __init__(self, module: TorchRLModule, action: int, version: int, seed: int) -> None:
-        """Act with ``module`` as it is then, in environments of ``action`` numbers to an action."""
-        self.module, self.action_size, self.version = module, action, version
+    def __init__(self, module: TorchRLModule, actions: ActionSpace, version: int, seed: int) -> None:
+        """Act with ``module`` as it is then, in environments of these ``actions``."""
+        self.module, self.actions, self.version = module, actions, version
         shown = module.observation_space
         assert isinstance(shown, spaces.Box)
         self._black = float(shown.low.min())
@@ -54,13 +55,18 @@ class ModulePolicy:
 
     def initial(self, n: int) -> ModuleState:
         """State before the first step of ``n`` environments."""
-        action = torch.zeros(n, self.action_size, device=self._device)
+        action = torch.zeros(n, self.actions.size, device=self._device)
         with self._own_randomness():
             return ModuleState(action, self._initial_memory(n) if self._has_memory else {})
 
     @torch.no_grad()
     def act(
-        self, image: Frames, is_first: npt.NDArray[np.bool_], state: ModuleState, noise: ActingNoise
+        self,
+        image: Frames,
+        is_first: npt.NDArray[np.bool_],
+        state: ModuleState,
+        noise: ActingNoise,
+        vector: Vectors | None = None,
     ) -> tuple[npt.NDArray[np.float32], ModuleState]:
         """Choose actions.
 
@@ -68,7 +74,7 @@ class ModulePolicy:
             image: uint8 ``(n, Hpx, Wpx, C)``.
             is_first: ``(n,)``; where set, the row of ``state`` is ignored.
             state: from the previous step, or :meth:`initial`.
-            noise: not used.
+            noise, vector: not used.
 
         Returns:
             Actions ``(n, A)`` in [-1, 1] and the state for the next step.
@@ -88,33 +94,34 @@ class ModulePolicy:
     ) -> tuple[npt.NDArray[np.float32], ModuleState]:
         if not self._has_memory:
             action = self._choose(self.module.forward_inference({Columns.OBS: frames}))
-            return self._for_environments(action), ModuleState(action, {})
+            return action.cpu().numpy(), ModuleState(action, {})
         first = torch.from_numpy(is_first).to(self._device)
         # Rows that begin get the initial memory here; DreamerV3 asks for the flag besides.
         fresh = self._initial_memory(len(frames))
         memory = {name: _where(first, fresh[name], value) for name, value in state.memory.items()}
         batch = {Columns.OBS: frames.unsqueeze(1), Columns.STATE_IN: memory, "is_first": first.float()}
         out = self.module.forward_inference(batch)
-        action = self._choose(out).squeeze(1)
-        return self._for_environments(action), ModuleState(action, dict(out[Columns.STATE_OUT]))
+        action = self._choose(out, steps=True)
+        return action.cpu().numpy(), ModuleState(action, dict(out[Columns.STATE_OUT]))
 
     def _initial_memory(self, n: int) -> dict[str, Tensor]:
         initial = self.module.get_initial_state()
         rows = {name: torch.as_tensor(value, device=self._device) for name, value in initial.items()}
         return {name: row.detach().unsqueeze(0).repeat(n, *[1] * row.dim()) for name, row in rows.items()}
 
-    def _choose(self, out: dict[str, Any]) -> Tensor:
-        if Columns.ACTIONS in out:
-            chosen: Tensor = out[Columns.ACTIONS]
-            return chosen
-        distribution = self.module.get_inference_action_dist_cls().from_logits(out[Columns.ACTION_DIST_INPUTS])
-        mode = distribution.to_deterministic().sample()
-        assert isinstance(mode, Tensor)
-        return mode
-
-    def _for_environments(self, action: Tensor) -> npt.NDArray[np.float32]:
-        """Clip, as RLlib's last connector does where the bounds are -1 and 1."""
-        return action.clamp(-1, 1).cpu().numpy().astype(np.float32)
+    def _choose(self, out: dict[str, Any], steps: bool = False) -> Tensor:
+        """Return actions ``(n, A)``; ``steps`` says that ``out`` has a dimension of one step after the rows."""
+        chosen: Any = out.get(Columns.ACTIONS)
+        if chosen is None:
+            distribution = self.module.get_inference_action_dist_cls().from_logits(out[Columns.ACTION_DIST_INPUTS])
+            chosen = distribution.to_deterministic().sample()
+        if steps:
+            chosen = chosen.squeeze(1)
+        if not self.actions.is_discrete:
+            clipped: Tensor = chosen.clamp(-1, 1).float()  # as the last connector of RLlib does
+            return clipped
+        indices = chosen.reshape(len(chosen), -1).cpu().numpy()
+        return torch.from_numpy(self.actions.one_hot(indices)).to(chosen.device)
 
 
 def _where(first: Tensor, fresh: Tensor, value: Tensor) -> Tensor:

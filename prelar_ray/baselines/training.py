@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from prelar_ray.acting.collector import Collected
 from prelar_ray.acting.evaluator import evaluate_policy
-from prelar_ray.baselines.algorithm import algorithm_config
+from prelar_ray.baselines.algorithm import algorithm_config, check_algorithm_acts
 from prelar_ray.baselines.checkpoints import ALGORITHM_FOLDER, AlgorithmCheckpoint, Counters, is_whole, resumable, save
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.baselines.environment import register
@@ -24,7 +24,7 @@ from prelar_ray.baselines.policy import ModulePolicy
 from prelar_ray.checkpoint.compatibility import check_same_experiment
 from prelar_ray.checkpoint.store import CheckpointFolders
 from prelar_ray.config import RunConfig
-from prelar_ray.envs.registry import action_size
+from prelar_ray.envs.registry import action_space
 from prelar_ray.errors import EnvironmentFailure, NonFiniteError
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.seeding import derive_seed
@@ -115,8 +115,9 @@ class _Baseline(Loop):
             self.save()  # so that a run killed at any time can be resumed
 
     def _build(self, checkpoint: AlgorithmCheckpoint | None) -> Algorithm:
-        action_size(self.config.env)  # refuses what only the environment knows to be wrong
-        settings = algorithm_config(self.config, self.cluster, first_number=self.done.episodes)
+        actions = action_space(self.config.env)  # refuses what only the environment knows to be wrong
+        check_algorithm_acts(self.config, actions)
+        settings = algorithm_config(self.config, self.cluster, self.done.episodes, actions)
         register()
         algorithm = settings.build_algo()
         with suppress(OSError):
@@ -228,7 +229,7 @@ class _Baseline(Loop):
         seed = derive_seed(self.config.seed, "evaluating", round_)
         result = evaluate_policy(
             self.config,
-            lambda action: ModulePolicy(module, action, update, seed),
+            lambda actions: ModulePolicy(module, actions, update, seed),
             self.config.evaluation.episodes,
             round_,
         )

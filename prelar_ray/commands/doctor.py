@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import platform
@@ -9,16 +10,18 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from prelar_ray.commands.options import command_parser, resolve
-from prelar_ray.config import RunConfig
+from prelar_ray.config import RunConfig, load_config
 from prelar_ray.replay.memory import GIB, STEP_BYTES, memory_limit
 
 if TYPE_CHECKING:  # it imports the simulators, which may be broken
@@ -30,6 +33,8 @@ DESCRIPTION = """\
 Check that this machine can record, train and evaluate: Python and package versions, off-screen rendering,
 GPUs, shared memory, memory and disk for the configured replay buffer, open files, Ray.
 
+With an environment (env.task=gym/MODULE:ID), also that: its images, actions, rewards, success, seeds, end, speed.
+
 One line per check: OK, WARN (works, with a drawback) or FAIL, what was found, and what to do about it.
 Exits with 1 if a check fails."""
 
@@ -37,6 +42,8 @@ EPILOG = """\
 examples:
   prelar-ray doctor --preset tiny                    memory and disk are judged by the preset's replay buffer
   prelar-ray doctor --ray                            also starts a Ray on this machine, and stops it
+  prelar-ray doctor env.task=gym/my_package:Arm-v0 --sheet arm.png
+                                                     also checks this environment, and draws an episode of it
   prelar-ray doctor replay.capacity_steps=100000     whether a smaller replay buffer would fit"""
 
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
@@ -47,6 +54,10 @@ SLOW_RENDERING = 10.0
 """Frames per second below which collecting is a bottleneck."""
 OPEN_FILES = 8192
 """Open files that Ray's processes need together on a machine with many cores."""
+ENVIRONMENT = "environment"
+"""Name of the checks of the environment, which are several lines."""
+SHEET_PARTS = 4
+"""Parts of an episode, of each of which three frames are drawn."""
 CHECKPOINT_SPACE = 5 * GIB
 """Disk space for checkpoints, videos and logs besides the replay buffer."""
 
@@ -64,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = command_parser("doctor", DESCRIPTION, EPILOG)
     parser.add_argument("--ray", action="store_true", help="also start a Ray on this machine and stop it (10 s)")
-    names = ", ".join(_checks(RunConfig(), start_ray=False))
+    names = ", ".join([*_checks(RunConfig(), start_ray=False), ENVIRONMENT])
     parser.add_argument("--only", action="append", metavar="CHECK", help=f"just this check, may be repeated: {names}")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw an episode of the environment (a .png file)")
     args = parser.parse_args(argv)
     config = resolve(args)
     if args.dry_run:
@@ -74,16 +86,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_dry_run(config)
         return 0
     checks = _checks(config, args.ray)
-    unknown = set(args.only or ()) - checks.keys()
+    chosen: list[str] = args.only or [*checks, *([ENVIRONMENT] if args.sheet or _names_environment(args) else [])]
+    unknown = set(chosen) - checks.keys() - {ENVIRONMENT}
     if unknown:
         parser.error(f"--only {', '.join(sorted(unknown))}: no such check; there are {names}")
     console = Console(soft_wrap=True, highlight=False)
+    results: Iterator[tuple[str, Check]] = ((name, run_check(checks[name])) for name in chosen if name in checks)
     failed = False
-    for name in args.only or checks:
-        result = run_check(checks[name])
+    for name, result in chain(results, check_environment(config, args.sheet) if ENVIRONMENT in chosen else ()):
         failed |= result.status == "FAIL"
         console.print(_line(name, result))
     return 1 if failed else 0
+
+
+def _names_environment(args: argparse.Namespace) -> bool:
+    """Whether the arguments choose another environment than the preset has."""
+    return resolve(args).env != load_config(args.preset, None, []).env
 
 
 def _checks(config: RunConfig, start_ray: bool) -> dict[str, Callable[[], Check]]:
@@ -294,6 +312,21 @@ def check_cluster(config: RunConfig) -> Check:
         remedy = f"if it asks for a token: export RAY_AUTH_MODE=token and the head's token in {token_file}"
         return Check("WARN", f"{source}={address}, RAY_AUTH_MODE is not token", remedy)
     return Check("OK", f"{source}={address} with a token; it must be the same on every node")
+
+
+def check_environment(config: RunConfig, sheet: Path | None) -> Iterator[tuple[str, Check]]:
+    """Yield the checks of the environment, by name; ``sheet`` is a file for pictures of an episode of it."""
+    from prelar_ray.acting.environment_check import survey  # imports gymnasium, and the environment's own package
+
+    findings, frames = survey(config)
+    for finding in findings:
+        yield finding.check, Check(finding.status, finding.text, finding.remedy)
+    if sheet is not None and frames is not None:
+        from prelar_ray.video.sheet import draw_sheet
+
+        parts = [part for part in np.array_split(np.arange(len(frames)), SHEET_PARTS) if len(part)]
+        draw_sheet(sheet, [f"steps {part[0]} to {part[-1]}" for part in parts], [frames[part] for part in parts])
+        yield "env-sheet", Check("OK", f"{sheet}: {config.env.task} under random actions")
 
 
 def _line(name: str, check: Check) -> Text:

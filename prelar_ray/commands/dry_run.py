@@ -126,7 +126,9 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
             flags, actions = torch.empty(rows, shape[1]), torch.empty(rows, shape[1], action)
             # The bonus has no gradient, and its sorting is useless on the meta device.
             drawn = Deterministic(torch.empty(clips, dtype=torch.int64))
-            return finetune_loss(finetune, config.loss, None, _image(shape), actions, flags, flags, drawn).total
+            vector = torch.empty(rows, shape[1], config.env.vector_size)
+            inputs = _image(shape), actions, flags, flags, drawn
+            return finetune_loss(finetune, config.loss, None, *inputs, is_terminal=flags, vector=vector).total
 
         def behaviour() -> Tensor:
             start = finetune.rssm.initial(config.finetune.replay_rows * config.finetune.segment_length)

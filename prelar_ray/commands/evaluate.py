@@ -19,6 +19,7 @@ from prelar_ray.commands.options import override_option, overrides, plain_parser
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.storage.files import atomic_file, prepare_file
+from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS
 from prelar_ray.video.film import SUFFIXES, write_film
 from prelar_ray.wording import counted
 
@@ -80,13 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluation_lines(result: EvaluationResult) -> list[str]:
-    """Return lines with return and success, and 95 % intervals over episodes."""
-    returns, successes = mean_interval(result.returns), success_interval(result.successes)
-    return [
-        f"return   {returns.format(2)}",
-        f"success  {successes.format(2)} (any step of an episode)",
-        f"95 % intervals over {counted(len(result.returns), 'episode')}",
-    ]
+    """Return lines with return and, where the task has it, success, and 95 % intervals over episodes."""
+    lines = [f"return   {mean_interval(result.returns).format(2)}"]
+    if result.successes:
+        lines.append(f"success  {success_interval(result.successes).format(2)} (any step of an episode)")
+    return [*lines, f"95 % intervals over {counted(len(result.returns), 'episode')}"]
 
 
 def _write_json(path: Path, config: RunConfig, update: int, random: bool, result: EvaluationResult) -> None:
@@ -95,7 +94,7 @@ def _write_json(path: Path, config: RunConfig, update: int, random: bool, result
         "seed": config.seed,
         "update": update,
         "policy": "random" if random else "mode",
-        "success_rule": "any step",
+        "success_rule": ANY_STEP if result.successes else NO_SUCCESS,
         "returns": list(result.returns),
         "successes": [bool(x) for x in result.successes],
         "lengths": list(result.lengths),

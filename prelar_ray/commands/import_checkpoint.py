@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.commands.dry_run import print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, overrides
 from prelar_ray.config import named_value, to_yaml
-from prelar_ray.envs import action_size, check_task
+from prelar_ray.envs import action_space, check_task
 from prelar_ray.errors import OfficialCheckpointError, RenderingError
 from prelar_ray.published.convert import Imported, import_published
 from prelar_ray.storage.files import cannot_write, new_folder
@@ -64,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_new(args.out)
     imported = import_published(args.path, args.preset, args.config, overrides(args))
     named = named_value("env.task", args.config, overrides(args)) is not None
-    size = _actions_of_task(imported, named)
-    if named and size != imported.inferred.action:
-        raise OfficialCheckpointError(f"{args.path}: {_contradiction(imported, size)}; name the task it was tuned in")
+    actions = _actions_of_task(imported, named)
+    if named and actions != _actions_of_checkpoint(imported):
+        raise OfficialCheckpointError(
+            f"{args.path}: {_contradiction(imported, actions)}; name the task it was tuned in"
+        )
     console = Console(soft_wrap=True, highlight=False)
     if args.dry_run:
         _print_summary(console, imported)
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = RunFolder.open(args.out)
     _print_summary(console, imported)
     console.print(
-        f"imported: {run.last_checkpoint()}\nnext: prelar-ray {_following(run, imported, size)}", markup=False
+        f"imported: {run.last_checkpoint()}\nnext: prelar-ray {_following(run, imported, actions)}", markup=False
     )
     return 0
 
@@ -98,37 +101,44 @@ def _write(out: Path, imported: Imported, source: Path) -> None:
         raise cannot_write(out, error) from error
 
 
-def _actions_of_task(imported: Imported, named: bool) -> int | None:
-    """Return the action size of the configuration's task, or of the checkpoint if the task's is not known.
+def _actions_of_checkpoint(imported: Imported) -> ActionSpace | None:
+    """Return the actions of a checkpoint, which are continuous in published code; None where it has no policy."""
+    size = imported.inferred.action
+    return None if size is None else ActionSpace.continuous(size)
+
+
+def _actions_of_task(imported: Imported, named: bool) -> ActionSpace | None:
+    """Return the actions of the configuration's task, or of the checkpoint if the task's are not known.
 
     Raises:
         ConfigError: no such task.
     """
-    env, action = imported.config.env, imported.inferred.action
+    env, actions = imported.config.env, _actions_of_checkpoint(imported)
     try:
-        if action is not None:
-            return action_size(env)
+        if actions is not None:
+            return action_space(env)
         if named:
             check_task(env.task)
     except RenderingError as error:  # a machine that imports may be unable to render
         log.warning("env.task=%s is not checked: %s", env.task, error)
-    return action
+    return actions
 
 
-def _following(run: RunFolder, imported: Imported, size: int | None) -> str:
+def _following(run: RunFolder, imported: Imported, actions: ActionSpace | None) -> str:
     """Return the next command for the run folder, as arguments of prelar-ray."""
     folder, config = shlex.quote(str(run.path)), shlex.quote(str(run.config_path))
     if imported.phase == "pretrain":
         return f"finetune --init {folder} --config {config} --out runs/finetune"
-    if size == imported.inferred.action:
+    if actions == _actions_of_checkpoint(imported):
         return f"evaluate {folder} --film film.mp4"
-    reason = _contradiction(imported, size)
+    reason = _contradiction(imported, actions)
     return f"evaluate {folder} --film film.mp4 env.task=TASK, with the task it was tuned in: {reason}"
 
 
-def _contradiction(imported: Imported, size: int | None) -> str:
-    task, action = imported.config.env.task, imported.inferred.action
-    return f"env.task={task} takes {size} numbers per action, the checkpoint has {action}"
+def _contradiction(imported: Imported, actions: ActionSpace | None) -> str:
+    return (
+        f"env.task={imported.config.env.task} takes actions of {actions}, the checkpoint has {imported.inferred.action}"
+    )
 
 
 def _print_summary(console: Console, imported: Imported) -> None:

@@ -1,5 +1,6 @@
 """Configuration: the typed tree of a run, its presets, and reading it from YAML and the command line."""
 
+from prelar_ray.config.camera import CameraPose
 from prelar_ray.config.component import Component
 from prelar_ray.config.load import (
     json_schema,
@@ -34,6 +35,7 @@ __all__ = [
     "RLLIB",
     "BehaviourConfig",
     "BonusConfig",
+    "CameraPose",
     "Component",
     "ContextConfig",
     "ConvConfig",

@@ -56,11 +56,12 @@ NETWORKS = {
         *("behaviour.return_normalisation", "loss.balance", "loss.aux_reward_weight"),
         *("finetune.bonus.weight", "finetune.bonus.input", "finetune.bonus.projection", "finetune.bonus.queue"),
         *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),
+        "env.vector_size",
     ),
 }
 """Sections and settings behind all that a checkpoint of a phase holds."""
 
-POLICY = ("world_model", "behaviour.actor")
+POLICY = ("world_model", "behaviour.actor", "env.vector_size")
 """Sections behind the networks that act."""
 
 _PRETRAINING = (*TAKEN_OVER, "world_model.rssm.uniform_mix", "loss.action_kl_weight", "loss.consistency_weight")

@@ -164,7 +164,7 @@ def _read_override(text: str) -> dict[str, Any]:
     """Return the tree that ``a.b.c=VALUE`` describes.
 
     ``VALUE`` is YAML, except that it is taken as it stands where the key holds text (``env.camera=0``), or may hold
-    text and the value is not in brackets (``video.path=[a, b]``).
+    text and the value is not in brackets or braces (``video.path=[a, b]``).
     """
     path, equals, raw = text.partition("=")
     keys = path.strip().split(".")
@@ -182,7 +182,7 @@ def _read_override(text: str) -> dict[str, Any]:
 def _is_text(kind: Any, raw: str) -> bool:
     """Return whether a value for a field of this type is text as it stands."""
     return kind is str or (
-        isinstance(kind, UnionType) and str in get_args(kind) and not (raw.startswith("[") and raw.endswith("]"))
+        isinstance(kind, UnionType) and str in get_args(kind) and raw[:1] + raw[-1:] not in ("[]", "{}")
     )
 
 

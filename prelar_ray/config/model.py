@@ -124,6 +124,8 @@ class WorldModelConfig(Component):
     """Action encoder, real action to latent action, and its mirror, the action decoder (fine-tuning)."""
     reward_head: MLPConfig = MLPConfig()
     """Reward and auxiliary reward heads."""
+    vector: MLPConfig = MLPConfig(layers=2, units=128)
+    """Encoder of the vector beside the image, and the head that predicts it (fine-tuning with env.vector_key)."""
     reward_distribution: ScalarDistribution = "gaussian"
     """What the reward heads predict: the mean of a unit Gaussian, or 255 bins in symlog space (two-hot)."""
 
@@ -182,6 +184,10 @@ class LossConfig(Component):
     """Weight of the log-likelihood of reward plus bonus (fine-tuning)."""
     aux_reward_weight: NonNegativeFloat = 1.0
     """Weight of the log-likelihood of the plain reward (fine-tuning); 0 leaves its head out."""
+    discount_weight: PositiveFloat = 1.0
+    """Weight of the log-likelihood of continuing (fine-tuning, with the head of behaviour.discount_head)."""
+    vector_weight: NonNegativeFloat = 1.0
+    """Weight of the log-likelihood of the vector beside the image (fine-tuning with env.vector_key)."""
     dynamics_kl_weight: NonNegativeFloat = 1.0
     """Weight beta of the dynamics KL."""
     kl_balance: Fraction = 0.8

@@ -42,6 +42,7 @@ SOURCES = {
     "loss.image_weight": "Eq. (10), (12)",
     "loss.reward_weight": "Eq. (15)",
     "loss.aux_reward_weight": "Eq. (15)",
+    "loss.vector_weight": "not in the paper",
     "loss.dynamics_kl_weight": "Table 1: dynamics KL weight beta (both phases)",
     "loss.kl_balance": "published code",
     "loss.free_nats": "published code",
@@ -58,6 +59,7 @@ SOURCES = {
     "behaviour.horizon": "Table 1: imagination horizon H",
     "behaviour.discount": "Table 1: discount gamma",
     "behaviour.return_lambda": "Table 1: lambda-target discount",
+    "behaviour.discount_head": "DreamerV2, for tasks that terminate; those of the paper do not",
     "behaviour.reward_momentum": "published code: imagined rewards as they are",
     "behaviour.entropy_weight": "Table 1: entropy regularization eta",
     "behaviour.critic_target": "Eq. (2), (17)",
@@ -192,7 +194,8 @@ def _rows(section: Component, name: str, path: str = "") -> Iterator[str]:
     is_section = isinstance(value, Component)
     default = "" if is_section else f"`{_inline(value)}`"
     allowed = "" if is_section else _allowed(type(section).model_json_schema()["properties"][name])
-    yield f"| `{key}` | {default} | {allowed} | {field.description} | {SOURCES.get(key, '')} |"
+    meaning = " ".join((field.description or "").split())  # a line break would end the row
+    yield f"| `{key}` | {default} | {allowed} | {meaning} | {SOURCES.get(key, '')} |"
     if isinstance(value, Component):
         for inner in type(value).model_fields:
             yield from _rows(value, inner, f"{key}.")
@@ -213,6 +216,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         return ", ".join(map(_allowed, schema["anyOf"]))
     if "const" in schema:
         return f"`{schema['const']}`"
+    if "$ref" in schema:  # a section that stands in the place of a value
+        return _KINDS["object"]
     kind = _KINDS[schema["type"]]
     bounds = [f"{sign} {schema[bound]:g}" for bound, sign in _SIGNS.items() if bound in schema]
     return f"{kind} {', '.join(bounds)}".strip()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from prelar_ray.config.camera import Camera
 from prelar_ray.config.component import (
     Component,
     Fraction,
@@ -52,6 +53,12 @@ class EnvConfig(Component):
     """Keywords for the environment (gym/...)."""
     image_key: str = ""
     """Image in the observations (gym/...), observation for all of it; empty: the only one, or else what it renders."""
+    vector_key: str = ""
+    """Low-dimensional observation beside the image: a Box in the observations (gym/...), observation for all of it;
+    in Meta-World proprioception (hand, gripper) or observation; in DeepMind Control a key of the suite's observations,
+    or observation for all of them. Empty: none."""
+    vector_size: NonNegativeInt = 0
+    """Numbers V of the vector that vector_key names; a wrong one is answered with the right one."""
     fit: Fit = "squeeze"
     """Images of another size to 64 x 64 (gym/...): squeeze, crop to the centre, or pad with black."""
     success_key: str = ""
@@ -60,12 +67,22 @@ class EnvConfig(Component):
     """Longest episode, environment steps (gym/...); 0: that of the registered id."""
     action_repeat: PositiveInt = 1
     """Environment steps per action."""
-    camera: str = "default"
-    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control."""
+    reward_scale: PositiveFloat = 1.0
+    """Factor of the rewards that are learnt from; returns are reported without it."""
+    camera: Camera = "default"
+    """Camera by name or number; default is the published one: corner in Meta-World, 0 in DeepMind Control. In
+    Meta-World also corner2-moved, as in MWM; or a pose {position: [x, y, z], look_at: [x, y, z], fov: degrees}, or with
+    quaternion: [w, x, y, z] instead of look_at (Meta-World, DeepMind Control)."""
     render_quality: Literal["full", "reduced", "fast"] = "full"
     """Rendering: full (the simulator's default), reduced (small shadow map), fast (no shadows, no multisampling)."""
     timeout: PositiveFloat = 60.0
     """Seconds after which a step, reset or making that does not return is a failure; the environment is made again."""
+
+    @model_validator(mode="after")
+    def _a_size_is_of_a_vector(self) -> Self:
+        if self.vector_size and not self.vector_key:
+            raise ValueError(f"env.vector_size={self.vector_size}: of which vector? name it with env.vector_key")
+        return self
 
 
 class RecordConfig(Component):
@@ -308,6 +325,19 @@ class RunConfig(Component):
                 f"evaluation.gpus={self.evaluation.gpus:g}: {self.algorithm} of RLlib is evaluated where it learns; "
                 "set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_are_of_what_observes_them(self) -> RunConfig:
+        key = f"env.vector_key={self.env.vector_key}"
+        if self.env.vector_key and self.algorithm:
+            raise ValueError(f"{key}: {self.algorithm} of RLlib sees images alone; leave it empty")
+        if self.env.vector_key and self.world_model.dynamics == "stacked":
+            raise ValueError(
+                f"{key}: the lower of two stacked RSSMs sees images alone; use world_model.dynamics=single"
+            )
+        if self.env.vector_key and self.finetune.rehearsal.share:
+            raise ValueError(f"{key}: videos have no vectors to rehearse; set finetune.rehearsal.share=0")
         return self
 
     @model_validator(mode="after")

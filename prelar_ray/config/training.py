@@ -52,6 +52,8 @@ class BehaviourConfig(Component):
     """Imagined steps H."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Discount gamma per step."""
+    discount_head: Literal["auto", "always", "never"] = "auto"
+    """Multiply gamma by the learnt probability that the episode continues; auto: where the task can terminate."""
     return_lambda: Fraction = 0.95
     """Lambda of the lambda-return."""
     reward_momentum: Fraction = 1.0
@@ -71,7 +73,7 @@ class BehaviourConfig(Component):
     actor: MLPConfig = MLPConfig()
     """Actor network."""
     actor_min_std: PositiveFloat = 0.1
-    """Smallest standard deviation of the policy before truncation."""
+    """Smallest standard deviation of the policy before truncation; discrete actions have none."""
     critic: MLPConfig = MLPConfig()
     """Critic network."""
     critic_distribution: ScalarDistribution = "gaussian"
@@ -80,6 +82,10 @@ class BehaviourConfig(Component):
     """Optimiser of the actor."""
     critic_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=8e-5)
     """Optimiser of the critic."""
+
+    def learns_discount(self, terminates: bool) -> bool:
+        """Whether there is a discount head, for a task whose episodes can terminate or cannot."""
+        return self.discount_head == "always" or (self.discount_head == "auto" and terminates)
 
 
 class PretrainConfig(Component):
@@ -255,7 +261,7 @@ class CollectConfig(Component):
     timeout: PositiveFloat = 300.0
     """Seconds after which a collector that does not answer at all is replaced by another, on Ray."""
     expl_noise: NonNegativeFloat = 0.0
-    """Standard deviation of Gaussian noise added to training actions."""
+    """Standard deviation of Gaussian noise added to training actions, which have to be continuous."""
     publish_every_updates: PositiveInt = 10
     """Asynchronous mode: updates between publications of new weights (synchronous mode publishes every turn)."""
     max_age_updates: PositiveInt = 200
@@ -328,4 +334,4 @@ class RLlibConfig(Component):
     env_runners: NonNegativeInt = 0
     """Processes that step `collect.envs_per_collector` environments each; 0 steps them in the algorithm's own."""
     reward_scale: PositiveFloat = 1.0
-    """Factor of the rewards that the algorithm learns from; returns are reported without it."""
+    """Factor of the rewards that the algorithm learns from, on top of env.reward_scale; returns are without it."""

@@ -15,10 +15,13 @@ from prelar_ray.envs.pixel_env import PixelEnv
 from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.errors import ConfigError
 
-__all__ = ["GROUP", "families"]
+__all__ = ["GROUP", "TESTED", "families"]
 
 GROUP: Final = "prelar_ray.environments"
 """Entry points of families: their names are what ``env.task`` begins with, their objects subclasses of Family."""
+
+TESTED: Final = ("metaworld", "dmc", "prelar")
+"""Families whose environments are tested with this package; those of all others are checked before they are used."""
 
 
 @cache
@@ -53,7 +56,7 @@ class _MetaWorld(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "corner" if env.camera == "default" else env.camera  # the published one
-        return metaworld.MetaWorld(task, camera, env.render_quality, env.action_repeat, seed)
+        return metaworld.MetaWorld(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
 
 
 class _DeepMindControl(Family):
@@ -62,7 +65,7 @@ class _DeepMindControl(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "0" if env.camera == "default" else env.camera
-        return dmc.DeepMindControl(task, camera, env.render_quality, env.action_repeat, seed)
+        return dmc.DeepMindControl(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
 
 
 class _BuiltIn(Family):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -13,6 +14,7 @@ from gymnasium import spaces
 
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.family import Family
+from prelar_ray.envs.gym_actions import gym_actions
 from prelar_ray.envs.opengl import configure_gl, configured_for_mujoco
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
 from prelar_ray.errors import ConfigError, EnvironmentFailure, PrelarError
@@ -48,8 +50,9 @@ class GymFamily(Family):
 class GymEnv(PixelEnv):
     """An environment of gymnasium with images in its observation, or that renders arrays.
 
-    Its actions, a bounded Box of any shape, are scaled to [-1, 1] and flat. The images, of any size, are brought to
-    64x64 as ``env.fit`` says. Success is ``info[env.success_key]``; without one no episode succeeds.
+    Its actions are a bounded Box of any shape, scaled to [-1, 1] and flat, or choices (Discrete, MultiDiscrete) as
+    one-hot vectors. The images, of any size, are brought to 64x64 as ``env.fit`` says. Success is
+    ``info[env.success_key]``; without one there is no success. Nothing says whether it ever terminates: it may.
 
     Args:
         identifier: as :func:`gymnasium.make` takes it.
@@ -62,6 +65,7 @@ class GymEnv(PixelEnv):
     """
 
     has_expert = False
+    terminates = True
 
     def __init__(self, identifier: str, env: EnvConfig, seed: int | None = None) -> None:
         self._name, self._config = f"gym/{identifier}", env
@@ -70,14 +74,18 @@ class GymEnv(PixelEnv):
         self._env = _make(identifier, env)
         try:
             self._key = _image_key(self._name, self._env, env.image_key)
-            self._low, self._high = _bounds(self._name, self._env.action_space)  # (A,)
+            self._given = gym_actions(self._name, self._env.action_space)
+            self._vector_key = env.vector_key
+            size = _vector_size(self._name, self._env.observation_space, env.vector_key, self._key)
             limit = _time_limit(self._name, self._env)
         except ConfigError:
             self._env.close()
             raise
-        super().__init__(len(self._low), limit, env.action_repeat, seed, None)
+        super().__init__(self._given.space, limit, env.action_repeat, seed, None, size)
+        self.wrapped = self._env.unwrapped
         self._observation: Any = None
         self._cut = False
+        self.has_success = bool(env.success_key)  # or once a key is seen
 
     @property
     def render_attributes(self) -> dict[str, Any]:
@@ -104,10 +112,7 @@ class GymEnv(PixelEnv):
         self._observation, _ = self._env.reset(seed=int(self.np_random.integers(2**31)))
 
     def _advance(self, action: Action) -> tuple[float, bool, bool]:
-        space = self._env.action_space
-        scaled = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
-        given = np.clip(scaled, self._low, self._high).reshape(space.shape).astype(space.dtype)
-        self._observation, reward, terminated, self._cut, info = self._env.step(given)
+        self._observation, reward, terminated, self._cut, info = self._env.step(self._given(action))
         return float(reward), self._succeeded(info), bool(terminated)
 
     def _succeeded(self, info: dict[str, Any]) -> bool:
@@ -118,10 +123,15 @@ class GymEnv(PixelEnv):
                 "env.success_key, or leave it empty"
             )
         key = next((key for key in ((chosen,) if chosen else SUCCESS_KEYS) if key in info), None)
+        self.has_success |= key is not None
         return key is not None and bool(info[key])
 
     def _times_out(self) -> bool:
         return self._cut or super()._times_out()
+
+    def _vector(self) -> npt.NDArray[Any]:
+        seen = self._observation if self._vector_key == EVERYTHING else self._observation[self._vector_key]
+        return np.asarray(seen)
 
     def _draw(self) -> Image:
         image: Any
@@ -209,27 +219,27 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | No
     return None
 
 
+def _vector_size(name: str, space: spaces.Space[Any], chosen: str, image: str | None) -> int:
+    """Return the numbers of the vector in observations, 0 where none is chosen.
+
+    Raises:
+        ConfigError: no such key, or it holds no numbers beside the image.
+    """
+    found = dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
+    vectors = {key: inner for key, inner in found.items() if isinstance(inner, spaces.Box) and key != image}
+    if not chosen:
+        return 0
+    if chosen not in vectors:
+        raise ConfigError(
+            f"env.vector_key={chosen}: no vector in the observations of {name}; there are "
+            f"{', '.join(f'{key} ({inner})' for key, inner in vectors.items()) or 'none: leave it empty'}"
+        )
+    return math.prod(vectors[chosen].shape)
+
+
 def _is_image(space: spaces.Space[Any]) -> bool:
     """Whether it is of pixels ``(H, W)`` or ``(H, W, C)`` of 8 bits."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-def _bounds(name: str, space: spaces.Space[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the least and the largest value of each number of an action, ``(A,)``.
-
-    Raises:
-        ConfigError: not a Box, or one without bounds.
-    """
-    if not isinstance(space, spaces.Box):
-        raise ConfigError(f"env.task={name}: its actions are {space}; only a Box with bounds can be learnt")
-    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    endless = [number for number in range(len(low)) if not np.isfinite([low[number], high[number]]).all()]
-    if endless or len(low) == 0:
-        raise ConfigError(
-            f"env.task={name}: its actions are {space}, numbers {', '.join(map(str, endless))} without bounds; wrap it "
-            "with gymnasium.wrappers.RescaleAction or give it bounds"
-        )
-    return low, high
 
 
 def _coloured(image: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:

@@ -14,15 +14,25 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from prelar_ray.config import CameraPose
+from prelar_ray.envs.cameras import hangs_upside_down, place_camera, recorded_camera
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
-from prelar_ray.envs.rendering import FrameRenderer, Quality, camera_number, hangs_upside_down, import_simulator
+from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
+from prelar_ray.errors import ConfigError
 
 __all__ = ["MetaWorld", "frames_per_second", "task_names"]
 
 EPISODE_STEPS: Final = 500
 REWARD_VERSION: Final = "v2"
+VECTORS: Final = {"": 0, "proprioception": 4, "observation": 39}
+"""Numbers of each vector: the hand's position (3) and the gripper's opening; or all of Meta-World's own observation,
+which has the positions of objects and goal too, and what it was a step before."""
+MOVED: Final = "corner2-moved"
+"""Camera corner2, nearer to the table: that of MWM's and NCRL's experiments."""
+MOVED_TO: Final = (0.75, 0.075, 0.7)
 
 
 class MetaWorld(PixelEnv):
@@ -30,37 +40,45 @@ class MetaWorld(PixelEnv):
 
     Args:
         task: name of the task.
-        camera: name of a camera of the scene; ``corner`` is the published one.
+        camera: name of a camera of the scene, ``corner`` being the published one; ``corner2-moved``, see
+            :data:`MOVED`; or a pose.
         render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
         action_repeat: environment steps per action.
         seed: seed of the stream of goals.
         render_mode: see :class:`PixelEnv`.
+        vector_key: one of :data:`VECTORS`.
 
     Raises:
-        ConfigError: unknown task or camera.
+        ConfigError: unknown task, camera or vector.
         RenderingError: headless rendering does not work.
     """
 
     def __init__(
         self,
         task: str = "reach-v3",
-        camera: str = "corner",
+        camera: str | CameraPose = "corner",
         render_quality: Quality = "full",
         action_repeat: int = 1,
         seed: int | None = None,
         render_mode: RenderMode = None,
+        vector_key: str = "",
     ) -> None:
         check_task_name("task", task, task_names())
-        super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode)
+        if vector_key not in VECTORS:
+            known = ", ".join(filter(None, VECTORS))
+            raise ConfigError(f"env.vector_key={vector_key}: metaworld/{task} has no such vector; it has {known}")
+        super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode, VECTORS[vector_key])
         self._mujoco = import_simulator("mujoco")
         self._simulator = _build_simulator(task)
         self._expert = import_simulator("metaworld.policies").ENV_POLICY_MAP[task]()
-        self._state = np.zeros(0)  # low-dimensional observation with the goal, for the expert
+        self._state = np.zeros(0)  # Meta-World's own observation, with the goal
         self._camera = camera
         self._quality = render_quality
         model = self._simulator.model
-        number = camera_number(model, camera, f"metaworld/{task}")
-        self._flipped = camera.startswith("corner") and hangs_upside_down(model, number)
+        number = place_camera(model, "corner2" if camera == MOVED else camera, f"metaworld/{task}")
+        if camera == MOVED:
+            model.cam_pos[number] = MOVED_TO
+        self._flipped = isinstance(camera, str) and camera.startswith("corner") and hangs_upside_down(model, number)
         self._renderer = FrameRenderer(model, self._simulator.data, number, render_quality, self._flipped)
 
     @property
@@ -69,7 +87,7 @@ class MetaWorld(PixelEnv):
         return {
             "simulator": "metaworld",
             "versions": {name: version(name) for name in ("metaworld", "mujoco")},
-            "camera": self._camera,
+            "camera": recorded_camera(self._camera),
             "orientation": "rows flipped" if self._flipped else "as rendered",
             "render_quality": self._quality,
             "reward_version": REWARD_VERSION,
@@ -99,6 +117,9 @@ class MetaWorld(PixelEnv):
     def _advance(self, action: Action) -> tuple[float, bool, bool]:
         self._state, reward, _, _, info = self._simulator.step(action)
         return float(reward), bool(info["success"]), False
+
+    def _vector(self) -> npt.NDArray[Any]:
+        return self._state[: self.vector_size]
 
     def _draw(self) -> Image:
         return self._renderer.draw()

@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.errors import DataError, EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Action", "Image", "Observation", "PixelEnv", "RenderMode"]
 
 Action = npt.NDArray[np.float32]
-"""Action, float32 ``(A,)`` in [-1, 1]."""
+"""Action, float32 ``(A,)`` in [-1, 1]; choices are one-hot vectors (:class:`~prelar_ray.action_space.ActionSpace`)."""
 Image = npt.NDArray[np.uint8]
 """One frame, uint8 ``(Hpx, Wpx, C)``."""
-Observation = dict[str, Image]
-"""``{"image": Image}``."""
+Observation = dict[str, npt.NDArray[Any]]
+"""``{"image": Image}``, with ``"vector"``, float32 ``(V,)``, where there is one."""
 RenderMode = Literal["rgb_array"] | None
 
 
@@ -32,24 +33,42 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     ``reset(seed=...)`` starts a new stream. The end of time truncates an episode and never terminates it.
 
     Args:
-        action_size: numbers A in an action.
+        actions: what may be done; a number stands for so many continuous ones.
         episode_steps: length of an episode, environment steps.
         action_repeat: environment steps per action; rewards are summed, any success counts.
         seed: seed of the stream of episodes; None draws one from the operating system.
         render_mode: what :meth:`render` returns; the observation holds the same image.
+        vector_size: numbers V in the vector beside the image; 0 for none.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
     has_expert: ClassVar[bool] = True
     """Whether :meth:`expert_action` works."""
+    has_success: bool = True
+    """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
+    terminates: bool = False
+    """Whether an episode can end before its time for what happens in it; its discount is then learnt."""
+    wrapped: gymnasium.Env[Any, Any] | None = None
+    """An environment of gymnasium's that this one shows; None where there is none."""
 
     def __init__(
-        self, action_size: int, episode_steps: int, action_repeat: int, seed: int | None, render_mode: RenderMode
+        self,
+        actions: ActionSpace | int,
+        episode_steps: int,
+        action_repeat: int,
+        seed: int | None,
+        render_mode: RenderMode,
+        vector_size: int = 0,
     ) -> None:
-        self.observation_space = spaces.Dict(
-            {"image": spaces.Box(0, 255, shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)}
-        )
-        self.action_space = spaces.Box(-1.0, 1.0, shape=(action_size,), dtype=np.float32)
+        observed: dict[str, spaces.Space[Any]] = {
+            "image": spaces.Box(0, 255, shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        }
+        if vector_size:
+            observed["vector"] = spaces.Box(-np.inf, np.inf, shape=(vector_size,), dtype=np.float32)
+        self.observation_space = spaces.Dict(observed)
+        self.vector_size = vector_size
+        self.actions = ActionSpace.of(actions)
+        self.action_space = spaces.Box(-1.0, 1.0, shape=(self.actions.size,), dtype=np.float32)
         self.render_mode = render_mode
         self._episode_steps = episode_steps
         self._action_repeat = action_repeat
@@ -74,6 +93,15 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     def _draw(self) -> Image:
         """Return the present frame."""
 
+    def _vector(self) -> npt.NDArray[Any]:
+        """Return the present vector, of V numbers in any shape; asked for where V is not 0."""
+        raise NotImplementedError(f"{type(self).__name__} has a vector_size, but no _vector()")
+
+    def _observe(self) -> Observation:
+        if not self.vector_size:
+            return {"image": self._draw()}
+        return {"image": self._draw(), "vector": np.asarray(self._vector(), np.float32).ravel()}
+
     def expert_action(self) -> Action:
         """Return the scripted expert's action ``(A,)`` in the present state.
 
@@ -94,7 +122,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         self._elapsed = 0
         self._running = True
         self._begin()
-        return {"image": self._draw()}, {"success": False}
+        return self._observe(), {"success": False}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Do ``action_repeat`` environment steps, fewer where the episode ends.
@@ -119,7 +147,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
             if terminated or timed_out:
                 self._running = False
                 break
-        return {"image": self._draw()}, total, terminated, timed_out and not terminated, {"success": succeeded}
+        return self._observe(), total, terminated, timed_out and not terminated, {"success": succeeded}
 
     def _times_out(self) -> bool:
         """Whether the episode ends for its length."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gymnasium
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.families import families
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import PixelEnv
+from prelar_ray.errors import ConfigError
 
-__all__ = ["action_size", "check_task", "known_tasks", "make_env", "register_gymnasium"]
+__all__ = ["action_space", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
 
 def known_tasks() -> list[str]:
@@ -43,18 +45,34 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """
     check_task(env.task)
     family, _, name = env.task.partition("/")
-    return families()[family].make(name, env, seed)
+    made = families()[family].make(name, env, seed)
+    try:
+        _check_vector(env, made.vector_size)
+    except ConfigError:
+        made.close()
+        raise
+    return made
 
 
-def action_size(env: EnvConfig) -> int:
-    """Return how many numbers an action of a configuration's environment has.
+def _check_vector(env: EnvConfig, found: int) -> None:
+    if env.vector_key and not found:
+        raise ConfigError(f"env.vector_key={env.vector_key}: {env.task} has images alone; leave it empty")
+    if found != env.vector_size:
+        raise ConfigError(
+            f"env.vector_size={env.vector_size}: {env.vector_key} of {env.task} has {found} numbers; "
+            f"set env.vector_size={found}"
+        )
+
+
+def action_space(env: EnvConfig) -> ActionSpace:
+    """Return what may be done in a configuration's environment.
 
     Raises:
         ConfigError, RenderingError: see :func:`make_env`.
     """
     made = make_env(env, seed=0)
     made.close()
-    return len(made.action_space.sample())
+    return made.actions
 
 
 def register_gymnasium() -> None:

@@ -1,4 +1,4 @@
-"""Off-screen rendering of MuJoCo scenes: simulators, quality, cameras, orientation; the back end is in ``opengl``."""
+"""Off-screen rendering of MuJoCo scenes: simulators, quality; the back end is in ``opengl``, cameras in ``cameras``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from prelar_ray.envs.egl_devices import own_device
 from prelar_ray.envs.opengl import FIRST_FRAME_SECONDS, HANG_ADVICE, INSTALL_ADVICE, configure_gl
 from prelar_ray.envs.pixel_env import Image
 from prelar_ray.envs.watchdog import ended_after
-from prelar_ray.errors import ConfigError, RenderingError
+from prelar_ray.errors import RenderingError
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
     "FrameRenderer",
     "Quality",
     "apply_quality",
-    "camera_number",
     "draw_empty_scene",
-    "hangs_upside_down",
     "import_simulator",
     "open_context",
 ]
@@ -101,26 +99,6 @@ def apply_quality(model: Any, quality: Quality) -> None:
     elif quality == "fast":
         model.vis.quality.shadowsize = 0
         model.vis.quality.offsamples = 0
-
-
-def camera_number(model: Any, camera: str, task: str) -> int:
-    """Return the number of a camera given by number or name.
-
-    Raises:
-        ConfigError: the model has no such camera; lists those of ``task``.
-    """
-    names = [model.camera(number).name for number in range(model.ncam)]
-    if camera in names:
-        return names.index(camera)
-    if camera.isdecimal() and int(camera) < len(names):
-        return int(camera)
-    known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
-    raise ConfigError(f"env.camera={camera}: {task} has no such camera; it has {known}")
-
-
-def hangs_upside_down(model: Any, camera: int) -> bool:
-    """Return whether a camera's upward axis points down in the world."""
-    return bool(model.cam_mat0[camera].reshape(3, 3)[2, 1] < 0)
 
 
 class FrameRenderer:

@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from prelar_ray.envs import metaworld
+from prelar_ray.envs.cameras import hangs_upside_down
 from prelar_ray.envs.egl_devices import chosen_device, drawing_device, egl_devices
 from prelar_ray.envs.opengl import INSTALL_ADVICE, configure_gl, run_child
-from prelar_ray.envs.rendering import FrameRenderer, Quality, hangs_upside_down, import_simulator, open_context
+from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator, open_context
 from prelar_ray.errors import RenderingError
 from prelar_ray.types import IMAGE_SIZE
 

@@ -24,16 +24,18 @@ class Finetune(Kind):
     has_policy = True
 
     def check(self, config: RunConfig) -> None:
-        """Refuse an unknown task, and rehearsal without videos."""
+        """Refuse an unknown task, an environment that nothing can be learnt in, and rehearsal without videos."""
         share = config.finetune.rehearsal.share
         if share and not config.video.paths:
             raise ConfigError(
                 f"video.path: no video store given, and finetune.rehearsal.share={share:g} rehearses videos; use "
                 "video.path=DIR with those of the pre-training, or finetune.rehearsal.share=0"
             )
-        from prelar_ray.envs import check_task  # imports gymnasium
+        from prelar_ray.acting.environment_check import check_before_training  # imports gymnasium
+        from prelar_ray.envs import check_task
 
         check_task(config.env.task, "env.task")
+        check_before_training(config)
 
     def find_init(self, init: Path, config: RunConfig) -> Path:
         """The last checkpoint of a pre-training run, if it fits."""
@@ -95,8 +97,8 @@ class Finetune(Kind):
         from prelar_ray.learning.learner import FinetuneLearner
         from prelar_ray.learning.timing import ACTION, noise_batch, time_updates
 
-        learner = FinetuneLearner(config, action=ACTION)
-        batch = noise_batch(config.finetune.batch_size, config.finetune.segment_length)
+        learner = FinetuneLearner(config, ACTION)
+        batch = noise_batch(config.finetune.batch_size, config.finetune.segment_length, config.env.vector_size)
         if config.finetune.clip_rows:
             batch, clips = batch.split([config.finetune.replay_rows, config.finetune.clip_rows])
             return time_updates(lambda: learner.update(batch, clips.image), updates)

@@ -27,12 +27,14 @@ class RLlib(Kind):
         return method.startswith(RLLIB)
 
     def check(self, config: RunConfig) -> None:
-        """Refuse settings that RLlib does not know, and an unknown task."""
+        """Refuse settings that RLlib does not know, an unknown task, and an environment nothing can be learnt in."""
+        from prelar_ray.acting.environment_check import check_before_training
         from prelar_ray.baselines.algorithm import algorithm_config  # importing RLlib takes seconds
         from prelar_ray.envs import check_task
 
         algorithm_config(config)
         check_task(config.env.task, "env.task")
+        check_before_training(config)
 
     def check_resume(self, config: RunConfig, run: RunFolder) -> None:
         """The same, of what RLlib does not keep in its own files."""

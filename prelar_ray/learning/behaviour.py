@@ -16,8 +16,7 @@ from prelar_ray.learning.precision import FULL, Precision
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.return_range import ReturnRange
 from prelar_ray.learning.running_magnitude import RunningMagnitude
-from prelar_ray.models.actor_critic import Actor, ActorCritic
-from prelar_ray.models.distributions import TruncatedNormal
+from prelar_ray.models.actor_critic import ActionDistribution, Actor, ActorCritic
 from prelar_ray.models.gathered import Gathered
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
@@ -48,7 +47,7 @@ class Dynamics(Protocol):
         """From actions to latent actions."""
 
 
-Step = Callable[..., tuple[State, TruncatedNormal, Tensor, list[Tensor]]]
+Step = Callable[..., tuple[State, ActionDistribution, Tensor, list[Tensor]]]
 
 
 def imagine_step(
@@ -59,7 +58,7 @@ def imagine_step(
     state: State,
     gumbel: Tensor | None,
     uniform: Tensor | None,
-) -> tuple[State, TruncatedNormal, Tensor, list[Tensor]]:
+) -> tuple[State, ActionDistribution, Tensor, list[Tensor]]:
     """One imagined step from ``state`` ``(N, ...)``.
 
     The policy gets a detached feature, so that the value gradient reaches it only through the dynamics.
@@ -91,7 +90,7 @@ def imagine(
     """
     rssm, n = model.rssm, len(start.deter)
     gumbel = noise.gumbel(horizon, n, rssm.stoch, rssm.classes)
-    uniform = noise.uniform(horizon, n, actor.mean.out_features)
+    uniform = noise.uniform(horizon, n, actor.size)
     layers = [Gathered.of(layer, n, horizon) for layer in actor.layers]
     weights = [layer.weight for layer in layers]
     state, features, actions, policies = start, [start.feature], [], []
@@ -104,8 +103,7 @@ def imagine(
         for layer, x in zip(layers, inputs, strict=True):
             layer.inputs.append(x)
     actions.insert(0, torch.zeros_like(actions[0]))
-    locs, scales = (torch.stack(part) for part in zip(*policies, strict=True))
-    entropy = TruncatedNormal(locs, scales).entropy()  # of all steps at once: H times fewer kernels
+    entropy = policies[0].stack(policies).entropy()  # of all steps at once: H times fewer kernels
     return Imagination(torch.stack(features), torch.stack(actions), entropy)
 
 
@@ -140,11 +138,12 @@ class BehaviourLearner:
             self.return_range = ReturnRange(config.return_momentum, ranks).to(device)
         self.updates = 0
 
-    def update(self, start: State, noise: Noise) -> dict[str, Tensor]:
+    def update(self, start: State, noise: Noise, terminal: Tensor | None = None) -> dict[str, Tensor]:
         """One step of Algorithm 1, lines 23-24; :meth:`advance` belongs after it.
 
         Args:
             start: states ``(N, ...)`` without gradient.
+            terminal: ``(N,)``, 1 for states in which the episode terminated; a discount head takes its word for them.
 
         Returns:
             Metrics: scalars on the device.
@@ -155,9 +154,11 @@ class BehaviourLearner:
             imagination = imagine(model, parts.actor, start, config.horizon, noise, self.step)
             predicted = model.reward(imagination.feature)
             value = parts.slow_critic(imagination.feature)  # (H+1, N)
+            goes_on = self._continues(imagination.feature[:-1], terminal)  # (H, N)
         reward = self.reward_normaliser(predicted)  # (H+1, N)
-        target = lambda_return(reward[:-1], value[:-1], config.discount, value[-1], config.return_lambda)
-        weight = self._weights(target)  # (H, 1)
+        discount = config.discount if goes_on is None else config.discount * goes_on
+        target = lambda_return(reward[:-1], value[:-1], discount, value[-1], config.return_lambda)
+        weight = self._weights(target, goes_on)  # (H, 1), or (H, N) with a discount head
         bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
         # No value is subtracted as a baseline: without gradient it would change nothing.
         scaled = target if self.return_range is None else target / self.return_range(target)
@@ -182,6 +183,8 @@ class BehaviourLearner:
             "grad_norm/actor": self.actor_optimizer.step(precision),
             "grad_norm/critic": self.critic_optimizer.step(precision),
         }
+        if goes_on is not None:
+            metrics["behaviour/continue"] = goes_on.detach().mean()
         if self.return_range is not None:
             metrics["behaviour/return_range"] = self.return_range.range.clone()
         return metrics
@@ -194,10 +197,27 @@ class BehaviourLearner:
             self.parts.copy_slow_critic(self.config.slow_critic_fraction)
         self.updates += 1
 
-    def _weights(self, target: Tensor) -> Tensor:
-        """Cumulative discounts shifted by one: 1, gamma, gamma^2, ... as ``(H, 1)``."""
+    def _continues(self, feature: Tensor, terminal: Tensor | None) -> Tensor | None:
+        """Return the probability c that the episode continues after each state, ``(H, N, F) -> (H, N)``.
+
+        What is known of the start replaces what is predicted of it, as in DreamerV2. None without a discount head.
+        """
+        if self.model.discount is None:
+            return None
+        predicted = self.model.discount(feature)
+        return predicted if terminal is None else torch.cat([(1 - terminal).unsqueeze(0), predicted[1:]])
+
+    def _weights(self, target: Tensor, goes_on: Tensor | None = None) -> Tensor:
+        """Cumulative discounts shifted by one, without gradient: 1, gamma, gamma^2, ... as ``(H, 1)``.
+
+        With probabilities c ``(H, N)`` of continuing: 1, gamma c_0, gamma^2 c_0 c_1, ... as ``(H, N)``.
+        """
         steps = torch.arange(len(target), dtype=target.dtype, device=target.device)
-        return (self.config.discount**steps).unsqueeze(-1)
+        weights = (self.config.discount**steps).unsqueeze(-1)
+        if goes_on is None:
+            return weights
+        reached = torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1].detach()])
+        return weights * reached.cumprod(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of optimisers and normalisers, and the update counter of the slow critic."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prelar_ray.errors import ResourceError
 from prelar_ray.learning.captured import Compute
+from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.two_hot import TwoHotMLP
 from prelar_ray.models.world_model import WorldModel
@@ -58,7 +59,7 @@ def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None
         parts.append(model.inverse_dynamics.trunk)
     for part in parts:
         part.compile(dynamic=False)  # symbolic shapes would make slower kernels, and batches have one shape
-        if isinstance(part, TwoHotMLP):
+        if isinstance(part, TwoHotMLP | DiscountHead):
             part.loss = compiled(part.loss)  # type: ignore[method-assign]
     for module in model.modules():
         if isinstance(module, RSSM):

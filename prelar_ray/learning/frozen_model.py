@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FrozenModel:
-    """Dynamics, action encoder and reward head that share the values of a model.
+    """Dynamics, action encoder, reward and discount head that share the values of a model.
 
     In a half-width format the weights of products are copies, converted once per update by :meth:`refresh`: autocast
     would convert them again at every imagined step, for it remembers only those that take gradients.
@@ -30,6 +30,7 @@ class FrozenModel:
         self.rssm = self._twin(model.rssm)
         self.action_encoder = self._twin(model.action_encoder)
         self.reward = self._twin(model.reward)
+        self.discount = None if model.discount is None else self._twin(model.discount)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prelar_ray.config import BonusConfig
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 
-__all__ = ["IntrinsicBonus", "nearest_distances"]
+__all__ = ["IntrinsicBonus", "nearest_distances", "windows_in_episodes"]
 
 CANDIDATES = 2
 """Candidates per neighbour whose exact distance is computed."""
@@ -31,19 +32,23 @@ class IntrinsicBonus(nn.Module):
         self.normaliser = RunningMagnitude(config.momentum, ranks=ranks)
 
     @torch.no_grad()
-    def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, embed: Tensor, steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the bonus of the window that starts at each of the first steps.
 
         The windows of all ranks enter the queue, in order of rank.
 
         Args:
             embed: ``(B, T, E)``.
+            steps: of the windows, ``(B, T', window)``; None for the T - window + 1 that are whole, as published.
 
         Returns:
-            Normalised and raw bonus, each ``(B, T - window + 1)``. The neighbours of a window include itself, as
-            published.
+            Normalised and raw bonus, each ``(B, T')``. The neighbours of a window include itself, as published.
         """
-        windows = embed.to(self.projection.dtype).unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T-window+1, E)
+        embed = embed.to(self.projection.dtype)
+        if steps is None:
+            windows = embed.unfold(1, self.config.window, 1).mean(dim=-1)  # (B, T', E)
+        else:
+            windows = embed[torch.arange(len(embed), device=embed.device).view(-1, 1, 1), steps].mean(dim=2)
         with torch.autocast(embed.device.type, enabled=False):  # distances of near neighbours need all digits
             rows = (windows @ self.projection).flatten(0, 1)
             recent = self.ranks.gather(rows)
@@ -55,6 +60,22 @@ class IntrinsicBonus(nn.Module):
         raw = nearest.masked_fill(~valid, 0).sum(-1) / valid.sum(-1)
         raw = raw.unflatten(0, windows.shape[:2])
         return self.config.weight * self.normaliser(raw), raw
+
+
+def windows_in_episodes(is_first: Tensor, window: int) -> Tensor:
+    """Return the steps of the window from each step on: it stands still at the last step of its episode.
+
+    Args:
+        is_first: ``(B, T)``.
+        window: steps W.
+
+    Returns:
+        Indices in ``0 ... T-1``, ``(B, T, W)``.
+    """
+    steps = torch.arange(is_first.shape[1], device=is_first.device)
+    is_last = F.pad(is_first[:, 1:], (0, 1), value=1.0) > 0
+    last = torch.where(is_last, steps, len(steps)).flip(1).cummin(dim=1).values.flip(1)  # (B, T), of the same episode
+    return torch.minimum(steps.unsqueeze(-1) + torch.arange(window, device=steps.device), last.unsqueeze(-1))
 
 
 def nearest_distances(rows: Tensor, others: Tensor, ignored: Tensor, count: int) -> Tensor:

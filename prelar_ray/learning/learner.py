@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError
 from prelar_ray.learning.base_learner import BaseLearner
@@ -121,12 +124,29 @@ class FinetuneLearner(BaseLearner):
     balanced = ("image", "reward", "dynamics_kl")
     model: FinetuneWorldModel
 
-    def __init__(self, config: RunConfig, action: int, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        actions: ActionSpace | int,
+        noise: Noise | None = None,
+        ranks: Ranks = ALONE,
+        terminates: bool = False,
+    ) -> None:
+        """Build networks and optimisers.
+
+        Args:
+            config: of the run.
+            actions: of the task; a number stands for so many continuous ones.
+            noise: source of random numbers; by default one from the run's seed.
+            ranks: group of learners that share every batch.
+            terminates: whether episodes of the task can end before their time for what happens in them.
+        """
         super().__init__(config, noise, ranks)
         tune = config.finetune
         dtype = self.noise.dtype
-        self.model = self._place(FinetuneWorldModel.of_run(config, action))
-        self.actor_critic = ActorCritic(self.model.rssm.feature, action, config.behaviour).to(self.device, dtype)
+        space = ActionSpace.of(actions)
+        self.model = self._place(FinetuneWorldModel.of_run(config, space.size, terminates))
+        self.actor_critic = ActorCritic(self.model.rssm.feature, space, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
             size = self.model.encoder.size if tune.bonus.input == "embedding" else self.model.rssm.feature
@@ -139,8 +159,9 @@ class FinetuneLearner(BaseLearner):
         self.behaviour = BehaviourLearner(config.behaviour, self.actor_critic, self.model, self.precision, step, ranks)
         if self._compiles:
             rewards = self.model.reward, self.model.aux_reward, self.behaviour.model.reward
+            discounts = self.model.discount, self.behaviour.model.discount
             critics = self.actor_critic.critic, self.actor_critic.slow_critic
-            compile_networks(self.model, [head for head in (*rewards, *critics) if head is not None])
+            compile_networks(self.model, [head for head in (*rewards, *discounts, *critics) if head is not None])
         self._share(model=self.model, actor_critic=self.actor_critic, balance=self.balance)
 
     def load_pretrained(self, model: Mapping[str, Tensor]) -> None:
@@ -154,6 +175,8 @@ class FinetuneLearner(BaseLearner):
         for part, module in self.model.pretrained.items():
             prefix = f"{part}."
             state = {key.removeprefix(prefix): value for key, value in model.items() if key.startswith(prefix)}
+            if part == "rssm" and self.model.vector_encoder is not None:
+                state = _widened(state, self.model.vector_encoder.size)
             load_module(module, state, part)
 
     def update(self, batch: SequenceBatch, clips: Frames | None = None) -> None:
@@ -164,12 +187,16 @@ class FinetuneLearner(BaseLearner):
             clips: of videos to rehearse, uint8 ``(V, T, Hpx, Wpx, C)``: the world model alone learns from them.
         """
         videos = () if clips is None else (clips,)
-        self._update(batch.image, batch.action, batch.reward, batch.is_first, *videos)
+        vectors = () if self.model.vector_encoder is None else (batch.vector,)
+        self._update(batch.image, batch.action, batch.reward, batch.is_first, batch.is_terminal, *vectors, *videos)
 
     def _compute(self, *inputs: Tensor) -> dict[str, Tensor]:
-        image, action, reward, is_first, *videos = inputs
-        action, reward, is_first = (x.to(self.noise.dtype) for x in (action, reward, is_first))
-        image = torch.cat([image, *videos]) if videos else image
+        image, action, reward, is_first, is_terminal, *others = inputs
+        vector = None if self.model.vector_encoder is None else others.pop(0).to(self.noise.dtype)
+        action, reward, is_first, is_terminal = (
+            x.to(self.noise.dtype) for x in (action, reward, is_first, is_terminal)
+        )
+        image = torch.cat([image, *others]) if others else image  # clips of videos
         self.model.train()
         with self.precision.autocast():
             loss = finetune_loss(
@@ -178,11 +205,13 @@ class FinetuneLearner(BaseLearner):
                 self.bonus,
                 preprocess_image(image, self.noise.dtype),
                 action,
-                reward,
+                self.config.env.reward_scale * reward,
                 is_first,
                 self.noise,
                 self.ranks,
                 self.balance,
+                is_terminal=is_terminal,
+                vector=vector,
             )
         self.precision.backward(loss.total)
         self.model.eval()
@@ -193,7 +222,7 @@ class FinetuneLearner(BaseLearner):
         self._average_statistics()
         # Imagination starts from the states inferred before the update and runs through the updated model.
         start = loss.posterior.detach().flatten()
-        behaviour = self.behaviour.update(start, self.noise)
+        behaviour = self.behaviour.update(start, self.noise, is_terminal.flatten())
         return loss.metrics | norms | behaviour
 
     def _advance(self) -> None:
@@ -206,11 +235,18 @@ class FinetuneLearner(BaseLearner):
         return acting_weights(self.model.state_dict(), self.actor_critic.state_dict())
 
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
-        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames."""
-        image = preprocess_image(self._tensor(batch.image[:1]), self.noise.dtype)
+        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames.
+
+        A segment of several short episodes is cut where its second begins, which no action led to.
+        """
+        begins = np.flatnonzero(batch.is_first[0, 1:])
+        rows = slice(1), slice(int(begins[0]) + 1 if len(begins) else None)
+        image = preprocess_image(self._tensor(batch.image[rows]), self.noise.dtype)
+        context = min(context, image.shape[1] - 1)
         with torch.no_grad(), eagerly(self._compiles):
-            latent_action = self.model.action_encoder(self._floats(batch.action[:1]))
-            return predict(self.model, image, latent_action, context)
+            latent_action = self.model.action_encoder(self._floats(batch.action[rows]))
+            vector = None if self.model.vector_encoder is None else self._floats(batch.vector[rows])
+            return predict(self.model, image, latent_action, context, vector)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resume needs; a collective call with several ranks."""
@@ -233,3 +269,9 @@ class FinetuneLearner(BaseLearner):
             load_module(self.bonus, state["bonus"], "bonus")
         self.dynamics_optimizer.load_state_dict(state["dynamics_optimizer"])
         self.behaviour.load_state_dict(state["behaviour"])
+
+
+def _widened(rssm: Mapping[str, Tensor], columns: int) -> dict[str, Tensor]:
+    """Return a pre-trained RSSM that also observes ``columns`` numbers, which change nothing until they have learnt."""
+    weight = rssm.get("posterior.weight")
+    return dict(rssm) if weight is None else {**rssm, "posterior.weight": F.pad(weight, (0, columns))}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import postprocess_image
-from prelar_ray.models.world_model import WorldModel
+from prelar_ray.models.world_model import FinetuneWorldModel, WorldModel
 from prelar_ray.types import Frames
 
 __all__ = ["Prediction", "context_frames", "predict", "roll_out"]
@@ -25,7 +25,9 @@ class Prediction(NamedTuple):
 
 
 @torch.no_grad()
-def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: int) -> Prediction:
+def predict(
+    model: WorldModel, image: Tensor, latent_action: Tensor, context: int, vector: Tensor | None = None
+) -> Prediction:
     """Decode posterior states, and prior states rolled out from the last context frame under the latent actions.
 
     Args:
@@ -33,10 +35,14 @@ def predict(model: WorldModel, image: Tensor, latent_action: Tensor, context: in
         image: preprocessed ``(1, T, C, Hpx, Wpx)``.
         latent_action: ``(1, T, L)``.
         context: frames that are observed before prediction starts, at least 1 and less than T.
+        vector: ``(1, T, V)``, for a model of fine-tuning that observes vectors.
     """
     is_first = torch.zeros_like(image[:, :, 0, 0, 0])
     is_first[:, 0] = 1
-    posterior = model.rssm.filter(model.encoder(image), latent_action, is_first)
+    embed = model.encoder(image)
+    if isinstance(model, FinetuneWorldModel):
+        embed = model.observed(embed, vector)
+    posterior = model.rssm.filter(embed, latent_action, is_first)
     last = posterior.at((slice(None), context - 1))
     prior = model.rssm.imagine(last, latent_action[:, context:])
     feature = torch.cat([posterior.feature, prior.feature], dim=1)

@@ -62,6 +62,10 @@ class Ranks:
             return x
         return x + (self.sum(x) / self.size - x.detach())
 
+    def mean_where(self, x: Tensor, counts: Tensor) -> Tensor:
+        """Return the mean of ``x`` where ``counts`` is 1, both of any shape; its mean over ranks is that of all."""
+        return (x * counts).sum() / self.mean(counts.sum()).clamp_min(1)
+
     def gather(self, x: Tensor) -> Tensor:
         """Concatenate the rows of all ranks in order of rank, ``(N, ...) -> (size*N, ...)``.
 

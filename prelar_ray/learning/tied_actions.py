@@ -74,11 +74,11 @@ def tie_loss(
         mean = mean.detach()
     distance = (latent_action[:, 1:] - mean).square().sum(-1)  # (B, T-1)
     if isinstance(latent, DeterministicAction):
-        square = ranks.mean(_mean(mean.detach().square().mean(-1), pairs, ranks))
+        square = ranks.mean(ranks.mean_where(mean.detach().square().mean(-1), pairs))
         distance = distance / torch.where(square > 0, square, torch.ones_like(square))
     elif not isinstance(latent, CategoricalAction):
         distance = distance / config.action_prior_std**2
-    return _mean(0.5 * distance, pairs, ranks)
+    return ranks.mean_where(0.5 * distance, pairs)
 
 
 def action_decoder_loss(decoded: Tensor, action: Tensor, is_first: Tensor, ranks: Ranks = ALONE) -> Tensor:
@@ -98,7 +98,7 @@ def action_decoder_loss(decoded: Tensor, action: Tensor, is_first: Tensor, ranks
         Scalar.
     """
     distance = (decoded - action[:, 1:]).square().sum(-1)
-    return _mean(0.5 * distance, 1 - is_first[:, 1:], ranks)
+    return ranks.mean_where(0.5 * distance, 1 - is_first[:, 1:])
 
 
 @torch.no_grad()
@@ -112,8 +112,3 @@ def decoded_variance(decoded: Tensor, action: Tensor, is_first: Tensor) -> Tenso
     mean = (pairs * real).sum((0, 1)) / count
     error, variance = ((pairs * (real - x).square()).sum() / count for x in (decoded, mean))
     return torch.where(variance > CONSTANT, 1 - error / variance.clamp_min(CONSTANT), torch.zeros_like(variance))
-
-
-def _mean(x: Tensor, pairs: Tensor, ranks: Ranks) -> Tensor:
-    """Return the mean of ``x`` where ``pairs`` is 1, both ``(B, T-1)``; over ranks, their mean is that of all pairs."""
-    return (x * pairs).sum() / ranks.mean(pairs.sum()).clamp_min(1)

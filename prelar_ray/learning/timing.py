@@ -16,13 +16,14 @@ ACTION = 4
 """Size A of the action in a batch of noise, Meta-World's."""
 
 
-def noise_batch(rows: int, length: int) -> SequenceBatch:
-    """Return ``B`` segments of ``T`` steps of noise, the same each time."""
+def noise_batch(rows: int, length: int, vector: int = 0) -> SequenceBatch:
+    """Return ``B`` segments of ``T`` steps of noise, the same each time, with vectors of size V."""
     rng, shape = np.random.default_rng(0), (rows, length)
     image = rng.integers(0, 256, (*shape, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     action = rng.uniform(-1, 1, (*shape, ACTION)).astype(np.float32)
     flags = np.zeros(shape, np.bool_)
-    return SequenceBatch(image, action, rng.normal(size=shape).astype(np.float32), flags, flags)
+    reward, vectors = (rng.normal(size=size).astype(np.float32) for size in (shape, (*shape, vector)))
+    return SequenceBatch(image, action, reward, flags, flags, vectors)
 
 
 def time_updates(update: Callable[[], object], count: int) -> list[float]:

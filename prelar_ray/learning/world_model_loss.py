@@ -11,7 +11,7 @@ from torch import Tensor
 from prelar_ray.config import LossConfig
 from prelar_ray.learning.balance import UNBALANCED, LossBalance
 from prelar_ray.learning.consistency import action_distances, consistency_loss, state_distances
-from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, windows_in_episodes
 from prelar_ray.learning.kl import action_kl, balanced_kl, bounded_kl
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.learning.rehearsal import with_clips
@@ -89,6 +89,8 @@ def finetune_loss(
     noise: Noise,
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
+    is_terminal: Tensor | None = None,
+    vector: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
@@ -99,6 +101,8 @@ def finetune_loss(
         reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
+        is_terminal: ``(B, T)``, which a model with a discount head learns from.
+        vector: ``(B, T, V)``, beside the images of a model that observes vectors.
 
     Returns:
         The loss, with the posterior of replay.
@@ -111,23 +115,27 @@ def finetune_loss(
         latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
     embed = model.encoder(image)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
+    posterior, prior = rssm.observe(model.observed(embed, vector), latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
     decoded = model.decoder(feature, model.context(image, noise))
     metrics = _entropies(posterior.logits, prior)
     replay, feature = posterior.at(slice(rows)), feature[:rows]
-    target = reward
+    target, counts = reward, None
     if bonus is not None:
-        intrinsic, _ = bonus(_novelty_input(bonus, embed[:rows], replay).detach())  # (B, T - window + 1)
+        novelty, windows = _novelty_input(bonus, embed[:rows], replay).detach(), None
+        if is_terminal is not None and model.discount is not None:
+            windows, counts = _windows(is_first, is_terminal, bonus.config.window)
+        intrinsic, _ = bonus(novelty, windows)  # (B, T), or (B, T - window + 1)
         target = reward[:, : intrinsic.shape[1]] + intrinsic
         metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
 
     dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     error = -image_log_prob(decoded, image)  # (B + V, T)
+    reward_loss, _ = model.reward.loss(feature[:, : target.shape[1]], target)  # of the shape of target
     terms = {
         "image": error.mean(),
         "dynamics_kl": dynamics_kl,
-        "reward": model.reward.loss(feature[:, : target.shape[1]], target)[0].mean(),
+        "reward": reward_loss.mean() if counts is None else ranks.mean_where(reward_loss, counts),
     }
     weights = {
         "image": config.image_weight,
@@ -137,6 +145,14 @@ def finetune_loss(
     if model.aux_reward is not None:
         terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
+    if model.discount is not None:
+        assert is_terminal is not None, "a discount head learns from terminal flags"
+        terms["discount"] = model.discount.loss(feature, 1 - is_terminal)[0].mean()
+        weights["discount"] = config.discount_weight
+    if model.vector_head is not None:
+        assert vector is not None, "what is observed is predicted"
+        terms["vector"] = model.vector_head.loss(feature, vector).mean()
+        weights["vector"] = config.vector_weight
     if replayed is not None and config.tie_weight:
         terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
         weights["tie"] = config.tie_weight
@@ -191,6 +207,24 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
     if bonus.config.input == "embedding":
         return embed
     return posterior.feature if posterior.below is None else posterior.below.feature
+
+
+def _windows(is_first: Tensor, is_terminal: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Return the windows of the bonus where episodes can end early, and which of them count.
+
+    The last steps of an episode have no whole window. Where it terminates there, their rewards are often all that there
+    is to learn, so their windows end with the episode. Those cut short by the end of the segment alone do not count.
+
+    Args:
+        is_first, is_terminal: ``(B, T)``.
+
+    Returns:
+        Steps ``(B, T, window)``, and 1 for windows that count, ``(B, T)``.
+    """
+    windows = windows_in_episodes(is_first, window)
+    last = windows.shape[1] - 1
+    cut = (windows[..., -1] == last) & (windows[..., 0] + window - 1 > last)
+    return windows, (~cut | (is_terminal[:, -1:] > 0)).to(is_first.dtype)
 
 
 def _weighted(

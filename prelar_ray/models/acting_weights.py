@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.models.resnet import fold_norms
 
-__all__ = ["acting_weights"]
+__all__ = ["acting_space", "acting_weights"]
 
-_MODEL_PARTS = ("rssm.", "action_encoder.")
+_MODEL_PARTS = ("rssm.", "action_encoder.", "vector_encoder.")
 
 
 def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
@@ -37,3 +38,14 @@ def acting_weights(model: Mapping[str, Tensor], actor_critic: Mapping[str, Tenso
     ends = np.cumsum([value.numel() for value in weights.values()])[:-1]
     parts = zip(weights.items(), np.split(flat, ends), strict=True)
     return {key: part.reshape(value.shape) for (key, value), part in parts}
+
+
+def acting_space(weights: Mapping[str, Any]) -> ActionSpace | None:
+    """Return the actions that weights or the state of an ActorCritic are of; None where their actor is incomplete.
+
+    A discrete actor holds the sizes of its factors; one of a checkpoint that knows no other kind is continuous.
+    """
+    if (sizes := weights.get("actor.sizes")) is not None:
+        return ActionSpace.discrete(*(int(size) for size in sizes))
+    bias = weights.get("actor.mean.bias")
+    return None if bias is None else ActionSpace.continuous(len(bias))

@@ -1,4 +1,4 @@
-"""Distributions of the model: groups of categoricals, diagonal Gaussians, the truncated normal policy.
+"""Distributions of the model: groups of categoricals, diagonal Gaussians, and those of actions.
 
 They are functions on tensors rather than objects of ``torch.distributions``: each takes few kernels and can be traced.
 Every sampler takes its noise as a tensor, and returns the mode if it is None: the caller controls randomness.
@@ -7,13 +7,15 @@ Every sampler takes its noise as a tensor, and returns the mode if it is None: t
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "OneHotCategoricals",
     "TruncatedNormal",
     "categorical_entropy",
     "categorical_kl",
@@ -78,6 +80,11 @@ class TruncatedNormal(NamedTuple):
     loc: Tensor
     scale: Tensor
 
+    @classmethod
+    def stack(cls, policies: Sequence[Any]) -> Self:
+        """Stack H policies of ``(N, A)`` to one of ``(H, N, A)``."""
+        return cls(*(torch.stack(part) for part in zip(*policies, strict=True)))
+
     @property
     def mode(self) -> Tensor:
         """Most likely action, ``(..., A)``."""
@@ -139,6 +146,37 @@ class TruncatedNormal(NamedTuple):
         a, b = self._bounds()
         low = _cdf(a)
         return low, (_cdf(b) - low).clamp_min(torch.finfo(self.loc.dtype).eps)
+
+
+class OneHotCategoricals(NamedTuple):
+    """A categorical for each factor, independent of the others; actions are one-hot vectors one after another."""
+
+    logits: Tensor
+    """Not normalised, ``(..., A)``."""
+    sizes: tuple[int, ...]
+    """Choices of each factor; they sum to A."""
+
+    @classmethod
+    def stack(cls, policies: Sequence[Any]) -> Self:
+        """Stack H policies of ``(N, A)`` to one of ``(H, N, A)``."""
+        return cls(torch.stack([policy.logits for policy in policies]), policies[0].sizes)
+
+    def sample(self, uniform: Tensor | None) -> Tensor:
+        """One-hot sample with the gradient of the probabilities (straight-through), ``(..., A)``.
+
+        Args:
+            uniform: numbers in [0, 1) of the same shape; None takes the mode.
+        """
+        gumbel = None if uniform is None else -torch.log(-torch.log(uniform))
+        noise = [None] * len(self.sizes) if gumbel is None else gumbel.split(self.sizes, dim=-1)
+        return torch.cat([sample_one_hot(*factor) for factor in zip(self._factors(), noise, strict=True)], dim=-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy summed over factors, nats: ``(..., A) -> (...)``."""
+        return torch.stack([categorical_entropy(part.unsqueeze(-2)) for part in self._factors()]).sum(dim=0)
+
+    def _factors(self) -> tuple[Tensor, ...]:
+        return self.logits.split(self.sizes, dim=-1)
 
 
 def _cdf(x: Tensor) -> Tensor:

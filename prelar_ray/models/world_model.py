@@ -13,6 +13,7 @@ from prelar_ray.errors import ConfigError
 from prelar_ray.models.action_decoder import ActionDecoder
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext
+from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.image_decoder import ImageDecoder
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
@@ -22,6 +23,7 @@ from prelar_ray.models.noise import Noise
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.two_hot import scalar_head
+from prelar_ray.models.vector import VectorEncoder, VectorHead, joined
 
 __all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
 
@@ -38,15 +40,19 @@ class WorldModel(nn.Module):
 
     inverse_dynamics: InverseDynamicsEncoder | None
 
-    def __init__(self, config: WorldModelConfig, latent_action: int | None = None) -> None:
-        """Build for action inputs of size ``latent_action``, by default those of pre-training."""
+    def __init__(self, config: WorldModelConfig, latent_action: int | None = None, beside: int = 0) -> None:
+        """Build for action inputs of size ``latent_action``, by default those of pre-training.
+
+        Args:
+            beside: numbers that the dynamics observe beside the image's embedding.
+        """
         super().__init__()
         self.encoder = ImageEncoder(config.encoder)
         self.rssm: RSSM | StackedRSSM
         if latent_action is None:
             self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
         else:
-            self.rssm = dynamics(config, self.encoder.size, latent_action)
+            self.rssm = dynamics(config, self.encoder.size + beside, latent_action)
         self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context)
         self.context_encoder = ContextEncoder(config.encoder, config.context) if config.context.enabled else None
 
@@ -91,10 +97,10 @@ class PretrainWorldModel(WorldModel):
 class FinetuneWorldModel(WorldModel):
     """World model of fine-tuning, with latent actions from real ones and predicted rewards, Eq. (12).
 
-    ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward.
-    ``inverse_dynamics`` infers latent actions from frames, as in pre-training, and ``action_decoder`` the real action
-    from them (:mod:`prelar_ray.learning.tied_actions`, :mod:`prelar_ray.learning.rehearsal`); None where a run has no
-    use for them.
+    ``reward`` predicts reward plus intrinsic bonus and is used in imagination; ``aux_reward`` predicts only the reward,
+    ``discount`` whether the episode continues. ``inverse_dynamics`` infers latent actions from frames, as in
+    pre-training, and ``action_decoder`` the real action from them (:mod:`prelar_ray.learning.tied_actions`,
+    :mod:`prelar_ray.learning.rehearsal`). All but ``reward`` are None where a run has no use for them.
     """
 
     def __init__(
@@ -104,10 +110,12 @@ class FinetuneWorldModel(WorldModel):
         aux_reward: bool = True,
         inverse_dynamics: bool = False,
         action_decoder: bool = False,
+        discount: bool = False,
+        vector: int = 0,
     ) -> None:
-        """Build for actions of size A, with the optional parts that are named."""
+        """Build for actions of size A and vectors of size V, with the optional parts that are named."""
         encoder = action_input(config, action)
-        super().__init__(config, encoder.size)
+        super().__init__(config, encoder.size, config.vector.units if vector else 0)
         self.action_encoder = encoder
         head = partial(scalar_head, self.rssm.feature, config.reward_head, config.reward_distribution)
         self.reward = head()
@@ -116,14 +124,32 @@ class FinetuneWorldModel(WorldModel):
         self.action_decoder: ActionDecoder | None = None
         if action_decoder:
             self.action_decoder = ActionDecoder(config.latent_action, config.action_encoder, action)
+        self.discount = DiscountHead(self.rssm.feature, config.reward_head) if discount else None
+        self.vector_encoder = VectorEncoder(vector, config.vector) if vector else None
+        self.vector_head = VectorHead(self.rssm.feature, vector, config.vector) if vector else None
         initialise(self)
 
     @classmethod
-    def of_run(cls, config: RunConfig, action: int) -> Self:
-        """Build with the parts that the losses of a run need."""
+    def of_run(cls, config: RunConfig, action: int, terminates: bool = False) -> Self:
+        """Build with the parts that the losses of a run need.
+
+        Args:
+            action: numbers A in an action.
+            terminates: whether episodes of the task can end before their time for what happens in them.
+        """
         loss = config.loss
         switches = loss.aux_reward_weight > 0, config.finetunes_inverse_dynamics, loss.action_decoder_weight > 0
-        return cls(config.world_model, action, *switches)
+        return cls(
+            config.world_model,
+            action,
+            *switches,
+            discount=config.behaviour.learns_discount(terminates),
+            vector=config.env.vector_size,
+        )
+
+    def observed(self, embed: Tensor, vector: Tensor | None) -> Tensor:
+        """Return what the dynamics observe of embeddings ``(..., E)`` and vectors ``(..., V)``, None without any."""
+        return joined(embed, self.vector_encoder, vector)
 
     @property
     def pretrained(self) -> dict[str, nn.Module]:
@@ -137,5 +163,6 @@ class FinetuneWorldModel(WorldModel):
         """Parts of the two optimisers: encoders, inverse dynamics and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
-        heads = [part for part in (self.reward, self.aux_reward, self.action_decoder) if part is not None]
+        optional = (self.aux_reward, self.action_decoder, self.discount, self.vector_encoder, self.vector_head)
+        heads = [self.reward, *(part for part in optional if part is not None)]
         return perceiving, [*acting, self.action_encoder, self.decoder, *heads]

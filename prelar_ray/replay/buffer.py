@@ -11,7 +11,7 @@ import numpy as np
 from prelar_ray.errors import DataError
 from prelar_ray.types import Episode, SequenceBatch
 
-__all__ = ["ReplayBuffer", "check_can_sample"]
+__all__ = ["ReplayBuffer"]
 
 
 class ReplayBuffer:
@@ -23,7 +23,6 @@ class ReplayBuffer:
         self.rng = rng
         self.steps = 0
         self._episodes: deque[Episode] = deque()
-        self._eligible: deque[Episode] = deque()  # those with at least segment_length rows, in the same order
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -33,18 +32,8 @@ class ReplayBuffer:
 
     @property
     def can_sample(self) -> bool:
-        """Whether any episode is as long as a segment."""
-        return bool(self._eligible)
-
-    @property
-    def eligible(self) -> int:
-        """Episodes that are as long as a segment."""
-        return len(self._eligible)
-
-    @property
-    def longest(self) -> int:
-        """Steps of the longest episode; 0 without any."""
-        return max((len(episode) for episode in self._episodes), default=0)
+        """Whether there is any episode."""
+        return bool(self._episodes)
 
     def add(self, episode: Episode) -> list[Episode]:
         """Append an episode and return those that had to leave.
@@ -61,44 +50,59 @@ class ReplayBuffer:
             )
         self._episodes.append(episode)
         self.steps += len(episode)
-        if len(episode) >= self.segment_length:
-            self._eligible.append(episode)
         left = []
         while self.steps > self.capacity_steps:
             oldest = self._episodes.popleft()
             self.steps -= len(oldest)
-            if self._eligible and self._eligible[0] is oldest:
-                self._eligible.popleft()
             left.append(oldest)
         return left
 
     def sample(self, batch_size: int) -> SequenceBatch:
         """Sample segments: an episode uniformly, then a start uniformly with the ends slightly over-represented.
 
-        The start comes from a range ``segment_length`` longer than the valid one and is clamped, as published. The
-        first row of every segment has ``is_first`` set, for the state before it is unknown.
+        The start comes from a range ``segment_length`` longer than the valid one and is clamped, as published. An
+        episode that is shorter than a segment is taken whole, and others follow in the same way until the segment is
+        full: what ended early is learnt from too. The first row of a segment and of each part has ``is_first`` set, for
+        the state before it is unknown.
 
         Raises:
-            DataError: no episode is as long as a segment, or none has finished.
+            DataError: no episode has finished.
         """
-        if not self._eligible:
-            check_can_sample(0, self.longest, self.segment_length)
-        length = self.segment_length
-        first = self._eligible[0]
-        image = np.empty((batch_size, length, *first.image.shape[1:]), dtype=np.uint8)
-        action = np.empty((batch_size, length, *first.action.shape[1:]), dtype=np.float32)
-        reward = np.empty((batch_size, length), dtype=np.float32)
-        is_first = np.empty((batch_size, length), dtype=np.bool_)
-        is_terminal = np.empty((batch_size, length), dtype=np.bool_)
-        for row, index in enumerate(self.rng.integers(len(self._eligible), size=batch_size)):
-            episode = self._eligible[index]
-            last = len(episode) - length
-            start = min(int(self.rng.integers(last + 1 + length)), last)
-            span = slice(start, start + length)
-            image[row], action[row], reward[row] = episode.image[span], episode.action[span], episode.reward[span]
-            is_first[row], is_terminal[row] = episode.is_first[span], episode.is_terminal[span]
-        is_first[:, 0] = True
-        return SequenceBatch(image, action, reward, is_first, is_terminal)
+        if not self._episodes:
+            raise DataError(
+                "no episode has finished, so there is nothing to learn from; raise finetune.env_steps, "
+                "or collect in fewer environments at once (collect.collectors, collect.envs_per_collector)"
+            )
+        shape, first = (batch_size, self.segment_length), self._episodes[0]
+        image = np.empty((*shape, *first.image.shape[1:]), dtype=np.uint8)
+        action = np.empty((*shape, *first.action.shape[1:]), dtype=np.float32)
+        vector = np.empty((*shape, *first.vector.shape[1:]), dtype=np.float32)
+        reward = np.empty(shape, dtype=np.float32)
+        is_first = np.empty(shape, dtype=np.bool_)
+        is_terminal = np.empty(shape, dtype=np.bool_)
+        for row, index in enumerate(self.rng.integers(len(self._episodes), size=batch_size)):
+            for at, episode, span in self._parts(self._episodes[index]):
+                place = row, at
+                image[place], vector[place] = episode.image[span], episode.vector[span]
+                action[place], reward[place] = episode.action[span], episode.reward[span]
+                is_first[place], is_terminal[place] = episode.is_first[span], episode.is_terminal[span]
+                is_first[row, at.start] = True
+        return SequenceBatch(image, action, reward, is_first, is_terminal, vector)
+
+    def _parts(self, episode: Episode) -> Iterator[tuple[slice, Episode, slice]]:
+        """Yield what a segment that begins with ``episode`` is made of: rows of it, from which episode, which rows."""
+        filled = 0
+        while True:
+            room = self.segment_length - filled
+            start, last = 0, len(episode) - room
+            if last >= 0:
+                start = min(int(self.rng.integers(last + 1 + room)), last)
+            rows = min(room, len(episode))
+            yield slice(filled, filled + rows), episode, slice(start, start + rows)
+            filled += rows
+            if filled == self.segment_length:
+                return
+            episode = self._episodes[int(self.rng.integers(len(self._episodes)))]
 
     def state_dict(self) -> dict[str, Any]:
         """State of the sampler; episodes are durable elsewhere."""
@@ -107,24 +111,3 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the sequence of samples."""
         self.rng.bit_generator.state = state["rng"]
-
-
-def check_can_sample(eligible: int, longest: int, segment_length: int) -> None:
-    """Make sure that some episode is as long as a segment.
-
-    Args:
-        eligible: episodes that are.
-        longest: steps of the longest episode; 0 without any.
-
-    Raises:
-        DataError: none is, or none has finished.
-    """
-    if not longest:
-        raise DataError(
-            "no episode has finished, so there is nothing to learn from; raise finetune.env_steps, "
-            "or collect in fewer environments at once (collect.collectors, collect.envs_per_collector)"
-        )
-    if not eligible:
-        raise DataError(
-            f"no episode has finetune.segment_length={segment_length} steps (longest: {longest}); shorten the segments"
-        )

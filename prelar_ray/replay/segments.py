@@ -130,6 +130,8 @@ def _order(path: Path) -> int:
 def _split(episode: Episode) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """Return the fields of an episode as arrays and as metadata."""
     values = {field.name: getattr(episode, field.name) for field in fields(episode)}
+    if not episode.vector.shape[1]:
+        del values["vector"]
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return arrays, {name: str(value) for name, value in values.items() if name not in arrays}
 

@@ -26,8 +26,6 @@ class ShardStatus:
 
     steps: int = 0
     episodes: int = 0
-    eligible: int = 0  # episodes as long as a segment
-    longest: int = 0  # steps of the longest episode
 
 
 class ReplayShard:
@@ -67,8 +65,7 @@ class ReplayShard:
 
     def status(self) -> ShardStatus:
         """What the shard holds."""
-        buffer = self.buffer
-        return ShardStatus(buffer.steps, len(buffer), buffer.eligible, buffer.longest)
+        return ShardStatus(self.buffer.steps, len(self.buffer))
 
     def sample(self, counts: Sequence[int]) -> Parts:
         """Sample for successive updates ``counts`` segments each, ``(B, T, ...)``; None where that is 0."""

@@ -134,18 +134,21 @@ def metrics_chart(run: Run, names: Sequence[str], label: str, dashed: str = "") 
 
 def evaluation_chart(run: Run, metric: str) -> Chart:
     """Draw the score of a run's evaluations over environment steps, with intervals over episodes."""
-    lines = []
-    for task in dict.fromkeys(evaluation.task for evaluation in run.evaluations):
-        of_task = {number: of.env_steps for number, of in enumerate(run.evaluations) if of.task == task}
+    lines, scored = [], run.scored(metric)
+    for task in dict.fromkeys(evaluation.task for evaluation in scored):
+        of_task = {number: of.env_steps for number, of in enumerate(scored) if of.task == task}
         intervals = [run.intervals[metric][number] for number in of_task]
         lines.append(_bars(list(of_task.values()), intervals, label_text(task)))
-    return _scores_chart(lines, metric, f"{len(run.evaluations)} evaluations")
+    return _scores_chart(lines, metric, f"{len(scored)} evaluations")
 
 
 def seeds_chart(runs: Sequence[Run], metric: str) -> Chart:
     """Draw evaluations of several runs, and the mean over runs with its interval where all were evaluated."""
     curves = [
-        {of.env_steps: interval.estimate for of, interval in zip(run.evaluations, run.intervals[metric], strict=True)}
+        {
+            of.env_steps: interval.estimate
+            for of, interval in zip(run.scored(metric), run.intervals[metric], strict=True)
+        }
         for run in runs
     ]
     grey = {"color": "C2", "alpha": 0.6, "linewidth": 1}

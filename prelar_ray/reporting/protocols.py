@@ -8,7 +8,7 @@ import pandas as pd
 
 from prelar_ray.errors import UsageError
 from prelar_ray.reporting.scores import RunScores, varying_labels
-from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.records import NO_SUCCESS, EvaluationRecord
 
 __all__ = ["UNSTATED", "check_protocols", "protocol_of", "protocols_by_task"]
 
@@ -26,7 +26,7 @@ def protocol_of(
     """Return the protocol of a run on a task, item by item, from its ``run.json`` and resolved configuration."""
     versions, env = (part if isinstance(part, dict) else {} for part in (info.get("versions"), config.get("env")))
     return {
-        "success rule": _joined(of.success_rule for of in evaluations),
+        "success rule": _joined(of.success_rule if of.has_success else NO_SUCCESS for of in evaluations),
         "policy": _joined(of.policy for of in evaluations),
         "evaluation.episodes": _joined(len(of.returns) for of in evaluations),
         **{name: str(versions.get(name, UNSTATED)) for name in SIMULATORS.get(task.partition("/")[0], ())},

@@ -82,7 +82,7 @@ SOURCES = {
         {
             "simulator": "Meta-World v2, version of MuJoCo not stated",
             "observation": "pixels, 64×64",
-            "env.camera": "corner2, moved to (0.75, 0.075, 0.7)",
+            "env.camera": "corner2-moved",
             "env.action_repeat": "2",
             "episode": "250 decisions, 500 environment steps",
             "evaluation.episodes": "10; the first point averages 11, one of them of a random policy",

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -56,9 +57,6 @@ MOST_TEXT = 2000
 """Characters of an error or command that a page shows."""
 
 log = logging.getLogger(__name__)
-
-WITHOUT_SUCCESS = ("dmc",)
-"""Families of tasks whose episodes never count as a success, so that a rate of 0 says nothing."""
 
 
 @dataclass
@@ -111,12 +109,16 @@ class Run:
         """Updates made."""
         return max((int(row["update"] or 0) for row in self.metrics), default=0)
 
+    def scored(self, metric: str) -> list[EvaluationRecord]:
+        """Return the evaluations that have this score."""
+        return [of for of in self.evaluations if metric == RETURN or of.has_success]
+
     @cached_property
     def intervals(self) -> dict[str, list[Interval]]:
-        """Score of each evaluation with its interval over episodes, by metric."""
+        """Score of each evaluation that has it, with its interval over episodes, by metric."""
         return {
             RETURN: [mean_interval(evaluation.returns) for evaluation in self.evaluations],
-            SUCCESS: [success_interval(evaluation.successes) for evaluation in self.evaluations],
+            SUCCESS: [success_interval(of.successes) for of in self.scored(SUCCESS)],
         }
 
     def series(self, name: str, over: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -259,7 +261,7 @@ def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
     scores = pd.DataFrame()
     if run.info and run.config and entry.phase == "finetune":  # without them nobody knows when evaluations were due
         run.evaluations = run.read("evaluations", lambda: _evaluations(RunFolder(run.path, {})), [])
-        scores = _scores(run, entry.task or "")
+        scores = _scores(run)
         if "evaluations" in run.missing:
             status, reason = DAMAGED, run.missing["evaluations"]
         elif scores.empty and status == FINISHED:
@@ -281,7 +283,7 @@ def _run_scores(run: Run, source: str, entry: PlanEntry) -> RunScores:
     )
 
 
-def _scores(run: Run, task: str) -> pd.DataFrame:
+def _scores(run: Run) -> pd.DataFrame:
     """Return the mean scores of evaluations, each at the step at which it was due."""
     at: dict[int, EvaluationRecord] = {}
     every, total = _whole(run.config, "evaluation", "every_env_steps"), _whole(run.config, "finetune", "env_steps")
@@ -289,8 +291,9 @@ def _scores(run: Run, task: str) -> pd.DataFrame:
         due = _due(evaluation.env_steps, every, total)
         if due not in at or due == total:  # at the end there may be two: the last is of the final weights
             at[due] = evaluation
-    has_success = task.partition("/")[0] not in WITHOUT_SUCCESS
-    scores = {SUCCESS: [np.mean(of.successes) for of in at.values()]} if has_success else {}
+    scores: dict[str, list[Any]] = {}
+    if any(of.has_success for of in at.values()):
+        scores[SUCCESS] = [math.nan if of.success_rate is None else of.success_rate for of in at.values()]
     scores[RETURN] = [np.mean(of.returns) for of in at.values()]
     return pd.DataFrame(scores, index=pd.Index(at, dtype=np.int64), dtype=np.float64).sort_index()
 

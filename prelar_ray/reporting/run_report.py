@@ -115,7 +115,9 @@ def _evaluations(run: Run) -> list[Panel]:
     names = {RETURN: "evaluation/return_mean", SUCCESS: "evaluation/success_rate"}
     bars = "Bars: 95\N{NO-BREAK SPACE}% intervals."
     return [
-        Panel(evaluation_chart(run, metric), name, f"{METRICS[name].meaning} {bars}") for metric, name in names.items()
+        Panel(evaluation_chart(run, metric), name, f"{METRICS[name].meaning} {bars}")
+        for metric, name in names.items()
+        if run.scored(metric)
     ]
 
 
@@ -136,6 +138,8 @@ def _seeds(runs: Sequence[Run]) -> Iterator[Panel]:
             meaning = f"Grey: each of {len(of_method)} runs. Bars: 95\N{NO-BREAK SPACE}% bootstrap intervals over runs."
             of = f" of {method}" if method else ""
             for metric, name in ((RETURN, "Mean return"), (SUCCESS, "Success rate")):
+                if not all(run.scored(metric) for run in of_method):
+                    continue
                 yield Panel(seeds_chart(of_method, metric), f"{name} over runs{of}", meaning)
 
 

@@ -14,7 +14,9 @@ from prelar_ray.storage.names import name_problem
 from prelar_ray.storage.reading import first_mistake, read_record, validated
 
 __all__ = [
+    "ANY_STEP",
     "CHECKPOINT_META",
+    "NO_SUCCESS",
     "RLLIB_META",
     "USED_RATIO",
     "CeilingScores",
@@ -65,6 +67,12 @@ CHECKPOINT_META = "meta.json"
 
 RLLIB_META = "rllib.json"
 """The corresponding file in a checkpoint of an RLlib algorithm."""
+
+ANY_STEP, NO_SUCCESS = "any step", "none"
+"""Rules by which episodes count as a success: any of their steps succeeds; the task has no success."""
+
+WITHOUT_SUCCESS = ("dmc",)
+"""Families of tasks without success, of which records of earlier versions say that no episode succeeded."""
 
 USED_RATIO = 1.5
 """Errors of open-loop prediction, shuffled over own, from which on the latent action counts as used."""
@@ -149,18 +157,21 @@ class EvaluationRecord(_OpenRecord):
     task: str
     returns: tuple[float, ...]
     successes: tuple[bool, ...]
-    """Whether each episode counts as a success by ``success_rule``."""
+    """Whether each episode counts as a success by ``success_rule``; none where the task has no success."""
     success_rule: str
+    """:data:`ANY_STEP` or :data:`NO_SUCCESS`, or another rule of another version."""
     policy: str
     """How actions were chosen: ``mode``."""
 
     @model_validator(mode="after")
     def _can_be_averaged(self) -> Self:
-        paired = len(self.returns) == len(self.successes) > 0
-        if not paired or not all(map(math.isfinite, self.returns)):
+        expected, counts = len(self.returns), "as many of each"
+        if self.success_rule == NO_SUCCESS:
+            expected, counts = 0, "returns alone"
+        if not self.returns or len(self.successes) != expected or not all(map(math.isfinite, self.returns)):
             raise ValueError(
                 f"the evaluation at {self.env_steps} environment steps has {len(self.returns)} returns and "
-                f"{len(self.successes)} successes, expected as many of each, all finite"
+                f"{len(self.successes)} successes, expected {counts}, all finite"
             )
         return self
 
@@ -170,9 +181,14 @@ class EvaluationRecord(_OpenRecord):
         return sum(self.returns) / len(self.returns)
 
     @property
-    def success_rate(self) -> float:
-        """Share of the episodes that succeeded."""
-        return sum(self.successes) / len(self.successes)
+    def has_success(self) -> bool:
+        """Whether the task has success."""
+        return bool(self.successes) and self.task.partition("/")[0] not in WITHOUT_SUCCESS
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the episodes that succeeded; None where the task has no success."""
+        return sum(self.successes) / len(self.successes) if self.has_success else None
 
     @classmethod
     def parse(cls, row: dict[str, Any], source: Path) -> EvaluationRecord:

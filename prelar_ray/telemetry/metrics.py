@@ -38,6 +38,12 @@ METRICS: dict[str, Metric] = {
         "nats", "Half the squared error, or two-hot cross-entropy, of the reward plus intrinsic bonus (fine-tuning)."
     ),
     "loss/aux_reward": Metric("nats", "The same of the plain reward (fine-tuning)."),
+    "loss/discount": Metric(
+        "nats", "Cross-entropy of whether the episode continues (fine-tuning, behaviour.discount_head)."
+    ),
+    "loss/vector": Metric(
+        "nats", "Half the squared error of the vector beside the image, in symlog space (fine-tuning, env.vector_key)."
+    ),
     "loss/tie": Metric(
         "nats",
         "Half the squared distance of the encoded to the inferred latent action, in units of its prior (fine-tuning).",
@@ -147,6 +153,10 @@ METRICS: dict[str, Metric] = {
     "behaviour/reward": Metric("", "Mean predicted reward, bonus included, on imagined states."),
     "behaviour/value": Metric("", "Mean value of imagined states by the critic."),
     "behaviour/target": Metric("", "Mean lambda-return of imagined states."),
+    "behaviour/continue": Metric(
+        "fraction",
+        "Mean predicted probability that the episode continues, on imagined states (behaviour.discount_head).",
+    ),
     "behaviour/return_range": Metric(
         "",
         "Running range from the 5th to the 95th percentile of lambda-returns (behaviour.return_normalisation).",
@@ -172,11 +182,15 @@ METRICS: dict[str, Metric] = {
     "rllib/grad_norm_actor": Metric("", "Global gradient norm of DreamerV3's actor, before clipping."),
     "rllib/grad_norm_critic": Metric("", "Global gradient norm of DreamerV3's critic, before clipping."),
     "train/episode_return": Metric("", "Sum of rewards of a training episode; mean over those that ended since."),
-    "train/episode_success": Metric("fraction", "Share of training episodes with success at any step."),
+    "train/episode_success": Metric(
+        "fraction", "Share of training episodes with success at any step.", "Absent: the task has no success."
+    ),
     "train/episode_steps": Metric("agent steps", "Length of a training episode."),
     "train/env_failures": Metric("episodes", "Left out since the last line because their environment failed."),
     "evaluation/return_mean": Metric("", "Mean return of the evaluation episodes."),
-    "evaluation/success_rate": Metric("fraction", "Share of evaluation episodes with success at any step."),
+    "evaluation/success_rate": Metric(
+        "fraction", "Share of evaluation episodes with success at any step.", "Absent: the task has no success."
+    ),
     "evaluation/skipped": Metric(
         "evaluations", "Left out so far because evaluating takes longer than evaluation.every_env_steps; none is best."
     ),

@@ -161,9 +161,11 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line
 
 
 def final_numbers(run: RunFolder, **counts: float) -> dict[str, float]:
-    """Return ``counts`` with return and success of the last evaluation; without these where there was none."""
+    """Return ``counts`` with return and success of the last evaluation, as far as there are any."""
     numbers = dict(counts)
     if evaluations := run.evaluations():
         last = evaluations[-1]
-        numbers |= {"return": last.mean_return, "success": last.success_rate}
+        numbers["return"] = last.mean_return
+        if last.success_rate is not None:
+            numbers["success"] = last.success_rate
     return numbers

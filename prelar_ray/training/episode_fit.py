@@ -1,13 +1,14 @@
-"""Do the episodes of a task fit the pace and the sizes of a run? Known before anything is collected."""
+"""Do episodes and actions of a task fit the pace and the settings of a run? Known before anything is collected."""
 
 from __future__ import annotations
 
 import logging
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ConfigError
 
-__all__ = ["check_episodes_fit"]
+__all__ = ["check_actions_fit", "check_episodes_fit"]
 
 log = logging.getLogger(__name__)
 
@@ -51,4 +52,18 @@ def check_episodes_fit(config: RunConfig, episode_steps: int) -> None:
             "finetune.random_steps=%d ends before the first episodes of %s do (%d environments of %d steps): "
             "learning begins after %d steps",
             *(tune.random_steps, task, envs, episode_steps, needed),
+        )
+
+
+def check_actions_fit(config: RunConfig, actions: ActionSpace) -> None:
+    """Make sure that the noise that a run adds to actions can be added to these.
+
+    Raises:
+        ConfigError: it cannot; names the key to change.
+    """
+    noise = config.collect.expl_noise
+    if noise and actions.is_discrete:
+        raise ConfigError(
+            f"collect.expl_noise={noise:g}: the actions of {config.env.task} are choices, to which no noise can be "
+            "added; set it to 0, and raise behaviour.entropy_weight for more exploration"
         )

@@ -18,7 +18,7 @@ from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.roles import RoleId
-from prelar_ray.storage.records import EvaluationRecord
+from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS, EvaluationRecord
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend, Future, by_reference
 
@@ -175,10 +175,13 @@ def record_evaluation(run: RunFolder, evaluated: Evaluated, task: str) -> dict[s
         task=task,
         returns=evaluated.result.returns,
         successes=evaluated.result.successes,
-        success_rule="any step",
+        success_rule=ANY_STEP if evaluated.result.successes else NO_SUCCESS,
         policy="mode",
     )
     run.append_evaluation(record)
-    mean, success = record.mean_return, record.success_rate
-    log.info("evaluation at %d env steps: return %.1f, success %.2f", evaluated.env_steps, mean, success)
-    return {"evaluation/return_mean": mean, "evaluation/success_rate": success}
+    values, said = {"evaluation/return_mean": record.mean_return}, f"return {record.mean_return:.1f}"
+    if record.success_rate is not None:
+        values["evaluation/success_rate"] = record.success_rate
+        said += f", success {record.success_rate:.2f}"
+    log.info("evaluation at %d env steps: %s", evaluated.env_steps, said)
+    return values

@@ -23,7 +23,7 @@ from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.backend import Backend
 from prelar_ray.training.collectors import CollectorPool
 from prelar_ray.training.drive import Loop, drive, final_numbers
-from prelar_ray.training.episode_fit import check_episodes_fit
+from prelar_ray.training.episode_fit import check_actions_fit, check_episodes_fit
 from prelar_ray.training.evaluations import Evaluations, record_evaluation
 from prelar_ray.training.every import Every
 from prelar_ray.training.learners import FinetuneLearners
@@ -132,8 +132,10 @@ class Finetuning(Loop):
         self._known_pending: set[int] = set()  # updates of the evaluations that the last checkpoint knows to be pending
         self.collectors = CollectorPool(backend, config, self.replay, numbers)
         check_episodes_fit(config, self.collectors.ask(Collector.episode_steps))
-        action = self.collectors.ask(Collector.action_size)
-        self.learners = FinetuneLearners(backend, config, action, run.checkpoints.absolute())
+        actions = self.collectors.ask(Collector.actions)
+        check_actions_fit(config, actions)
+        terminates = self.collectors.ask(Collector.terminates)
+        self.learners = FinetuneLearners(backend, config, actions, run.checkpoints.absolute(), terminates)
         self.clips: ClipReader | None = None
         if videos:
             self.clips = ClipReader(videos, config.learner.ranks, counters.get("rehearsal"))

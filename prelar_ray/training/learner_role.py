@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch.distributed as dist
 
-from prelar_ray.acting.policy import PolicyWeights, check_action_size
+from prelar_ray.acting.policy import PolicyWeights, check_actions
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.checkpoint.compatibility import naming, require_pretraining
 from prelar_ray.checkpoint.store import Checkpoint, CheckpointStore, load_checkpoint, snapshot
 from prelar_ray.config import RunConfig
-from prelar_ray.errors import ResourceError
+from prelar_ray.errors import CheckpointError, ResourceError
 from prelar_ray.learning.device import resolve_device
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.prediction import Prediction, context_frames
@@ -161,12 +162,19 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner, Rows]):
 
     phase = "finetune"
 
-    def __init__(self, config: RunConfig, action: int, checkpoints: Path, rank: int = 0) -> None:
-        self.action = action
+    def __init__(
+        self,
+        config: RunConfig,
+        actions: ActionSpace | int,
+        checkpoints: Path,
+        rank: int = 0,
+        terminates: bool = False,
+    ) -> None:
+        self.actions, self.terminates = ActionSpace.of(actions), terminates
         super().__init__(config, checkpoints, rank)
 
     def _make(self, ranks: Ranks) -> FinetuneLearner:
-        return FinetuneLearner(self.config, self.action, ranks=ranks)
+        return FinetuneLearner(self.config, self.actions, ranks=ranks, terminates=self.terminates)
 
     def _update(self, *parts: Rows) -> None:
         segments = [part for part in parts if isinstance(part, SequenceBatch)]
@@ -174,7 +182,13 @@ class FinetuneLearnerRole(LearnerRole[FinetuneLearner, Rows]):
         self.learner.update(SequenceBatch.joined(segments), *clips)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        check_action_size(checkpoint.state["actor_critic"], self.action, self.config.env.task)
+        check_actions(checkpoint.state["actor_critic"], self.actions, self.config.env.task)
+        theirs = any(key.startswith("discount.") for key in checkpoint.state["model"])
+        if theirs != (self.learner.model.discount is not None):
+            made, setting = ("with", "always") if theirs else ("without", "never")
+            raise CheckpointError(
+                f"made {made} a discount head; use behaviour.discount_head={setting}, or start a new --out"
+            )
 
     def initialise(self, path: Path) -> None:
         """Take over encoder, RSSM and decoder of a pre-training checkpoint.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from prelar_ray.acting.policy import PolicyWeights
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import PrelarError, RoleDied
 from prelar_ray.learning.prediction import Prediction
@@ -221,10 +222,17 @@ class FinetuneLearners(LearnerGroup[FinetuneLearnerRole, Rows]):
     published: Published
     """What collectors act with; set by :meth:`publish`."""
 
-    def __init__(self, backend: Backend, config: RunConfig, action: int, checkpoints: Path) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        config: RunConfig,
+        actions: ActionSpace | int,
+        checkpoints: Path,
+        terminates: bool = False,
+    ) -> None:
         super().__init__(
             backend,
-            lambda role, rank: backend.start(role, FinetuneLearnerRole, config, action, checkpoints, rank),
+            lambda role, rank: backend.start(role, FinetuneLearnerRole, config, actions, checkpoints, rank, terminates),
             config.learner.ranks,
         )
 

@@ -20,7 +20,8 @@ class MetricWindow:
         self._began = time.monotonic()
         self._env_steps = self._updates = 0
         self._ages: list[int] = []
-        self._episodes: list[tuple[float, bool, int]] = []
+        self._episodes: list[tuple[float, int]] = []
+        self._successes: list[bool] = []
         self._env_failures = 0
         self._paused = 0.0
 
@@ -29,7 +30,8 @@ class MetricWindow:
         self._env_steps += summary.env_steps
         if summary.version >= 0:
             self._ages.append(age)
-        self._episodes += zip(summary.returns, summary.successes, summary.lengths, strict=True)
+        self._episodes += zip(summary.returns, summary.lengths, strict=True)
+        self._successes += summary.successes
         self._env_failures += len(summary.failures)
         if summary.returns:
             self.last_return = summary.returns[-1]
@@ -56,11 +58,12 @@ class MetricWindow:
             values["weights/age_updates"] = sum(self._ages) / len(self._ages)
             values["weights/age_largest"] = max(self._ages)
         if self._episodes:
-            returns, successes, lengths = zip(*self._episodes, strict=True)
+            returns, lengths = zip(*self._episodes, strict=True)
             values |= {
                 "train/episode_return": sum(returns) / len(returns),
-                "train/episode_success": sum(successes) / len(successes),
                 "train/episode_steps": sum(lengths) / len(lengths),
             }
+        if self._successes:
+            values["train/episode_success"] = sum(self._successes) / len(self._successes)
         self._clear()
         return values

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from prelar_ray.config import RunConfig
-from prelar_ray.replay.buffer import check_can_sample
 from prelar_ray.replay.rate_limiter import RateLimiter
 from prelar_ray.replay.shard import Parts, ReplayShard, ShardStatus
 from prelar_ray.roles import RoleId
@@ -47,7 +46,7 @@ class ReplayGroup:
     def __init__(self, backend: Backend, config: RunConfig, folder: Path) -> None:
         """Start the shards; several have a folder each within ``folder``."""
         self.backend, self.ranks, self.folder = backend, config.learner.ranks, folder
-        self.rows, self.segment_length = config.finetune.replay_rows, config.finetune.segment_length
+        self.rows = config.finetune.replay_rows
         tune = config.finetune
         self.limiter = RateLimiter(tune.random_steps, tune.env_steps_per_update, tune.initial_updates)
         self.tolerance_updates = 0 if config.collect.synchronous else config.replay.tolerance_updates
@@ -70,8 +69,8 @@ class ReplayGroup:
 
     @property
     def updates_due(self) -> int:
-        """Updates that may be sampled for now; none before some episode is as long as a segment."""
-        return self.limiter.updates_due if self.status.eligible else 0
+        """Updates that may be sampled for now; none before an episode has finished."""
+        return self.limiter.updates_due if self.status.episodes else 0
 
     @property
     def may_collect(self) -> bool:
@@ -81,10 +80,7 @@ class ReplayGroup:
     @property
     def status(self) -> ShardStatus:
         """What all shards hold together, as they last said."""
-        steps, episodes, eligible = (
-            sum(getattr(shard, name) for shard in self._status) for name in ("steps", "episodes", "eligible")
-        )
-        return ShardStatus(steps, episodes, eligible, max(shard.longest for shard in self._status))
+        return ShardStatus(*(sum(getattr(shard, name) for shard in self._status) for name in ("steps", "episodes")))
 
     # Experience
 
@@ -101,18 +97,11 @@ class ReplayGroup:
         return Insertion(self._insertions, env_steps, answers)
 
     def inserted(self, insertion: Insertion) -> None:
-        """Wait for an insertion, and count its steps.
-
-        Raises:
-            DataError: learning is due and no episode so far is as long as a segment.
-        """
+        """Wait for an insertion, and count its steps."""
         status = [self.backend.get(answer) for answer in insertion.answers]
         if insertion.number > self._newest:  # else a later insertion was looked at before, and said more
             self._newest, self._status = insertion.number, status
         self.limiter.insert(insertion.env_steps)
-        held = self.status
-        if self.limiter.env_steps >= self.limiter.random_steps and held.episodes:
-            check_can_sample(held.eligible, held.longest, self.segment_length)
 
     def sample(self, updates: int = 1) -> list[list[Part]]:
         """Sample batches for successive updates; returns, for every rank, the futures of its parts.
@@ -122,12 +111,12 @@ class ReplayGroup:
         Raises:
             RuntimeError: fewer updates are due.
         """
-        eligible = np.array([shard.eligible for shard in self._status], dtype=np.float64)
+        episodes = np.array([shard.episodes for shard in self._status], dtype=np.float64)
         rows = []
         for _ in range(updates):
             self.limiter.take()
             of_rank = self.rows // self.ranks
-            rows.append(self._shares.multinomial(of_rank, eligible / eligible.sum(), size=self.ranks))
+            rows.append(self._shares.multinomial(of_rank, episodes / episodes.sum(), size=self.ranks))
         counts: list[list[list[int]]] = np.stack(rows).transpose(2, 0, 1).tolist()  # shards x updates x ranks
         if self.ranks == 1:
             alone = [[count for (count,) in of_shard] for of_shard in counts]

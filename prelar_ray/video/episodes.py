@@ -56,8 +56,8 @@ def episode_name(config: RunConfig, episode: EpisodeId) -> str:
 
 
 def env_config(config: RunConfig, task: str) -> EnvConfig:
-    """Return the environment of a recording of ``task``."""
-    return config.env.model_copy(update={"task": task})
+    """Return the environment of a recording of ``task``: without vectors, which videos do not hold."""
+    return config.env.model_copy(update={"task": task, "vector_key": "", "vector_size": 0})
 
 
 class EpisodeRoller:
@@ -134,6 +134,8 @@ def _expert_acts(config: RecordConfig, number: int) -> bool:
 
 
 def _random_action(env: PixelEnv, rng: np.random.Generator) -> Action:
+    if env.actions.is_discrete:
+        return env.actions.random(rng.random(env.actions.size, dtype=np.float32))
     return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prelar_ray.acting.policy import Policy
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig, RunConfig
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.types import Episode
@@ -31,6 +32,7 @@ class RandomLength(gym.Env[Any, Any]):
 
     def __init__(self, config: EnvConfig, seed: int) -> None:
         self.action_space = gym.spaces.Box(-1, 1, (ACTION,), np.float32)
+        self.actions, self.terminates, self.has_success = ActionSpace.continuous(ACTION), True, True
         self.fails_at: int | None = None  # step; 0 is the reset
         self.closed = False
         self.seeds: list[int] = []

@@ -47,7 +47,7 @@ class Inputs:
         self.is_first = rng.random((T, n)) < 0.3
         self.is_first[0] = True
         self.gumbel = rng.gumbel(size=(T, n, *policy.noise_shape)).astype(np.float32)
-        self.uniform = rng.random((T, n, policy.action_size), dtype=np.float32)
+        self.uniform = rng.random((T, n, policy.actions.size), dtype=np.float32)
         self.sample = sample
 
     def at(self, t: int) -> tuple[Any, Any, ActingNoise]:

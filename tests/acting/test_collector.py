@@ -12,6 +12,7 @@ import pytest
 
 from prelar_ray.acting.collector import Collected, Collector
 from prelar_ray.acting.evaluator import Evaluator
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import Episode
@@ -114,8 +115,8 @@ def test_repeated_actions_count_as_environment_steps(minute_config: RunConfig) -
     assert summary.env_steps == 3 * 2 * 5
 
 
-def test_the_number_of_action_dimensions_is_the_environments(minute_config: RunConfig) -> None:
-    assert Collector(minute_config, 0, [0, 0]).action_size() == 2
+def test_the_actions_are_the_environments(minute_config: RunConfig) -> None:
+    assert Collector(minute_config, 0, [0, 0]).actions() == ActionSpace.continuous(2)
 
 
 def test_the_longest_episode_is_known_before_any_is_collected(minute_config: RunConfig, short_episodes: int) -> None:

@@ -117,7 +117,7 @@ def test_an_evaluation_is_the_same_with_workers(minute_config: RunConfig) -> Non
 
 def test_workers_tell_what_environments_are_like(minute_config: RunConfig) -> None:
     collector = Collector(load_config(None, None, ["collect.workers=2"], base=minute_config), 0, [0, 0])
-    assert (collector.action_size(), collector.episode_steps()) == (2, 100)
+    assert (collector.actions().size, collector.episode_steps()) == (2, 100)
     collector.close()
 
 

@@ -178,9 +178,9 @@ def test_exploration_noise_is_added_within_the_box_and_remembered_by_the_policy(
     remembered = []
     act = Policy.act
 
-    def spy(self: Policy, image: Any, is_first: Any, state: Any, noise: Any) -> Any:
+    def spy(self: Policy, image: Any, is_first: Any, state: Any, noise: Any, *vector: Any) -> Any:
         remembered.append(state.action.numpy().copy())
-        return act(self, image, is_first, state, noise)
+        return act(self, image, is_first, state, noise, *vector)
 
     monkeypatch.setattr(Policy, "act", spy)
     calm = run(rollout(0), policy, 12)["env0000-episode000000"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from prelar_ray.baselines.environment import ENVIRONMENT, FINISHED, FrameEnv, as_floats, environment_config, register
 from prelar_ray.config import EnvConfig, RunConfig, load_config
@@ -113,3 +114,30 @@ def test_every_environment_of_every_process_has_an_index_of_its_own_and_every_pr
     for environment, index in zip([*made, again], [*indices, indices[0]], strict=True):
         expected = PointReach(1).reset(seed=derive_seed(9, "env", index, 2))[0]["image"]
         np.testing.assert_array_equal(environment.reset()[0], as_floats(expected, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("actions", "space", "given", "taken"),
+    [
+        ("discrete", spaces.Discrete(3), np.int64(2), 1),
+        ("several", spaces.MultiDiscrete([3, 2]), np.array([0, 1]), [[-1], [2]]),
+    ],
+)
+def test_choices_are_integers_and_success_is_told_where_there_is_one(
+    actions: str, space: Any, given: Any, taken: Any
+) -> None:
+    for success in ("", "success"):
+        kwargs = {"actions": actions, "success": success}
+        task = "gym/tests.envs.own_world:Track-v0"
+        config = EnvConfig(task=task, time_limit=1, kwargs=kwargs, reward_scale=3.0)
+        seen = FrameEnv(config, 7, 0, 0, 1.0, black=0.0)
+        assert seen.action_space == space
+        seen.reset()
+        told = seen.step(given)[4][FINISHED]
+        np.testing.assert_array_equal(seen._env._env.unwrapped.taken[0], taken)  # type: ignore[attr-defined]
+        assert ("success" in told) == bool(success)
+
+
+def test_both_reward_scales_count() -> None:
+    settings = ["method=rllib/PPO", "rllib.reward_scale=0.5", "env.reward_scale=4"]
+    assert environment_config(load_config("tiny", None, settings), first_number=0)["reward_scale"] == 2

@@ -12,18 +12,22 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from prelar_ray.acting.evaluator import evaluate_policy
 from prelar_ray.acting.policy import ActingNoise
-from prelar_ray.baselines.algorithm import algorithm_config
-from prelar_ray.baselines.environment import as_floats
+from prelar_ray.action_space import ActionSpace
+from prelar_ray.baselines.algorithm import algorithm_config, check_algorithm_acts
+from prelar_ray.baselines.environment import as_floats, native_space
 from prelar_ray.baselines.policy import ModulePolicy
 from prelar_ray.config import RunConfig
+from prelar_ray.errors import ConfigError
 
 NO_NOISE = ActingNoise(None, None)
-SPACES = (gym.spaces.Box(0, 1, (64, 64, 3), np.float32), gym.spaces.Box(-1, 1, (2,), np.float32))
+TWO = ActionSpace.continuous(2)
+FRAMES = gym.spaces.Box(0, 1, (64, 64, 3), np.float32)
 
 
-def module(config: RunConfig) -> Any:
+def module(config: RunConfig, actions: ActionSpace = TWO) -> Any:
     torch.manual_seed(0)
-    spec = algorithm_config(config).get_rl_module_spec(spaces={DEFAULT_MODULE_ID: SPACES}, inference_only=True)
+    spaces = {DEFAULT_MODULE_ID: (FRAMES, native_space(actions))}
+    spec = algorithm_config(config, actions=actions).get_rl_module_spec(spaces=spaces, inference_only=True)
     return spec.build()
 
 
@@ -35,7 +39,7 @@ def test_ppo_acts_with_the_clipped_mean_of_its_gaussian(ppo: RunConfig) -> None:
     network = module(ppo)
     with torch.no_grad():
         network.pi.net.mlp[-1].bias[:2] = torch.tensor([0.3, 7.0])  # means; the rest are logarithms of deviations
-    policy = ModulePolicy(network, 2, version=3, seed=0)
+    policy = ModulePolicy(network, TWO, version=3, seed=0)
     image = frames(3)
     actions, state = policy.act(image, np.ones(3, np.bool_), policy.initial(3), NO_NOISE)
     out = network.forward_inference({"obs": torch.from_numpy(as_floats(image, 0.0))})
@@ -51,7 +55,7 @@ def test_dreamer_s_memory_continues_and_starts_again_where_an_episode_does(dream
     before = torch.get_rng_state()
 
     def act(first: list[bool], state: Any) -> Any:
-        policy = ModulePolicy(network, 2, version=0, seed=1)
+        policy = ModulePolicy(network, TWO, version=0, seed=1)
         fresh = policy.initial(2)  # draws
         return policy.act(image, np.array(first), state or fresh, NO_NOISE)
 
@@ -78,3 +82,27 @@ def test_evaluation_takes_it_as_any_policy(name: str, request: pytest.FixtureReq
     ]
     assert results[0] == results[1]
     assert results[0].lengths == (20, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("ppo", ActionSpace.discrete(3)),
+        ("ppo", ActionSpace.discrete(3, 2)),
+        ("dreamer", ActionSpace.discrete(3)),
+    ],
+)
+def test_choices_reach_environments_as_one_hot_vectors(
+    name: str, actions: ActionSpace, request: pytest.FixtureRequest
+) -> None:
+    policy = ModulePolicy(module(request.getfixturevalue(name), actions), actions, version=0, seed=0)
+    chosen, state = policy.act(frames(4), np.ones(4, np.bool_), policy.initial(4), NO_NOISE)
+    assert chosen.shape == tuple(state.action.shape) == (4, actions.size)
+    np.testing.assert_array_equal(chosen, actions.one_hot(actions.indices(chosen)))
+
+
+def test_several_choices_at_once_are_refused_by_an_algorithm_that_takes_one(dreamer: RunConfig, ppo: RunConfig) -> None:
+    check_algorithm_acts(ppo, ActionSpace.discrete(3, 2))
+    check_algorithm_acts(dreamer, ActionSpace.discrete(3))
+    with pytest.raises(ConfigError, match=r"takes one choice, and .* a choice of 3 and one of 2; use"):
+        check_algorithm_acts(dreamer, ActionSpace.discrete(3, 2))

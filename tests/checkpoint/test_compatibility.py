@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from prelar_ray.acting.policy import check_action_size
+from prelar_ray.acting.policy import check_actions
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.checkpoint.compatibility import (
     check_evaluable,
     pretrained_checkpoint,
@@ -237,11 +238,11 @@ def test_an_evaluation_with_other_networks_is_refused_by_key(saved: Any) -> None
 
 
 def test_a_task_with_other_actions_is_refused_by_their_sizes() -> None:
-    check_action_size({"actor.mean.bias": [0.0] * 4}, 4, "metaworld/reach-v3")
+    check_actions({"actor.mean.bias": [0.0] * 4}, ActionSpace.continuous(4), "metaworld/reach-v3")
     with pytest.raises(
-        CheckpointError, match=r"actions of size 2, env\.task=metaworld/reach-v3 takes 4; choose the ta"
+        CheckpointError, match=r"actions of size 2, env\.task=metaworld/reach-v3 takes size 4; choose the ta"
     ):
-        check_action_size({"actor.mean.bias": [0.0] * 2}, 4, "metaworld/reach-v3")
+        check_actions({"actor.mean.bias": [0.0] * 2}, ActionSpace.continuous(4), "metaworld/reach-v3")
 
 
 def test_a_run_resumes_with_the_shards_its_episodes_lie_in(saved: Any) -> None:

@@ -66,6 +66,23 @@ def test_only_the_named_checks_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("fine_rendering")
+def test_an_environment_that_is_named_is_checked_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, sheet = "env.task=gym/tests.envs.own_world:Track-v0", tmp_path / "track.png"
+    doctor.main(["--preset", "tiny", task, "--sheet", str(sheet)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[5:].split()[0] for line in lines[: len(CHECKS)]] == CHECKS
+    assert {line[5:].split()[0] for line in lines} >= {"env-image", "env-reward", "env-end", "env-speed", "env-sheet"}
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bad_environment_gives_exit_code_1_and_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    task = "env.task=gym/tests.envs.own_world:Endless-v0"
+    assert doctor.main(["--preset", "tiny", "--only", "environment", task]) == 1
+    assert "FAIL env " in (said := capsys.readouterr().out)
+    assert "set env.time_limit" in said
+
+
 def test_an_unknown_check_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         doctor.main(["--only", "rendring"])

@@ -123,6 +123,15 @@ def test_activations_are_what_one_update_really_keeps() -> None:
         assert summary.memory[f"{phase}: activations of one update"] == pytest.approx(size, rel=0.001)
 
 
+def test_heads_and_vectors_beside_the_image_are_counted() -> None:
+    extra = ("behaviour.discount_head=always", "env.vector_key=state", "env.vector_size=3")
+    parts = summarise(tiny_config(*extra), ACTION).parameters["finetune"]
+    model = FinetuneLearner(tiny_config(*extra), ACTION).model
+    found = {name: parameter_count(part) for name, part in model.named_children()}
+    assert {"discount", "vector_encoder", "vector_head"} < found.keys() < parts.keys()
+    assert found.items() < parts.items()
+
+
 def test_replay_is_as_large_as_its_frames() -> None:
     summary = summarise(tiny_config("replay.capacity_steps=12345"), ACTION)
     assert summary.memory["replay: frames at capacity"] == 12345 * 64 * 64 * 3

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from prelar_ray.acting.rollout import Rollout
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.commands import evaluate
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -141,7 +142,8 @@ def test_other_sizes_than_the_checkpoint_s_are_refused(finetuned: Path, refused:
 def test_a_task_with_other_actions_is_refused(
     finetuned: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Rollout, "action_size", property(lambda self: 4, lambda self, size: None), raising=False)
+    four = property(lambda self: ActionSpace.continuous(4), lambda self, space: None)
+    monkeypatch.setattr(Rollout, "actions", four, raising=False)
     error = refused(evaluate.main, finetuned, code=2)
-    expected = "its policy has actions of size 2, env.task=prelar/point-reach takes 4"
+    expected = "its policy has actions of size 2, env.task=prelar/point-reach takes size 4"
     assert error.startswith(f"error: {finetuned}/checkpoints/000000006: {expected}")

@@ -55,6 +55,15 @@ def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) 
     assert load_checkpoint(out).update == 3
 
 
+def test_an_environment_that_nothing_can_be_learnt_in_is_refused_before_a_folder_is_made(
+    settings: str, tmp_path: Path, refused: Refused
+) -> None:
+    out, task = tmp_path / "run", "env.task=gym/tests.envs.own_world:Track-v0"
+    said = refused(finetune.main, "--config", settings, "--out", out, task, "env.time_limit=2", code=2)
+    assert "episodes have 3 rows at most, fewer than finetune.segment_length=" in said
+    assert not out.exists()
+
+
 def test_resume_continues_with_the_configuration_of_the_run(
     settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

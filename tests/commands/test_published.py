@@ -65,7 +65,7 @@ def test_fine_tuning_starts_from_an_imported_pretraining(
 def test_a_task_that_does_not_exist_or_takes_other_actions_is_refused(tmp_path: Path, refused: Refused) -> None:
     published, out = PUBLIC / "finetuned", tmp_path / "run"
     for task, reason in {
-        "prelar/point-reach": "env.task=prelar/point-reach takes 2 numbers per action, the checkpoint has 4; name the",
+        "prelar/point-reach": "env.task=prelar/point-reach takes actions of size 2, the checkpoint has 4; name the",
         "metaworld/foo": "env.task=metaworld/foo: no such task",
     }.items():
         error = refused(import_checkpoint.main, published, out, CLASSES, "--task", task, code=2)
@@ -81,7 +81,7 @@ def test_no_evaluation_that_would_fail_is_suggested(tmp_path: Path, capsys: pyte
     assert import_checkpoint.main([str(published), str(out), CLASSES, "--config", str(preset)]) == 0
     said = capsys.readouterr().out
     assert f"next: prelar-ray evaluate '{out}' --film film.mp4 env.task=TASK, with the task it was tuned in" in said
-    assert "env.task=prelar/point-reach takes 2 numbers per action, the checkpoint has 4" in said
+    assert "env.task=prelar/point-reach takes actions of size 2, the checkpoint has 4" in said
 
 
 @pytest.mark.parametrize("phase", ["pretrained", "finetuned"])

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 class Track(gymnasium.Env[Any, Any]):
-    """A dot on a line goes where the action says; the goal is its right end."""
+    """A dot on a line goes where the action says; the goal is its right end, and off the left end it is lost."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
@@ -35,7 +35,11 @@ class Track(gymnasium.Env[Any, Any]):
             "box": spaces.Box(np.array([[-2.0, 0.0]], np.float32), np.array([[2.0, 10.0]], np.float32)),
             "endless": spaces.Box(-np.inf, np.inf, (2,), np.float32),
             "dict": spaces.Dict({"a": vector}),
+            "tuple": spaces.Tuple((vector, vector)),
+            "discrete": spaces.Discrete(3, start=-1),
+            "several": spaces.MultiDiscrete([[3], [2]], start=[[-1], [1]]),
         }[actions]
+        self._actions = actions
         self._place = 0.0
         self.taken: list[Any] = []
 
@@ -47,10 +51,17 @@ class Track(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action), action
         self.taken.append(action)
-        self._place += 0.1 * float(action[0, 0])
+        self._place += 0.1 * self._speed(action)
         there = self._place >= 1
         info = {self._success: there} if self._success else {}
         return self._observe(), self._place, self._place <= -2, False, info
+
+    def _speed(self, action: Any) -> float:
+        if self._actions == "discrete":
+            return 2.0 * int(action)  # left, none or right
+        if self._actions == "several":
+            return float(action[0, 0] * action[1, 0])  # direction, and how fast
+        return float(action[0, 0])
 
     def render(self) -> Any:
         return self._draw()

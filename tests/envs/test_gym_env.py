@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs import check_task, make_env
 from prelar_ray.errors import ConfigError, EnvironmentFailure
@@ -34,6 +35,29 @@ def test_it_is_seen_by_what_it_renders_and_its_actions_are_scaled_and_flat() -> 
     assert env.render_attributes["images"] == "render()"
     assert env.render_attributes["episode_steps"] == 30
     check_env(env, skip_render_check=True)
+
+
+@pytest.mark.parametrize(
+    ("actions", "space", "given", "taken"),
+    [
+        ("discrete", ActionSpace.discrete(3), [[1, 0, 0], [0, 0, 1]], [-1, 1]),
+        ("several", ActionSpace.discrete(3, 2), [[1, 0, 0, 0, 1], [0, 0, 1, 1, 0]], [[[-1], [2]], [[1], [1]]]),
+    ],
+)
+def test_choices_are_one_hot_vectors_of_floats(actions: str, space: ActionSpace, given: Any, taken: Any) -> None:
+    env = made(kwargs={"actions": actions})
+    assert (env.actions, env.action_space.shape) == (space, (space.size,))
+    env.reset()
+    for action in np.array(given, np.float32):
+        env.step(action)
+    np.testing.assert_array_equal(env._env.unwrapped.taken, taken)
+    env.step(np.full(space.size, 0.3, np.float32))  # any numbers: the first of the largest
+    check_env(env, skip_render_check=True)
+
+
+def test_an_environment_that_may_end_early_is_known_as_one() -> None:
+    assert made().terminates
+    assert not make_env(EnvConfig(task="prelar/point-reach"), 0).terminates
 
 
 @pytest.mark.parametrize(
@@ -70,7 +94,7 @@ def test_rewards_add_up_over_repeated_actions_and_any_success_counts() -> None:
     start = env._env.unwrapped._place
     _, reward, terminated, truncated, info = env.step(np.array([1.0, 0.0], np.float32))
     assert reward == pytest.approx(sum(start + 0.2 * (i + 1) for i in range(15)))
-    assert (terminated, truncated, info["success"]) == (False, False, True)
+    assert (terminated, truncated, info["success"], env.has_success) == (False, False, True, True)
     assert env.render_attributes["episode_steps"] == 45
 
 
@@ -78,6 +102,7 @@ def test_success_is_what_a_chosen_key_says_and_nothing_where_there_is_none() -> 
     env = made(kwargs={"success": ""})
     env.reset()
     assert not env.step(np.ones(2, np.float32))[4]["success"]
+    assert not env.has_success
     env = made(kwargs={"success": "arrived"}, success_key="arrived", action_repeat=30)
     env.reset()
     assert env.step(np.ones(2, np.float32))[4]["success"]
@@ -96,6 +121,7 @@ def test_success_is_what_a_chosen_key_says_and_nothing_where_there_is_none() -> 
         ({"kwargs": {"colour": 3}}, r"cannot be made \(TypeError: .*colour"),
         ({"kwargs": {"actions": "endless"}}, r"numbers 0, 1 without bounds; wrap it"),
         ({"kwargs": {"actions": "dict"}}, r"its actions are Dict\(.*only a Box with bounds"),
+        ({"kwargs": {"actions": "tuple"}}, r"its actions are Tuple\(.*only a Box with bounds, Discrete and MultiDi"),
         ({"image_key": "pixels"}, r"env\.image_key=pixels: not an image .*images are none: leave it empty to render"),
         ({"kwargs": {"observation": "two"}, "image_key": "up"}, r"env\.image_key=up: .*images are left, right"),
         ({"kwargs": {"observation": "two", "render_mode": None}}, r"2 images and it renders None, no arrays; name"),

@@ -3,8 +3,9 @@ from __future__ import annotations
 import gymnasium
 import pytest
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
-from prelar_ray.envs import action_size, check_task, known_tasks, make_env, register_gymnasium
+from prelar_ray.envs import action_space, check_task, known_tasks, make_env, register_gymnasium
 from prelar_ray.errors import ConfigError
 
 
@@ -66,4 +67,4 @@ def test_registering_again_changes_nothing() -> None:
     ("task", "size"), [("prelar/point-reach", 2), ("metaworld/reach-v3", 4), ("dmc/walker-walk", 6)]
 )
 def test_the_size_of_a_task_s_actions(task: str, size: int) -> None:
-    assert action_size(EnvConfig(task=task)) == size
+    assert action_space(EnvConfig(task=task)) == ActionSpace.continuous(size)

@@ -93,7 +93,7 @@ def test_workers_end_with_the_actor_that_they_are_of(shared_ray: Cluster, minute
     ray.init(address=shared_ray.address)
     try:
         actor = ray.remote(Collector).options(num_cpus=0).remote(config, 0, [0, 0])
-        assert ray.get(actor.action_size.remote()) == 2
+        assert ray.get(actor.actions.remote()).size == 2
         pid = ray.get(actor.__ray_call__.remote(lambda collector: os.getpid()))
         workers = psutil.Process(pid).children(recursive=True)
         assert len(workers) == 2

@@ -6,7 +6,6 @@ import math
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from prelar_ray.learning.balance import GROUPS, UNBALANCED, LossBalance
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.telemetry.metrics import METRICS
 from tests.learning.device_rule import only_on_device
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, inputs_of, tiny_batch, tiny_clips, tiny_config
 
 Learner = PretrainLearner | FinetuneLearner
 PHASES = ["pretrain", "finetune"]
@@ -165,8 +164,7 @@ def test_scales_rest_while_the_pretrained_parts_are_frozen() -> None:
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_update_with_scales_stays_on_the_device(phase: str) -> None:
     learner, batch = make(phase, "loss.balance=learnt"), tiny_batch(0)
-    arrays = [batch.image] if phase == "pretrain" else [batch.image, batch.action, batch.reward, batch.is_first]
-    inputs = [torch.from_numpy(np.array(x)) for x in arrays]
+    inputs = [torch.from_numpy(batch.image)] if phase == "pretrain" else inputs_of(batch)
     learner._compute(*inputs)  # makes the optimisers' moments
     with only_on_device():
         learner._compute(*inputs)

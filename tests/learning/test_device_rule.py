@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import native_methods
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from tests.learning.device_rule import OffDevice, only_on_device
-from tests.tiny import ACTION, tiny_clips, tiny_config, tiny_experience, tiny_method
+from tests.tiny import ACTION, inputs_of, tiny_batch, tiny_clips, tiny_config, tiny_experience, tiny_method
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -20,11 +20,17 @@ from tests.tiny import ACTION, tiny_clips, tiny_config, tiny_experience, tiny_me
 def test_updates_of_every_method_stay_on_the_device(method: str, precision: str) -> None:
     config = tiny_method(method, f"precision={precision}")
     finetune = FinetuneLearner(config, ACTION)
-    batch, *clips = tiny_experience(config, 0)
-    arrays = batch.image, batch.action, batch.reward, batch.is_first, *clips
-    _check(finetune._compute, [torch.from_numpy(np.array(x)) for x in arrays])
+    _check(finetune._compute, inputs_of(*tiny_experience(config, 0)))
     if config.world_model.latent_action_source != "none":
         _check(PretrainLearner(config)._compute, [torch.from_numpy(tiny_clips(0))])
+
+
+def test_choices_vectors_and_episodes_that_end_stay_on_the_device() -> None:
+    config = tiny_config("env.vector_key=state", "env.vector_size=3")
+    batch = tiny_batch(0)
+    vector = torch.randn(*batch.shape, 3)
+    learner = FinetuneLearner(config, ActionSpace.discrete(ACTION), terminates=True)
+    _check(learner._compute, [*inputs_of(batch), vector])
 
 
 def test_a_bounded_action_kl_with_a_rising_weight_stays_on_the_device() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prelar_ray.config import BonusConfig
-from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, nearest_distances
+from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, nearest_distances, windows_in_episodes
 
 E = 6
 
@@ -101,3 +101,16 @@ def test_nearest_distances_are_those_of_all_differences_also_among_crowded_rows(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     few = nearest_distances(rows, others[:10], torch.arange(10) >= 5, 8)
     assert few.isfinite().sum(-1).tolist() == [5] * 40
+
+
+def test_windows_stand_still_at_the_last_step_of_their_episode() -> None:
+    is_first = torch.tensor([[1.0, 0, 0, 1, 0, 0]])
+    expected = [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 5], [4, 5, 5], [5, 5, 5]]
+    assert windows_in_episodes(is_first, 3).tolist() == [expected]
+
+
+def test_whole_windows_have_the_same_bonus_however_they_are_given() -> None:
+    modules, embed = [bonus(), bonus()], torch.randn(2, 7, E)
+    modules[1].load_state_dict(modules[0].state_dict())
+    steps = windows_in_episodes(torch.eye(7)[:1].expand(2, 7), 3)
+    torch.testing.assert_close(modules[0](embed)[1], modules[1](embed, steps[:, :5])[1])

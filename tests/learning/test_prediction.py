@@ -64,3 +64,12 @@ def test_each_action_moves_the_predicted_frame_it_leads_to_and_none_before_it() 
 @pytest.mark.parametrize(("length", "context"), [(2, 1), (3, 1), (8, 2), (20, 5), (50, 5)])
 def test_context_is_a_quarter_of_the_clip_and_at_most_five_frames(length: int, context: int) -> None:
     assert context_frames(length) == context
+
+
+def test_a_segment_of_short_episodes_is_predicted_to_the_end_of_its_first() -> None:
+    learner, batch = FinetuneLearner(tiny_config(), ACTION), tiny_batch(0)
+    is_first = batch.is_first.copy()
+    is_first[0, 2] = True
+    prediction = learner.predict(dataclasses.replace(batch, is_first=is_first), 4)
+    assert (prediction.context, len(prediction.open_loop)) == (1, 2)
+    np.testing.assert_array_equal(prediction.true, batch.image[0, :2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from prelar_ray.models.noise import Deterministic, Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from tests.learning.device_rule import only_on_device
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, inputs_of, tiny_batch, tiny_clips, tiny_config
 
 SHARE = "finetune.rehearsal.share=0.4"
 FIVE = ("finetune.batch_size=5", SHARE)
@@ -159,7 +158,7 @@ def test_behaviour_starts_from_states_of_replay_alone(monkeypatch: pytest.Monkey
     learner = FinetuneLearner(tiny_config(*FIVE), ACTION)
     starts = []
     update = learner.behaviour.update
-    monkeypatch.setattr(learner.behaviour, "update", lambda start, noise: starts.append(start) or update(start, noise))
+    monkeypatch.setattr(learner.behaviour, "update", lambda start, *rest: starts.append(start) or update(start, *rest))
     learner.update(tiny_batch(0), tiny_clips(7, rows=2))
     assert [len(start.deter) for start in starts] == [3 * 6]
     learner.check_finite()
@@ -170,9 +169,7 @@ def test_every_latent_action_can_be_rehearsed_on_the_device(distribution: str) -
     kind = [f"world_model.latent_action_distribution={distribution}", "world_model.latent_action_classes=3"]
     tied = ("loss.tie_weight=1", "loss.action_decoder_weight=1", "loss.action_kl_weight=0")
     learner = FinetuneLearner(tiny_config(*FIVE, *kind, *tied), ACTION)
-    batch = tiny_batch(0)
-    arrays = batch.image, batch.action, batch.reward, batch.is_first, tiny_clips(7, rows=2)
-    inputs = [torch.from_numpy(np.array(x)) for x in arrays]
+    inputs = inputs_of(tiny_batch(0), tiny_clips(7, rows=2))
     metrics = learner._compute(*inputs)
     assert all(value.isfinite() for value in metrics.values())
     with only_on_device():

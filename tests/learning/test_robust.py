@@ -19,7 +19,7 @@ from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.telemetry.metrics import METRICS
 from tests.learning.device_rule import only_on_device
-from tests.tiny import ACTION, ROBUST, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, ROBUST, inputs_of, tiny_batch, tiny_clips, tiny_config
 
 # Every part of the state matters within a few updates.
 RESUMED = (*ROBUST, "behaviour.return_momentum=0.5", "finetune.initial_updates=3")
@@ -101,9 +101,8 @@ def test_without_these_settings_a_checkpoint_holds_nothing_new_and_one_without_a
 @pytest.mark.parametrize(("method", "precision"), [("prelar", "float32"), ("apv", "bfloat16")])
 def test_updates_stay_on_the_device(method: str, precision: str) -> None:
     config = tiny_config(f"method={method}", f"precision={precision}", *ROBUST)
-    batch = tiny_batch(0)
-    finetune = [torch.from_numpy(np.array(x)) for x in (batch.image, batch.action, batch.reward, batch.is_first)]
-    inputs = {PretrainLearner(config): [torch.from_numpy(tiny_clips(0))], FinetuneLearner(config, ACTION): finetune}
+    finetune = FinetuneLearner(config, ACTION)
+    inputs = {PretrainLearner(config): [torch.from_numpy(tiny_clips(0))], finetune: inputs_of(tiny_batch(0))}
     for learner, arrays in inputs.items():
         learner._compute(*arrays)  # makes the optimisers' moments
         with only_on_device():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel
 from tests.learning.device_rule import only_on_device
-from tests.tiny import ACTION, tiny_batch, tiny_clips, tiny_config
+from tests.tiny import ACTION, inputs_of, tiny_batch, tiny_clips, tiny_config
 
 TIE, BOTH, DECODE = "loss.tie_weight=1", "loss.tie_gradient=both", "loss.action_decoder_weight=1"
 ONLY_THESE = [f"loss.{name}_weight=0" for name in ("image", "dynamics_kl", "reward", "aux_reward")]
@@ -253,8 +252,7 @@ def test_a_restored_learner_continues_bit_for_bit(settings: tuple[str, ...]) -> 
 def test_updates_stay_on_the_device(distribution: str, precision: str) -> None:
     kind = [f"world_model.latent_action_distribution={distribution}", "world_model.latent_action_classes=3"]
     tuned = learner(TIE, DECODE, *kind, "loss.action_kl_weight=0", f"precision={precision}")
-    batch = tiny_batch(0)
-    inputs = [torch.from_numpy(np.array(x)) for x in (batch.image, batch.action, batch.reward, batch.is_first)]
+    inputs = inputs_of(tiny_batch(0))
     tuned._compute(*inputs)
     with only_on_device():
         tuned._compute(*inputs)

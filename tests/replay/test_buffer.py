@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -52,32 +53,33 @@ def test_the_oldest_episodes_leave_first_and_no_more_than_must(
         assert len(buffer) == len(held)
         assert buffer.steps == sum(map(len, held)) <= capacity
         assert not left or buffer.steps + len(left[-1]) > capacity
-        long = {episode.number for episode in held if len(episode) >= segment}
-        assert buffer.can_sample == bool(long)
-        if long:
-            assert {number for number, _ in origins(buffer.sample(5))} <= long
+        assert buffer.can_sample
+        assert {number for number, _ in origins(buffer.sample(5))} <= {episode.number for episode in held}
 
 
 @settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), segment=st.integers(1, 12), seed=st.integers(0, 99)
 )
-def test_segments_are_contiguous_slices_of_one_episode(
+def test_segments_are_contiguous_slices_of_episodes_of_which_the_short_ones_are_whole(
     make_episode: Make, lengths: list[int], segment: int, seed: int
 ) -> None:
     buffer = ReplayBuffer(1000, segment, np.random.default_rng(seed))
     episodes = [make_episode(number, length) for number, length in enumerate(lengths)]
     for episode in episodes:
         buffer.add(episode)
-    if not buffer.can_sample:
-        return
     batch = buffer.sample(6)
     assert batch.shape == (6, segment)
-    for row, (number, start) in enumerate(origins(batch)):
-        span = slice(start, start + segment)
-        for name in ("image", "action", "reward", "is_terminal"):
-            np.testing.assert_array_equal(getattr(batch, name)[row], getattr(episodes[number], name)[span])
-        assert batch.is_first[row].tolist() == [True] + [False] * (segment - 1)
+    for row in range(6):
+        bounds = [*np.flatnonzero(batch.is_first[row]).tolist(), segment]
+        assert bounds[0] == 0
+        for begin, end in itertools.pairwise(bounds):
+            number, start = divmod(int(batch.reward[row, begin]), 1000)
+            episode, rows = episodes[number], end - begin
+            for name in ("image", "action", "reward", "is_terminal"):
+                part = getattr(batch, name)[row, begin:end]
+                np.testing.assert_array_equal(part, getattr(episode, name)[start : start + rows])
+            assert rows == min(len(episode), segment - begin)
 
 
 def test_types_are_those_of_the_episodes(make_episode: Make) -> None:
@@ -108,19 +110,22 @@ def test_the_last_start_is_over_represented_as_published(make_episode: Make) -> 
 
 
 def test_episodes_are_drawn_uniformly_whatever_their_length(make_episode: Make) -> None:
-    buffer, draws = filled([make_episode(0, 3), make_episode(1, 30), make_episode(2, 2)], segment_length=3), 2000
+    buffer, draws = filled([make_episode(0, 3), make_episode(1, 30), make_episode(2, 2)], segment_length=3), 3000
     counts: Counter[int] = Counter()
     for _ in range(draws // 100):
         counts.update(number for number, _ in origins(buffer.sample(100)))
-    assert counts.keys() == {0, 1}  # the short one never
-    assert abs(counts[0] / draws - 0.5) < 4 * np.sqrt(0.25 / draws)
+    for number in range(3):
+        assert abs(counts[number] / draws - 1 / 3) < 4 * np.sqrt(0.25 / draws)
 
 
-def test_without_an_episode_as_long_as_a_segment_sampling_says_what_to_change(make_episode: Make) -> None:
-    buffer = filled([make_episode(0, 4), make_episode(1, 5)], segment_length=6)
-    assert not buffer.can_sample
-    with pytest.raises(DataError, match=r"finetune\.segment_length=6 steps \(longest: 5\); shorten the segments"):
-        buffer.sample(1)
+@pytest.mark.parametrize("length", [3, 8])
+def test_the_last_observation_of_episodes_longer_and_shorter_than_a_segment_is_learnt_from(
+    make_episode: Make, length: int
+) -> None:
+    batch = filled([make_episode(number, length) for number in range(4)], segment_length=5).sample(50)
+    assert batch.is_terminal.any()
+    last = batch.reward[batch.is_terminal] % 1000
+    assert (last == length - 1).all()
 
 
 def test_without_any_episode_sampling_does_not_blame_the_segments(make_episode: Make) -> None:

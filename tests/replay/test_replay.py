@@ -87,7 +87,7 @@ def test_inserting_counts_steps_and_makes_updates_due(config: RunConfig, tmp_pat
     assert (counts(replay), replay.status, replay.may_collect) == ((0, 0, 0), ShardStatus(), True)
     insert(replay, [make_episode(0), make_episode(1)], 21)
     assert counts(replay) == (21, 0, 4)
-    assert replay.status == ShardStatus(steps=16, episodes=2, eligible=2, longest=8)
+    assert replay.status == ShardStatus(steps=16, episodes=2)
     assert not replay.may_collect
     assert sample(replay).shape == (3, 4)
     assert counts(replay) == (21, 1, 3)
@@ -116,15 +116,6 @@ def test_steps_of_open_episodes_count(config: RunConfig, tmp_path: Path, make_ep
     assert replay.env_steps == 25
     assert replay.updates_due == 0  # there is nothing to sample yet
     assert insert(replay, [make_episode(0)], 0).updates_due == 5
-
-
-def test_episodes_all_shorter_than_a_segment_are_reported_when_learning_should_begin(
-    config: RunConfig, tmp_path: Path, make_episode: Make
-) -> None:
-    replay = one_shard(config, tmp_path)
-    assert insert(replay, [make_episode(0, length=3)], 9).updates_due == 0
-    with pytest.raises(DataError, match=r"no episode has finetune\.segment_length=4 steps \(longest: 3\)"):
-        insert(replay, [make_episode(1, length=3)], 3)
 
 
 def test_no_update_is_due_while_all_episodes_are_open(config: RunConfig, tmp_path: Path, make_episode: Make) -> None:

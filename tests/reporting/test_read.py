@@ -100,6 +100,7 @@ def test_damage_costs_the_damaged_part_only(tmp_path: Path, file: str, part: str
         ({"env_steps": None}, "malformed"),
         ({"returns": [None]}, "malformed"),
         ({"successes": []}, "has 4 returns and 0 successes, expected as many of each, all finite; delete that line"),
+        ({"success_rule": "none"}, "has 4 returns and 4 successes, expected returns alone, all finite; delete that"),
     ],
 )
 def test_a_malformed_evaluation_is_named(

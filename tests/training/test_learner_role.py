@@ -183,7 +183,7 @@ def test_a_checkpoint_of_a_task_with_other_actions_is_refused_by_their_sizes(
     role = FinetuneLearnerRole(minute_config, 2, tmp_path)
     role.save({})
     role.saved()
-    expected = r"/000000000: its policy has actions of size 2, env\.task=prelar/point-reach takes 4; choose the task"
+    expected = r"/000000000: its policy has actions of size 2, env\.task=prelar/point-reach takes size 4; choose"
     with pytest.raises(CheckpointError, match=expected):
         FinetuneLearnerRole(minute_config, 4, tmp_path).restore(tmp_path / "000000000")
 

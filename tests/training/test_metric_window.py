@@ -82,3 +82,11 @@ def test_reading_begins_another_window_and_the_last_return_stays(clock: list[flo
     assert set(window.read().values()) == {0}
     assert window.last_return == 4
     window.read()  # twice within one tick of the clock
+
+
+def test_without_success_none_is_told(clock: list[float]) -> None:
+    window = MetricWindow()
+    window.collected(collected(30, returns=(1.0, 2.0), lengths=(5, 7)), age=0)
+    values = window.read()
+    assert values["train/episode_return"] == 1.5
+    assert "train/episode_success" not in values
