@@ -46,7 +46,7 @@ class Finding:
     check: str
     """Name of the check."""
     status: Literal["OK", "WARN", "FAIL"]
-    """Whether training can go on: it can, with a drawback, or it cannot."""
+    """Whether training can start: it can, with a drawback, or it cannot."""
     text: str
     """What was found."""
     remedy: str = ""

@@ -154,11 +154,11 @@ class BehaviourLearner:
             imagination = imagine(model, parts.actor, start, config.horizon, noise, self.step)
             predicted = model.reward(imagination.feature)
             value = parts.slow_critic(imagination.feature)  # (H+1, N)
-            goes_on = self._continues(imagination.feature[:-1], terminal)  # (H, N)
+            continuation = self._continues(imagination.feature[:-1], terminal)  # (H, N)
         reward = self.reward_normaliser(predicted)  # (H+1, N)
-        discount = config.discount if goes_on is None else config.discount * goes_on
+        discount = config.discount if continuation is None else config.discount * continuation
         target = lambda_return(reward[:-1], value[:-1], discount, value[-1], config.return_lambda)
-        weight = self._weights(target, goes_on)  # (H, 1), or (H, N) with a discount head
+        weight = self._weights(target, continuation)  # (H, 1), or (H, N) with a discount head
         bonus = config.entropy_weight * imagination.entropy[:-1]  # (H-1, N)
         # No value is subtracted as a baseline: without gradient it would change nothing.
         scaled = target if self.return_range is None else target / self.return_range(target)
@@ -183,8 +183,8 @@ class BehaviourLearner:
             "grad_norm/actor": self.actor_optimizer.step(precision),
             "grad_norm/critic": self.critic_optimizer.step(precision),
         }
-        if goes_on is not None:
-            metrics["behaviour/continue"] = goes_on.detach().mean()
+        if continuation is not None:
+            metrics["behaviour/continue"] = continuation.detach().mean()
         if self.return_range is not None:
             metrics["behaviour/return_range"] = self.return_range.range.clone()
         return metrics
@@ -207,16 +207,16 @@ class BehaviourLearner:
         predicted = self.model.discount(feature)
         return predicted if terminal is None else torch.cat([(1 - terminal).unsqueeze(0), predicted[1:]])
 
-    def _weights(self, target: Tensor, goes_on: Tensor | None = None) -> Tensor:
+    def _weights(self, target: Tensor, continuation: Tensor | None = None) -> Tensor:
         """Cumulative discounts shifted by one, without gradient: 1, gamma, gamma^2, ... as ``(H, 1)``.
 
         With probabilities c ``(H, N)`` of continuing: 1, gamma c_0, gamma^2 c_0 c_1, ... as ``(H, N)``.
         """
         steps = torch.arange(len(target), dtype=target.dtype, device=target.device)
         weights = (self.config.discount**steps).unsqueeze(-1)
-        if goes_on is None:
+        if continuation is None:
             return weights
-        reached = torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1].detach()])
+        reached = torch.cat([torch.ones_like(continuation[:1]), continuation[:-1].detach()])
         return weights * reached.cumprod(dim=0)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The discount head: whether an episode goes on after a state."""
+"""The discount head: whether an episode continues after a state."""
 
 from __future__ import annotations
 
