@@ -31,6 +31,9 @@ __all__ = [
     "ReplayConfig",
 ]
 
+SLOWEST_CRITIC = 1_000
+"""Updates by which a slow critic may lag behind; the published one is copied every 100."""
+
 
 class OptimizerConfig(Component):
     """Adam with coupled L2 and clipping on the global norm."""
@@ -86,6 +89,18 @@ class BehaviourConfig(Component):
     def learns_discount(self, terminates: bool) -> bool:
         """Whether there is a discount head, for a task whose episodes can terminate or cannot."""
         return self.discount_head == "always" or (self.discount_head == "auto" and terminates)
+
+    @model_validator(mode="after")
+    def _slow_critic_follows(self) -> BehaviourConfig:
+        lag = self.slow_critic_every / self.slow_critic_fraction
+        if lag > SLOWEST_CRITIC:
+            raise ValueError(
+                f"behaviour.slow_critic_every={self.slow_critic_every} with "
+                f"behaviour.slow_critic_fraction={self.slow_critic_fraction:g} makes the slow critic lag "
+                f"{lag:,.0f} updates behind the critic, so that returns hardly reach further than the horizon; "
+                "a fraction goes with slow_critic_every=1"
+            )
+        return self
 
 
 class PretrainConfig(Component):

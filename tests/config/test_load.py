@@ -171,6 +171,12 @@ def test_ranks_that_cannot_share_a_batch_are_refused(overrides: list[str], messa
             "finetune.bonus.neighbours=5000 exceeds finetune.bonus.queue=4096; use a longer queue",
         ),
         (
+            ["behaviour.slow_critic_every=50", "behaviour.slow_critic_fraction=0.02"],
+            "behaviour.slow_critic_every=50 with behaviour.slow_critic_fraction=0.02 makes the slow critic lag 2,500 "
+            "updates behind the critic, so that returns hardly reach further than the horizon; a fraction goes with "
+            "slow_critic_every=1",
+        ),
+        (
             ["finetune.random_steps=300000"],
             "finetune.random_steps=300000 exceeds finetune.env_steps=250000; nothing would be left for the policy",
         ),
