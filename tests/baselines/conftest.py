@@ -8,6 +8,7 @@ import ray
 
 from prelar_ray.baselines.cluster import RLlibCluster
 from prelar_ray.config import RunConfig, load_config, to_yaml
+from prelar_ray.distributed.local_ray import start_local_ray
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -60,7 +61,7 @@ def dreamer() -> RunConfig:
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     no_back_end_chosen = {"env_vars": {"MUJOCO_GL": ""}}  # in its processes, as on the nodes of a cluster
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=no_back_end_chosen)
+    start_local_ray(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=no_back_end_chosen)
     yield
     ray.shutdown()
 
