@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,8 @@ from prelar_ray.errors import DataError, NonFiniteError
 
 __all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "Vectors", "check_frames"]
 
-IMAGE_SIZE = 64
-"""Height and width of every frame, pixels."""
+IMAGE_SIZE: Final = 64
+"""Height and width of the published experiments' frames, pixels."""
 
 Frames = npt.NDArray[np.uint8]
 """Frames, uint8 ``(T, Hpx, Wpx, C)``."""
@@ -43,17 +43,17 @@ Vectors = npt.NDArray[np.float32]
 """Low-dimensional observations beside the frames, float32 ``(T, V)``; V is 0 without ``env.vector_key``."""
 
 
-def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:
-    """Return ``frames`` if they are uint8 ``(T, 64, 64, 3)``.
+def check_frames(frames: npt.NDArray[Any], source: str, image_size: int) -> Frames:
+    """Return ``frames`` if they are uint8 ``(T, image_size, image_size, 3)``.
 
     Raises:
         DataError: wrong type or shape; the message starts with ``source``.
     """
     if frames.dtype != np.uint8:
         raise DataError(f"{source}: frames are {frames.dtype}, expected uint8 in [0, 255]; convert before recording")
-    if frames.ndim != 4 or frames.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+    if frames.ndim != 4 or frames.shape[1:] != (image_size, image_size, 3):
         raise DataError(
-            f"{source}: frames have shape {tuple(frames.shape)}, expected (T, {IMAGE_SIZE}, {IMAGE_SIZE}, 3); "
+            f"{source}: frames have shape {tuple(frames.shape)}, expected (T, {image_size}, {image_size}, 3); "
             "render or resize to that size"
         )
     return frames
@@ -116,7 +116,7 @@ class Episode:
             DataError: a shape or type is wrong.
             NonFiniteError: a reward or action is NaN or infinite; names the tensor and the first bad step.
         """
-        check_frames(self.image, self.key)
+        check_frames(self.image, self.key, IMAGE_SIZE)
         length = len(self)
         for field in fields(self):
             value = getattr(self, field.name)

@@ -26,7 +26,7 @@ from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
-from prelar_ray.replay.memory import GIB, STEP_BYTES
+from prelar_ray.replay.memory import GIB, step_bytes
 from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.types import IMAGE_SIZE
@@ -108,7 +108,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     """
     with torch.device("meta"):
         from_scratch = config.world_model.latent_action_source == "none"
-        pretrain = None if from_scratch else PretrainWorldModel(config.world_model)
+        pretrain = None if from_scratch else PretrainWorldModel.of_run(config)
         finetune = FinetuneWorldModel.of_run(config, action)
         parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
         size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
@@ -153,7 +153,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         for phase, part in counts.items()
     }
     memory |= {f"{phase}: activations of one update": value for phase, value in activations.items()}
-    memory["replay: frames at capacity"] = config.replay.capacity_steps * STEP_BYTES
+    memory["replay: frames at capacity"] = config.replay.capacity_steps * step_bytes(config)
     counts["finetune, not trained"] = fixed
     return Summary(counts, memory)
 

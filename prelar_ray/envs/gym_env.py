@@ -139,7 +139,8 @@ class GymEnv(PixelEnv):
             image = self._env.render()
         else:
             image = self._observation if self._key == EVERYTHING else self._observation[self._key]
-        return fitted(_coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}"), self._config.fit)
+        pixels = _coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}")
+        return fitted(pixels, self._config.fit, self.image_size)
 
 
 def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:

@@ -15,7 +15,6 @@ from prelar_ray.envs.egl_devices import chosen_device, drawing_device, egl_devic
 from prelar_ray.envs.opengl import INSTALL_ADVICE, configure_gl, run_child
 from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator, open_context
 from prelar_ray.errors import RenderingError
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["RenderingReport", "check_rendering", "draws_upright", "rendering_report"]
 
@@ -118,5 +117,6 @@ def _red_above_blue(model: Any, data: Any, camera: int) -> bool:
         red, _, blue = np.moveaxis(renderer.draw().astype(np.float64), -1, 0)  # each (Hpx, Wpx)
     finally:
         renderer.close()
-    top, bottom = slice(None, IMAGE_SIZE // 2), slice(IMAGE_SIZE // 2, None)
+    middle = len(red) // 2
+    top, bottom = slice(None, middle), slice(middle, None)
     return bool(red[top].mean() > blue[top].mean() and blue[bottom].mean() > red[bottom].mean())

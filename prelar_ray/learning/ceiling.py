@@ -40,7 +40,7 @@ CHANGE = 8.0
 
 Array = npt.NDArray[np.float64]
 Labelled = tuple[Frames, Array]
-"""Frames of an episode ``(T, 64, 64, 3)``, and the true action ``(T - k, A)`` of every pair of frames k apart."""
+"""Frames of an episode ``(T, Hpx, Wpx, C)``, and the true action ``(T - k, A)`` of every pair of frames k apart."""
 
 
 class Ceiling(NamedTuple):
@@ -93,7 +93,7 @@ class _Pairs:
 
     def __init__(self, episodes: Sequence[Labelled], frames: int) -> None:
         lengths = [len(pictures) for pictures, _ in episodes]
-        self.pictures = np.concatenate([pictures for pictures, _ in episodes])  # (sum of T, 64, 64, 3)
+        self.pictures = np.concatenate([pictures for pictures, _ in episodes])  # (sum of T, Hpx, Wpx, C)
         self.action = np.concatenate([action for _, action in episodes])  # (N, A)
         rows = []
         for first, length, (_, action) in zip(np.cumsum([0, *lengths]), lengths, episodes, strict=False):
@@ -115,9 +115,9 @@ class _Pairs:
         return np.flatnonzero(~held_back), np.flatnonzero(held_back)
 
     def inputs(self, index: npt.NDArray[np.int64]) -> Tensor:
-        """Return ``(N, 3 * frames, 64, 64)``, channels last: the last frame, and how the others differ from it."""
+        """Return ``(N, 3 * frames, Hpx, Wpx)``, channels last: the last frame, and how the others differ from it."""
         *others, last = (torch.from_numpy(self.pictures[rows]).float().div_(255) for rows in self.rows[index].T)
-        parts = [last - 0.5, *(CHANGE * (last - other) for other in others)]  # (N, 64, 64, 3) each
+        parts = [last - 0.5, *(CHANGE * (last - other) for other in others)]  # (N, Hpx, Wpx, C) each
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
 

@@ -5,7 +5,7 @@ The latent state then need not represent the static parts of the scene.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.resnet import ResidualEncoder, norm_layer
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["LARGEST_SIDE", "ContextAttention", "ContextEncoder", "SceneContext"]
 
-LARGEST_SIDE = IMAGE_SIZE // 4
+LARGEST_SIDE: Final = 16
 """Side of the largest feature maps with attention, pixels; attention at 32x32 would dominate the cost."""
 
 

@@ -15,7 +15,15 @@ from prelar_ray.errors import CheckpointError
 from prelar_ray.models.layer_norm import LayerNorm2d
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["ResidualEncoder", "ResidualLayer", "fold_norms", "folded_config", "norm_layer", "residual_encoder_size"]
+__all__ = [
+    "ResidualEncoder",
+    "ResidualLayer",
+    "fold_norms",
+    "folded_config",
+    "innermost_map",
+    "norm_layer",
+    "residual_encoder_size",
+]
 
 _EPS = 1e-5
 
@@ -79,17 +87,23 @@ def folded_config(config: ConvConfig) -> ConvConfig:
     return config.model_copy(update={"norm": "none"}) if config.norm == "batch" else config
 
 
-def residual_encoder_size(config: ConvConfig) -> int:
-    """Length of the vector that :class:`ResidualEncoder` returns."""
-    side = IMAGE_SIZE // 2 ** (config.stacks + 1)
+def innermost_map(config: ConvConfig, image_size: int) -> tuple[int, int]:
+    """Return channels and side of the smallest feature map: that behind an encoder's last stack."""
     channels: int = config.depth * 2 ** (config.stacks - 1)
+    side: int = image_size // 2 ** (config.stacks + 1)
+    return channels, side
+
+
+def residual_encoder_size(config: ConvConfig, image_size: int = IMAGE_SIZE) -> int:
+    """Length of the vector that :class:`ResidualEncoder` returns for frames of ``image_size`` pixels."""
+    channels, side = innermost_map(config, image_size)
     return channels * side * side
 
 
 class ResidualEncoder(nn.Module):
     """Frames to vectors: strided convolution and ELU, then residual stacks with average pooling.
 
-    ``(N, channels, 64, 64) -> (N, E)``, flattened in (channel, row, column) order.
+    ``(N, channels, Hpx, Wpx) -> (N, E)``, flattened in (channel, row, column) order.
     """
 
     def __init__(self, channels: int, config: ConvConfig) -> None:

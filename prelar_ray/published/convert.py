@@ -266,7 +266,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
     """Return the tensors of this configuration's networks by name, without values."""
     with torch.device("meta"):
         if action is None:
-            return dict(PretrainWorldModel(config.world_model).state_dict())
+            return dict(PretrainWorldModel.of_run(config).state_dict())
         model = FinetuneWorldModel.of_run(config, action)
         expected = model.state_dict() | ActorCritic(model.rssm.feature, action, config.behaviour).state_dict()
         normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import Frames
+from prelar_ray.types import IMAGE_SIZE, Frames
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["VideoMixture"]
@@ -24,6 +24,7 @@ class VideoMixture:
 
     Attributes:
         stores: in the order given.
+        image_size: height and width of the frames, pixels.
         weights: share of the clips from each store; empty: episodes count alike, whichever store they are in.
         by_frames: whether an episode counts as many times as it has starts, instead of once.
     """
@@ -31,6 +32,7 @@ class VideoMixture:
     def __init__(self, stores: Sequence[VideoStore], weights: Sequence[float] = (), by_frames: bool = False) -> None:
         """Join stores; ``weights``, if any, are one for each."""
         self.stores = tuple(stores)
+        self.image_size = stores[0].image_size if stores else IMAGE_SIZE
         self.weights = tuple(weights)
         self.by_frames = by_frames
         self._known: list[tuple[int, int]] = []  # store and its episode
@@ -92,12 +94,12 @@ class VideoMixture:
         return sum(store.total_frames for store in self.stores)
 
     def frames(self, episode: int) -> Frames:
-        """Return one episode ``(T, 64, 64, 3)``; read-only."""
+        """Return one episode ``(T, Hpx, Wpx, C)``; read-only."""
         store, inner = self._episodes[episode]
         return self.stores[store].frames(inner)
 
     def read(self, episode: int, start: int, stop: int, out: Frames | None = None) -> Frames:
-        """Return frames of an episode ``(stop - start, 64, 64, 3)``, in ``out`` where that is given."""
+        """Return frames of an episode ``(stop - start, Hpx, Wpx, C)``, in ``out`` where that is given."""
         store, inner = self._episodes[episode]
         return self.stores[store].read(inner, start, stop, out)
 

@@ -12,7 +12,7 @@ import numpy as np
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import ArrayFile, Compression, checksum, write_arrays
 from prelar_ray.storage.json_text import parse_json
-from prelar_ray.types import Frames, check_frames
+from prelar_ray.types import IMAGE_SIZE, Frames, check_frames
 from prelar_ray.video.layout import ShardRecord
 
 __all__ = ["Shard", "WholeEpisode", "checksum_problem", "size_problem", "write_shard"]
@@ -52,7 +52,7 @@ def write_shard(
 class Shard:
     """An open shard. Threads may share it."""
 
-    def __init__(self, path: Path, record: ShardRecord) -> None:
+    def __init__(self, path: Path, record: ShardRecord, image_size: int = IMAGE_SIZE) -> None:
         """Map the file.
 
         Raises:
@@ -65,7 +65,7 @@ class Shard:
             names = ", ".join(self._file.shapes)
             raise DataError(f"{path}: holds {names}, expected frames and nothing else; record it again")
         shape, dtype = self._file.shapes[COLUMN]
-        check_frames(np.broadcast_to(np.zeros((), dtype), shape), str(path))
+        check_frames(np.broadcast_to(np.zeros((), dtype), shape), str(path), image_size)
         if not _describes(self._file.metadata.get("episodes", ""), record) or shape[0] != record.frames:
             raise DataError(f"{path}: its episodes are not those of the manifest, it is of another store; restore it")
 

@@ -50,6 +50,7 @@ class VideoStore:
 
     Attributes:
         attributes: attributes of the videos (camera, orientation, render_quality, policy, ...).
+        image_size: height and width of the frames, pixels.
         complete: whether the recording is complete; otherwise it was interrupted or is still in progress.
         compression: of the shards: none, lz4, zstd or mixed.
         damaged: file names of the shards left out with ``skip_bad``.
@@ -75,6 +76,7 @@ class VideoStore:
         self._origins: list[tuple[str, int]] = []
         self._lengths = self._shards = self._starts = np.empty(0, np.int64)  # of each episode
         self.damaged: list[str] = []
+        self.image_size: int = IMAGE_SIZE
         self._read()
         if not self._records:
             left_out = f" ({counted(len(self.damaged), 'damaged shard')} left out)" if self.damaged else ""
@@ -143,7 +145,7 @@ class VideoStore:
         return int(self._lengths.sum())
 
     def read(self, episode: int, start: int, stop: int, out: Frames | None = None) -> Frames:
-        """Return the frames ``start`` to ``stop`` of an episode, ``(stop - start, 64, 64, 3)``.
+        """Return the frames ``start`` to ``stop`` of an episode, ``(stop - start, Hpx, Wpx, C)``.
 
         They are copied into ``out`` if that is given; else they are a read-only view where the shard is uncompressed.
 
@@ -155,11 +157,11 @@ class VideoStore:
         if not 0 <= start <= stop <= length:
             raise IndexError(f"episode {episode} has {length} frames; {start} to {stop} were asked for")
         if start == stop:
-            return np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) if out is None else out
+            return np.empty((0, self.image_size, self.image_size, 3), np.uint8) if out is None else out
         return self._shard(int(self._shards[episode])).read(first + start, first + stop, out)
 
     def frames(self, episode: int) -> Frames:
-        """Return one episode, ``(T, 64, 64, 3)``; a read-only view of the mapped file where that is uncompressed.
+        """Return one episode, ``(T, Hpx, Wpx, C)``; a read-only view of the mapped file where that is uncompressed.
 
         Raises:
             DataError: the shard is damaged or cannot be had.
@@ -221,5 +223,5 @@ class VideoStore:
                 shard = self._opened[number]
                 if shard is None:
                     record = self._records[number]
-                    shard = self._opened[number] = Shard(self._folder.file(record), record)
+                    shard = self._opened[number] = Shard(self._folder.file(record), record, self.image_size)
         return shard

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prelar_ray.errors import DataError
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.storage.arrow import Compression
-from prelar_ray.types import check_frames
+from prelar_ray.types import IMAGE_SIZE, check_frames
 from prelar_ray.video.journal import NEXT, Journal
 from prelar_ray.video.shard import Shard, WholeEpisode, checksum_problem, write_shard
 
@@ -107,12 +107,12 @@ class VideoWriter:
         return self._journal.shards[-1].note if self._taken_back else None
 
     def append(self, frames: npt.NDArray[Any], source: str) -> None:
-        """Add one episode, uint8 ``(T, 64, 64, 3)``; ``source`` names its task, for example "metaworld/push-v3".
+        """Add one episode, uint8 ``(T, Hpx, Wpx, C)``; ``source`` names its task, for example "metaworld/push-v3".
 
         Raises:
             DataError: no frames, a wrong type or size, a name that is no text, or the disk is full.
         """
-        frames = check_frames(frames, source)
+        frames = check_frames(frames, source, IMAGE_SIZE)
         if len(frames) == 0:
             raise DataError(f"{source}: an episode without frames; append at least one")
         try:

@@ -14,6 +14,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs import rendering_check
 from prelar_ray.envs.rendering_check import RenderingReport
 from prelar_ray.errors import ConfigError, RenderingError
+from prelar_ray.replay.memory import step_bytes
 
 CHECKS = [
     "python",
@@ -156,7 +157,7 @@ def test_the_replay_buffer_is_judged_against_the_memory(
     monkeypatch: pytest.MonkeyPatch, gib: float, status: str
 ) -> None:
     monkeypatch.setattr(doctor, "memory_limit", lambda: doctor.GIB)
-    check = doctor.check_memory(with_capacity(int(gib * doctor.GIB / doctor.STEP_BYTES)))
+    check = doctor.check_memory(with_capacity(int(gib * doctor.GIB / step_bytes(RunConfig()))))
     assert check.status == status
 
 
