@@ -15,7 +15,7 @@ from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import IMAGE_SIZE, Frames, Vectors, check_frames
+from prelar_ray.types import Frames, Vectors, check_frames
 
 __all__ = ["Environments", "EpisodeLost", "LocalEnvironments", "MakeEnv", "Step"]
 
@@ -167,7 +167,7 @@ class LocalEnvironments:
             DataError: another shape or type.
         """
         image: Frames = observation["image"]
-        check_frames(image[np.newaxis], "image", IMAGE_SIZE)
+        check_frames(image[np.newaxis], "image", self._config.image_size)
         return image
 
     def _vector(self, observation: Any) -> Vectors:

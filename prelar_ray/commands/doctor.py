@@ -171,7 +171,7 @@ def check_rendering(config: RunConfig) -> Check:
     from prelar_ray.errors import RenderingError
 
     try:
-        report = rendering_check.check_rendering(config.env.render_quality)
+        report = rendering_check.check_rendering(config.env.render_quality, config.env.image_size)
     except RenderingError as error:
         return Check("FAIL", str(error).replace("\n", " "), "do what the finding says")
     finding = (

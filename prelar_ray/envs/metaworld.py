@@ -137,9 +137,9 @@ def task_names() -> list[str]:
     return list(import_simulator("metaworld").ALL_V3_ENVIRONMENTS)
 
 
-def frames_per_second(quality: Quality, frames: int = 20) -> float:
+def frames_per_second(quality: Quality, image_size: int, frames: int = 20) -> float:
     """Return how many frames of reach-v3 are drawn in a second."""
-    env = MetaWorld(render_quality=quality, seed=0)
+    env = MetaWorld(render_quality=quality, seed=0, image_size=image_size)
     try:
         env.reset()  # draws the first frame, which includes building the OpenGL context
         start = time.perf_counter()

@@ -15,6 +15,7 @@ from prelar_ray.envs.egl_devices import chosen_device, drawing_device, egl_devic
 from prelar_ray.envs.opengl import INSTALL_ADVICE, configure_gl, run_child
 from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator, open_context
 from prelar_ray.errors import RenderingError
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["RenderingReport", "check_rendering", "draws_upright", "rendering_report"]
 
@@ -49,7 +50,7 @@ class RenderingReport:
         return self.egl_device is not None and self.chosen is not None and self.egl_device != self.chosen
 
 
-def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> RenderingReport:
+def check_rendering(quality: Quality = "full", image_size: int = IMAGE_SIZE, timeout: float = 120.0) -> RenderingReport:
     """Draw known scenes in a child process and report device, speed and orientation.
 
     Raises:
@@ -57,7 +58,7 @@ def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> Render
     """
     code = (
         "import dataclasses, json; from prelar_ray.envs import rendering_check; "
-        f"print(json.dumps(dataclasses.asdict(rendering_check.rendering_report({quality!r}))))"
+        f"print(json.dumps(dataclasses.asdict(rendering_check.rendering_report({quality!r}, {image_size}))))"
     )
     backend = configure_gl()
     try:
@@ -67,7 +68,7 @@ def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> Render
     return RenderingReport(**json.loads(output.splitlines()[-1]))
 
 
-def rendering_report(quality: Quality) -> RenderingReport:
+def rendering_report(quality: Quality, image_size: int) -> RenderingReport:
     """Draw known scenes in this process.
 
     Raises:
@@ -81,7 +82,7 @@ def rendering_report(quality: Quality) -> RenderingReport:
         name = str(opengl.glGetString(opengl.GL_RENDERER).decode())
     finally:
         context.free()
-    report = RenderingReport(backend, name, metaworld.frames_per_second(quality), upright)
+    report = RenderingReport(backend, name, metaworld.frames_per_second(quality, image_size), upright)
     if backend != "egl":
         return report
     drawing = drawing_device()

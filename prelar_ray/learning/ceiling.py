@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def ceiling(
     goal = torch.from_numpy((data.action - offset) / scale).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(3 * frames, goal.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _network(3 * frames, goal.shape[1], data.pictures.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pairs = _fit(network, data, goal, fit, check, rng, on_pairs)
     scale = scale * _calibrated(_predict(network, data, check), goal[check].double().numpy())
     predicted, true = [], []
@@ -121,9 +122,11 @@ class _Pairs:
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
 
-def _network(channels: int, outputs: int) -> nn.Sequential:
+def _network(channels: int, outputs: int, image_size: int) -> nn.Sequential:
+    """Return convolutions that halve frames down to 4x4, and two layers."""
     layers: list[nn.Module] = []
-    for inputs, size in ((channels, 16), (16, 32), (32, 64), (64, 64)):
+    widths = [channels, 16, 32, *[64] * ((image_size // 4).bit_length() - 3)]
+    for inputs, size in pairwise(widths):
         layers += [nn.Conv2d(inputs, size, 3, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 128), nn.ReLU(), nn.Linear(128, outputs))
 

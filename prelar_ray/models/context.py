@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.resnet import ResidualEncoder, norm_layer
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["LARGEST_SIDE", "ContextAttention", "ContextEncoder", "SceneContext"]
 
@@ -38,10 +39,10 @@ class SceneContext(NamedTuple):
 class ContextEncoder(nn.Module):
     """Encodes the context frame with a separate trunk like the image encoder's; returns intermediate feature maps."""
 
-    def __init__(self, conv: ConvConfig, config: ContextConfig) -> None:
+    def __init__(self, conv: ConvConfig, config: ContextConfig, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.mask = config.mask
-        self.trunk = ResidualEncoder(3, conv)
+        self.trunk = ResidualEncoder(3, conv, image_size)
 
     def forward(self, image: Tensor, noise: Noise) -> dict[int, SceneContext]:
         """Return the context of every sequence by the side of its feature maps.

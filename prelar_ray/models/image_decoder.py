@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.context import LARGEST_SIDE, ContextAttention, SceneContext
-from prelar_ray.models.resnet import ResidualLayer, innermost_map
+from prelar_ray.models.resnet import ResidualLayer, innermost_map, stack_count
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["ImageDecoder", "image_log_prob"]
@@ -32,7 +32,7 @@ class ImageDecoder(nn.Module):
         self.stacks = nn.ModuleList()
         self.attentions = nn.ModuleDict()  # by "stack_layer"
         inputs, side = self.channels, self.side
-        for i in range(config.stacks):
+        for i in range(stack_count(config, image_size)):
             outputs, side = inputs // 2, 2 * side
             sizes = [inputs] * config.layers + [outputs]  # the last layer of a stack halves the channels
             pairs = pairwise(sizes)

@@ -17,7 +17,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ConvConfig, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.size = residual_encoder_size(config, image_size)
-        self.trunk = ResidualEncoder(3, config)
+        self.trunk = ResidualEncoder(3, config, image_size)
 
     def forward(self, image: Tensor) -> Tensor:
         embed: Tensor = self.trunk(image.flatten(0, -4))

@@ -28,7 +28,8 @@ class InverseDynamicsEncoder(nn.Module):
         self.distribution = config.latent_action_distribution
         self.classes = config.latent_action_classes
         self.frames = config.inverse_dynamics_frames
-        self.trunk = ResidualEncoder(3 * self.frames if self.input == "pair" else 3, config.inverse_dynamics)
+        channels = 3 * self.frames if self.input == "pair" else 3
+        self.trunk = ResidualEncoder(channels, config.inverse_dynamics, image_size)
         hidden = config.inverse_dynamics_head.hidden
         self.hidden = nn.Linear(residual_encoder_size(config.inverse_dynamics, image_size), hidden)
         self.out = nn.Linear(hidden, self.size * (2 if self.distribution == "gaussian" else 1))

@@ -62,7 +62,9 @@ class WorldModel(nn.Module):
         else:
             self.rssm = dynamics(config, self.encoder.size + beside, latent_action)
         self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
-        self.context_encoder = ContextEncoder(config.encoder, config.context) if config.context.enabled else None
+        self.context_encoder: ContextEncoder | None = None
+        if config.context.enabled:
+            self.context_encoder = ContextEncoder(config.encoder, config.context, image_size)
 
     def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
         """Return the context of the decoder; None in methods without context.
@@ -91,7 +93,7 @@ class PretrainWorldModel(WorldModel):
     @classmethod
     def of_run(cls, config: RunConfig) -> Self:
         """Build the networks of a run."""
-        return cls(config.world_model)
+        return cls(config.world_model, config.env.image_size)
 
     def infer_latent_actions(self, image: Tensor) -> LatentAction | None:
         """Distribution of the latent action of every pair of frames, ``(B, T, C, Hpx, Wpx) -> (B, T-1, L)``.
@@ -159,6 +161,7 @@ class FinetuneWorldModel(WorldModel):
             *switches,
             discount=config.behaviour.learns_discount(terminates),
             vector=config.env.vector_size,
+            image_size=config.env.image_size,
         )
 
     def observed(self, embed: Tensor, vector: Tensor | None) -> Tensor:

@@ -8,7 +8,6 @@ import psutil
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["GIB", "check_replay_fits", "memory_limit", "replay_bytes", "step_bytes"]
 
@@ -28,7 +27,7 @@ def memory_limit() -> int:
 
 def step_bytes(config: RunConfig) -> int:
     """Bytes of the frame that a step of experience holds; its numbers are a hundredth of that."""
-    return IMAGE_SIZE * IMAGE_SIZE * 3
+    return config.env.image_size**2 * 3
 
 
 def replay_bytes(config: RunConfig) -> int:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from prelar_ray.errors import DataError
 from prelar_ray.fitting import Fit, fitted
-from prelar_ray.types import IMAGE_SIZE
+from prelar_ray.types import IMAGE_SIZE, ImageSize
 
 __all__ = ["Box", "Geometry"]
 
@@ -37,7 +37,7 @@ class Geometry(BaseModel):
     """Reverse the order of rows, columns, or both."""
     fit: Fit = "squeeze"
     """To a square: change the aspect ratio, take the centre, or add black bars."""
-    image_size: int = IMAGE_SIZE
+    image_size: ImageSize = IMAGE_SIZE
     """Height and width, pixels."""
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

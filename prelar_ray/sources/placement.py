@@ -65,18 +65,19 @@ class Placement:
         flip_rows, flip_columns = geometry.flip in ("rows", "both"), geometry.flip in ("columns", "both")
         if geometry.fit == "crop":
             part = _centre(part, flip_rows, flip_columns)
-        inner = (geometry.image_size, geometry.image_size)
+        size: int = geometry.image_size
+        inner = size, size
         if geometry.fit == "pad":
-            scale = geometry.image_size / max(part.width, part.height)
+            scale = size / max(part.width, part.height)
             inner = max(1, round(part.width * scale)), max(1, round(part.height * scale))
         if orientation.mirrored:
             part = part._replace(x=upright[0] - part.x - part.width)
-        size = upright
+        turned = upright
         for _ in range(orientation.turns):  # back to the picture before it was turned
-            size = size[1], size[0]
-            part = Box(part.height, part.width, size[0] - part.y - part.height, part.x)
+            turned = turned[1], turned[0]
+            part = Box(part.height, part.width, turned[0] - part.y - part.height, part.x)
         return cls(
-            _stored(part, size[0], width),
+            _stored(part, turned[0], width),
             *(inner[::-1] if orientation.turns % 2 else inner),
             orientation.turns,
             flip_rows,

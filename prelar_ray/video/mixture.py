@@ -12,6 +12,7 @@ import numpy.typing as npt
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
 from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.video.layout import check_image_size
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["VideoMixture"]
@@ -30,7 +31,18 @@ class VideoMixture:
     """
 
     def __init__(self, stores: Sequence[VideoStore], weights: Sequence[float] = (), by_frames: bool = False) -> None:
-        """Join stores; ``weights``, if any, are one for each."""
+        """Join stores; ``weights``, if any, are one for each.
+
+        Raises:
+            DataError: their frames are of different sizes; names two of them.
+        """
+        for store in stores:
+            if store.image_size != stores[0].image_size:
+                (one, small), (other, large) = ((each.name, each.image_size) for each in (stores[0], store))
+                raise DataError(
+                    f"video.path: {one} holds frames of {small} x {small} pixels, {other} of {large} x {large}; leave "
+                    "one out, or record or prepare them at one size"
+                )
         self.stores = tuple(stores)
         self.image_size = stores[0].image_size if stores else IMAGE_SIZE
         self.weights = tuple(weights)
@@ -38,15 +50,17 @@ class VideoMixture:
         self._known: list[tuple[int, int]] = []  # store and its episode
 
     @classmethod
-    def open(cls, config: VideoConfig, verify_again: bool = False) -> Self:
-        """Open the stores of a configuration.
+    def open(cls, config: VideoConfig, image_size: int, verify_again: bool = False) -> Self:
+        """Open the stores of a configuration, whose frames shall be of ``image_size`` pixels.
 
         With ``verify_again`` all checksums are compared, also those that were before.
 
         Raises:
-            DataError: a store cannot be used.
+            DataError: a store cannot be used, or holds frames of another size.
         """
         stores = [VideoStore.open(path, config, verify_again) for path in config.paths]
+        for store in stores:
+            check_image_size(store.name, store.image_size, image_size)
         return cls(stores, config.weights, config.weighting == "frames")
 
     def log_shares(self, paths: Sequence[str], clip_span: int) -> None:

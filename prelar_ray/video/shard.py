@@ -12,7 +12,7 @@ import numpy as np
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import ArrayFile, Compression, checksum, write_arrays
 from prelar_ray.storage.json_text import parse_json
-from prelar_ray.types import IMAGE_SIZE, Frames, check_frames
+from prelar_ray.types import Frames, check_frames
 from prelar_ray.video.layout import ShardRecord
 
 __all__ = ["Shard", "WholeEpisode", "checksum_problem", "size_problem", "write_shard"]
@@ -52,8 +52,8 @@ def write_shard(
 class Shard:
     """An open shard. Threads may share it."""
 
-    def __init__(self, path: Path, record: ShardRecord, image_size: int = IMAGE_SIZE) -> None:
-        """Map the file.
+    def __init__(self, path: Path, record: ShardRecord, image_size: int | None = None) -> None:
+        """Map the file, whose frames are of ``image_size`` pixels, or of any size that a store can have.
 
         Raises:
             DataError: it is missing, damaged, or not what the journal describes.

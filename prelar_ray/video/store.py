@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.types import Frames
 from prelar_ray.video.folder import StoreFolder
 from prelar_ray.video.layout import MANIFEST, ShardRecord, read_manifest
 from prelar_ray.video.remote import store_folder
@@ -76,7 +76,6 @@ class VideoStore:
         self._origins: list[tuple[str, int]] = []
         self._lengths = self._shards = self._starts = np.empty(0, np.int64)  # of each episode
         self.damaged: list[str] = []
-        self.image_size: int = IMAGE_SIZE
         self._read()
         if not self._records:
             left_out = f" ({counted(len(self.damaged), 'damaged shard')} left out)" if self.damaged else ""
@@ -103,6 +102,11 @@ class VideoStore:
     def __len__(self) -> int:
         """Episodes."""
         return len(self._lengths)
+
+    @property
+    def name(self) -> str:
+        """How messages name it: its path or address."""
+        return self._folder.name
 
     @property
     def lengths(self) -> Integers:
@@ -199,6 +203,7 @@ class VideoStore:
         self.damaged.extend(damage)
         self._listed = listed
         self.attributes, self.complete, self.compression = manifest.attributes, manifest.complete, manifest.compression
+        self.image_size: int = manifest.image_size
         return len(damage) < len(new)
 
     def _add(self, shards: Sequence[ShardRecord]) -> None:
