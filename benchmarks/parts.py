@@ -15,7 +15,7 @@ from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.ranks import ALONE, Ranks
 from prelar_ray.models.image_decoder import image_log_prob
 from prelar_ray.models.preprocess import preprocess_image
-from prelar_ray.types import IMAGE_SIZE, SequenceBatch
+from prelar_ray.types import SequenceBatch
 
 __all__ = ["ACTION", "Learner", "make", "parts", "synthetic_batch"]
 
@@ -26,12 +26,12 @@ Learner = PretrainLearner | FinetuneLearner
 def synthetic_batch(config: RunConfig, phase: str) -> SequenceBatch:
     """Return a batch of noise, ``(B, T, ...)``; the time of an update does not depend on the content."""
     settings = config.pretrain if phase == "pretrain" else config.finetune
-    shape = settings.batch_size, settings.segment_length
+    shape, size = (settings.batch_size, settings.segment_length), config.env.image_size
     rng = np.random.default_rng(0)
     is_first = np.zeros(shape, np.bool_)
     is_first[:, 0] = True
     return SequenceBatch(
-        rng.integers(0, 256, (*shape, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8),
+        rng.integers(0, 256, (*shape, size, size, 3), dtype=np.uint8),
         rng.uniform(-1, 1, (*shape, ACTION)).astype(np.float32),
         rng.normal(size=shape).astype(np.float32),
         is_first,

@@ -23,7 +23,7 @@ def pretrain(config: RunConfig) -> PretrainLearner:
     """World model pre-training with learnable action representation (lines 1-8)."""
     settings = config.pretrain
     learner = PretrainLearner(config)  # 2: parameters phi
-    videos = VideoMixture.open(config.video)  # 3: action-free video data set D
+    videos = VideoMixture.open(config.video, config.env.image_size)  # 3: action-free video data set D
     held_out = held_out_episodes(videos, settings.segment_length, settings.validation_share)
     shape = settings.batch_size, settings.segment_length
     clips = ClipSampler(videos, *shape, generator(config.seed, "clips"), held_out)

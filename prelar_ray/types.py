@@ -25,17 +25,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from prelar_ray.errors import DataError, NonFiniteError
 
-__all__ = ["IMAGE_SIZE", "Episode", "Frames", "SequenceBatch", "Vectors", "check_frames"]
+__all__ = ["IMAGE_SIZE", "Episode", "Frames", "ImageSize", "SequenceBatch", "Vectors", "check_frames"]
 
-IMAGE_SIZE = 64
-"""Height and width of every frame, pixels."""
+ImageSize = Literal[64, 128]
+"""Height and width of frames, pixels: of all frames of a run, and of a video store."""
+IMAGE_SIZE: Final = 64
+"""The size of the published experiments, pixels."""
 
 Frames = npt.NDArray[np.uint8]
 """Frames, uint8 ``(T, Hpx, Wpx, C)``."""
@@ -43,18 +45,19 @@ Vectors = npt.NDArray[np.float32]
 """Low-dimensional observations beside the frames, float32 ``(T, V)``; V is 0 without ``env.vector_key``."""
 
 
-def check_frames(frames: npt.NDArray[Any], source: str) -> Frames:
-    """Return ``frames`` if they are uint8 ``(T, 64, 64, 3)``.
+def check_frames(frames: npt.NDArray[Any], source: str, image_size: int | None) -> Frames:
+    """Return ``frames`` if they are uint8 ``(T, image_size, image_size, 3)``; None: of any :data:`ImageSize`.
 
     Raises:
         DataError: wrong type or shape; the message starts with ``source``.
     """
     if frames.dtype != np.uint8:
         raise DataError(f"{source}: frames are {frames.dtype}, expected uint8 in [0, 255]; convert before recording")
-    if frames.ndim != 4 or frames.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+    shapes = [(size, size, 3) for size in get_args(ImageSize) if image_size in (size, None)]
+    if frames.ndim != 4 or frames.shape[1:] not in shapes:
+        expected = " or ".join(f"(T, {height}, {width}, 3)" for height, width, _ in shapes)
         raise DataError(
-            f"{source}: frames have shape {tuple(frames.shape)}, expected (T, {IMAGE_SIZE}, {IMAGE_SIZE}, 3); "
-            "render or resize to that size"
+            f"{source}: frames have shape {tuple(frames.shape)}, expected {expected}; render or resize to that size"
         )
     return frames
 
@@ -116,7 +119,7 @@ class Episode:
             DataError: a shape or type is wrong.
             NonFiniteError: a reward or action is NaN or infinite; names the tensor and the first bad step.
         """
-        check_frames(self.image, self.key)
+        check_frames(self.image, self.key, None)  # its environment's size was checked with every step
         length = len(self)
         for field in fields(self):
             value = getattr(self, field.name)

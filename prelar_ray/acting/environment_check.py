@@ -105,7 +105,7 @@ def survey(config: RunConfig) -> tuple[list[Finding], Frames | None]:
     """Check the environment of a run thoroughly, with random actions, for half a minute at most.
 
     Returns:
-        The findings, and the frames of an episode or its beginning, ``(T, 64, 64, 3)``; None where there are none.
+        The findings, and the frames of an episode or its beginning, ``(T, Hpx, Wpx, C)``; None where there are none.
     """
     try:
         env = make_env(config.env, SEED)
@@ -177,7 +177,7 @@ def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator
     yield _attributes(env, config)
     yield _actions(env)
     if rolled.observations:
-        yield _images(rolled)
+        yield _images(rolled, env.image_size)
         if config.env.vector_size:
             yield _vectors(rolled, config.env.vector_size)
         yield _rewards(rolled)
@@ -213,15 +213,16 @@ def _actions(env: PixelEnv) -> Finding:
     )
 
 
-def _images(rolled: _Rolled) -> Finding:
+def _images(rolled: _Rolled, image_size: int) -> Finding:
     """Whether frames are what networks take, and show something."""
     for observation in rolled.observations:
         if not isinstance(observation, dict) or not isinstance(observation.get("image"), np.ndarray):
             keys = ", ".join(map(str, observation)) if isinstance(observation, dict) else type(observation).__name__
             text = f"observations have no image, but {keys or 'nothing'}"
-            return Finding("env-image", "FAIL", text, 'return {"image": uint8 (64, 64, 3)}')
+            remedy = f'return {{"image": uint8 ({image_size}, {image_size}, 3)}}'
+            return Finding("env-image", "FAIL", text, remedy)
         try:
-            check_frames(observation["image"][np.newaxis], "image")
+            check_frames(observation["image"][np.newaxis], "image", image_size)
         except DataError as error:
             return Finding("env-image", "FAIL", str(error))
     frames = _frames(rolled)
@@ -243,7 +244,7 @@ def _vectors(rolled: _Rolled, size: int) -> Finding:
 
 
 def _frames(rolled: _Rolled) -> Frames:
-    """Return all frames ``(T, 64, 64, 3)``, which have been checked."""
+    """Return all frames ``(T, Hpx, Wpx, C)``, which have been checked."""
     return np.stack([observation["image"] for observation in rolled.observations])
 
 

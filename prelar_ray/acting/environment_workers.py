@@ -24,7 +24,6 @@ from prelar_ray.acting.environments import Environments, EpisodeLost, LocalEnvir
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["EnvironmentWorkers", "make_environments", "serve"]
 
@@ -47,7 +46,7 @@ def _place(config: EnvConfig) -> np.dtype[Any]:
     """One environment's place in the shared memory: its last step, and whether that answers the present request."""
     return np.dtype(
         [
-            ("image", np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
+            ("image", np.uint8, (config.image_size, config.image_size, 3)),
             ("reward", np.float64),
             ("terminated", np.bool_),
             ("truncated", np.bool_),

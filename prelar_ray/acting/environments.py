@@ -26,7 +26,7 @@ MakeEnv = Callable[[EnvConfig, int], gym.Env[Any, Any]]
 class Step(NamedTuple):
     """What an environment returned for a reset or an action."""
 
-    image: Frames  # uint8 (64, 64, 3)
+    image: Frames  # uint8 (Hpx, Wpx, C)
     reward: float  # 0 of a reset
     terminated: bool
     truncated: bool
@@ -145,7 +145,7 @@ class LocalEnvironments:
         try:
             with self._limit():
                 observation, info = self._envs[i].reset(seed=seed)
-            return Step(_frame(observation), 0.0, False, False, bool(info["success"]), self._vector(observation))
+            return Step(self._frame(observation), 0.0, False, False, bool(info["success"]), self._vector(observation))
         except Exception as error:  # the simulator's own, or an observation without image or success
             return error
 
@@ -156,9 +156,19 @@ class LocalEnvironments:
             if not math.isfinite(reward):
                 raise ValueError(f"the reward is {reward}")
             flags = bool(terminated), bool(truncated), bool(info["success"])
-            return Step(_frame(observation), float(reward), *flags, self._vector(observation))
+            return Step(self._frame(observation), float(reward), *flags, self._vector(observation))
         except Exception as error:
             return error
+
+    def _frame(self, observation: Any) -> Frames:
+        """Return the image of an observation.
+
+        Raises:
+            DataError: another shape or type.
+        """
+        image: Frames = observation["image"]
+        check_frames(image[np.newaxis], "image", self._config.image_size)
+        return image
 
     def _vector(self, observation: Any) -> Vectors:
         """Return the vector of an observation, ``(V,)``.
@@ -183,14 +193,3 @@ class LocalEnvironments:
 
     def _any(self) -> gym.Env[Any, Any]:
         return next(iter(self._envs.values()))
-
-
-def _frame(observation: Any) -> Frames:
-    """Return the image of an observation.
-
-    Raises:
-        DataError: another shape or type.
-    """
-    image: Frames = observation["image"]
-    check_frames(image[np.newaxis], "image")
-    return image

@@ -79,7 +79,7 @@ class Policy(nn.Module):
         model = config.world_model
         self.actions, self.task = ActionSpace.of(actions), config.env.task
         # Batch norms are folded into the convolutions' weights; see `acting_weights`.
-        self.encoder = ImageEncoder(folded_config(model.encoder))
+        self.encoder = ImageEncoder(folded_config(model.encoder), config.env.image_size)
         self.action_encoder = action_input(model, self.actions.size)
         size = config.env.vector_size
         self.vector_encoder = VectorEncoder(size, model.vector) if size else None

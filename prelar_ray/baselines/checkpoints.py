@@ -158,6 +158,7 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
     checkpoint = newest_resumable(folders, load, config)
     theirs = checkpoint.config
     for key, one, two in (
+        ("env.image_size", theirs.env.image_size, config.env.image_size),
         ("rllib.model", theirs.rllib.model, config.rllib.model),
         ("rllib.training.model_size", _model_size(theirs), _model_size(config)),
     ):

@@ -20,7 +20,7 @@ from prelar_ray.envs.egl_devices import TURN
 from prelar_ray.envs.registry import make_env
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.seeding import derive_seed
-from prelar_ray.types import IMAGE_SIZE, Frames, check_frames
+from prelar_ray.types import Frames, check_frames
 
 __all__ = ["ENVIRONMENT", "FINISHED", "FrameEnv", "as_floats", "environment_config", "native_space", "register"]
 
@@ -64,7 +64,7 @@ class FrameEnv(gym.Env[FloatFrames, Any]):
         self._seed, self._index, self._number = seed, index, first_number - 1
         self._timeout, self._reward_scale = config.timeout, reward_scale
         self._env = make_env(config, derive_seed(seed, "env", index, first_number))
-        self.observation_space = spaces.Box(black, 1.0, (IMAGE_SIZE, IMAGE_SIZE, 3), np.float32)
+        self.observation_space = spaces.Box(black, 1.0, (self._env.image_size, self._env.image_size, 3), np.float32)
         self.action_space = native_space(self._env.actions)
         self._return, self._succeeded, self._steps = 0.0, False, 0
 
@@ -117,7 +117,7 @@ class FrameEnv(gym.Env[FloatFrames, Any]):
         self._env.close()
 
     def _frame(self, observation: Any) -> FloatFrames:
-        return as_floats(check_frames(observation["image"][np.newaxis], "image")[0], self._black)
+        return as_floats(check_frames(observation["image"][np.newaxis], "image", self._env.image_size)[0], self._black)
 
     def _failure(self, where: str, error: Exception) -> EnvironmentFailure:
         what = f"environment {self._index}, episode {self._number}, {where}"

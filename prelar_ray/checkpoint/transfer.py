@@ -62,7 +62,7 @@ def load_pretrained(path: Path) -> Pretrained:
     source = config.world_model.latent_action_source
     if source != "inverse_dynamics":
         raise UsageError(f"{path}: action-free (latent_action_source={source}), it has no latent action to look at")
-    model = PretrainWorldModel(config.world_model)
+    model = PretrainWorldModel.of_run(config)
     load_module(model, checkpoint.state["model"], "model")
     model.to(resolve_device("auto")).eval()
     return Pretrained(checkpoint.path, config, checkpoint.update, model, checkpoint.counters)

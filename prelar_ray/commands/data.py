@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from prelar_ray.commands.cli import print_next
-from prelar_ray.commands.options import plain_parser, positive
+from prelar_ray.commands.options import plain_parser, positive, size_settings
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.seeding import generator
@@ -100,6 +100,7 @@ def _lines(store: VideoStore, summary: Summary, clip_span: int) -> list[tuple[st
         ("episodes", f"{summary.episodes}, complete" if store.complete else f"{summary.episodes}, not complete"),
         ("frames", str(summary.frames)),
         ("bytes", f"{summary.bytes} in {counted(summary.shards, 'shard')}, {per_frame:.0f} a frame"),
+        ("size", f"{store.image_size} x {store.image_size} pixels"),
         ("compression", store.compression),
         ("lengths", f"{summary.shortest} to {summary.longest} frames, median {summary.median:g}"),
     ]
@@ -172,7 +173,7 @@ def _merge(argv: Sequence[str]) -> int:
     episodes = sum(len(store) for _, store in stores)
     print_next(
         f"merged {counted(episodes, 'episode')} in {args.out}",
-        ["pretrain", "--videos", args.out, "--out", "runs/pretrain"],
+        ["pretrain", "--videos", args.out, "--out", "runs/pretrain", *size_settings(stores[0][1].image_size)],
     )
     return 0
 

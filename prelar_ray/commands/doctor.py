@@ -22,7 +22,7 @@ from rich.text import Text
 
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.replay.memory import GIB, STEP_BYTES, memory_limit
+from prelar_ray.replay.memory import GIB, memory_limit, step_bytes
 
 if TYPE_CHECKING:  # it imports the simulators, which may be broken
     from prelar_ray.envs.rendering_check import RenderingReport
@@ -171,7 +171,7 @@ def check_rendering(config: RunConfig) -> Check:
     from prelar_ray.errors import RenderingError
 
     try:
-        report = rendering_check.check_rendering(config.env.render_quality)
+        report = rendering_check.check_rendering(config.env.render_quality, config.env.image_size)
     except RenderingError as error:
         return Check("FAIL", str(error).replace("\n", " "), "do what the finding says")
     finding = (
@@ -230,9 +230,9 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
 
 def check_memory(config: RunConfig) -> Check:
     """Compare memory with the size of the full replay buffer."""
-    replay, limit = config.replay.capacity_steps * STEP_BYTES, memory_limit()
+    replay, limit = config.replay.capacity_steps * step_bytes(config), memory_limit()
     finding = f"{limit / GIB:.1f} GiB, the full replay buffer takes {replay / GIB:.1f}"
-    remedy = f"replay.capacity_steps={int(limit / 2 / STEP_BYTES)} takes half of the memory"
+    remedy = f"replay.capacity_steps={int(limit / 2 / step_bytes(config))} takes half of the memory"
     if replay > limit:
         return Check("FAIL", finding, remedy)
     if replay > limit / 2:
@@ -243,7 +243,7 @@ def check_memory(config: RunConfig) -> Check:
 def check_disk(config: RunConfig, folder: Path) -> Check:
     """Compare free disk space with the size of a run."""
     free = shutil.disk_usage(folder).free
-    wanted = config.replay.capacity_steps * STEP_BYTES + CHECKPOINT_SPACE
+    wanted = config.replay.capacity_steps * step_bytes(config) + CHECKPOINT_SPACE
     finding = f"{free / GIB:.1f} GiB free in {folder}, a run with a full replay buffer writes up to {wanted / GIB:.1f}"
     if free < GIB:
         return Check("FAIL", finding, "free space, or give an --out on another disk")

@@ -26,10 +26,9 @@ from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
-from prelar_ray.replay.memory import GIB, STEP_BYTES
+from prelar_ray.replay.memory import GIB, step_bytes
 from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Summary", "check_run", "check_tasks", "print_dry_run", "summarise"]
 
@@ -108,7 +107,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
     """
     with torch.device("meta"):
         from_scratch = config.world_model.latent_action_source == "none"
-        pretrain = None if from_scratch else PretrainWorldModel(config.world_model)
+        pretrain = None if from_scratch else PretrainWorldModel.of_run(config)
         finetune = FinetuneWorldModel.of_run(config, action)
         parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
         size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
@@ -118,7 +117,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         def pretraining() -> Tensor:
             assert pretrain is not None
             shape = (config.pretrain.batch_size, config.pretrain.segment_length)
-            return pretrain_loss(pretrain, config.loss, _image(shape), torch.empty(shape), noise).total
+            return pretrain_loss(pretrain, config.loss, _image(config, shape), torch.empty(shape), noise).total
 
         def world_model() -> Tensor:
             shape = (config.finetune.batch_size, config.finetune.segment_length)
@@ -127,7 +126,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
             # The bonus has no gradient, and its sorting is useless on the meta device.
             drawn = Deterministic(torch.empty(clips, dtype=torch.int64))
             vector = torch.empty(rows, shape[1], config.env.vector_size)
-            inputs = _image(shape), actions, flags, flags, drawn
+            inputs = _image(config, shape), actions, flags, flags, drawn
             return finetune_loss(finetune, config.loss, None, *inputs, is_terminal=flags, vector=vector).total
 
         def behaviour() -> Tensor:
@@ -153,7 +152,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         for phase, part in counts.items()
     }
     memory |= {f"{phase}: activations of one update": value for phase, value in activations.items()}
-    memory["replay: frames at capacity"] = config.replay.capacity_steps * STEP_BYTES
+    memory["replay: frames at capacity"] = config.replay.capacity_steps * step_bytes(config)
     counts["finetune, not trained"] = fixed
     return Summary(counts, memory)
 
@@ -162,8 +161,8 @@ def _parameters(model: torch.nn.Module) -> dict[str, int]:
     return {name: parameter_count(module) for name, module in model.named_children()}
 
 
-def _image(shape: tuple[int, int]) -> Tensor:
-    return torch.empty(*shape, 3, IMAGE_SIZE, IMAGE_SIZE)
+def _image(config: RunConfig, shape: tuple[int, int]) -> Tensor:
+    return torch.empty(*shape, 3, config.env.image_size, config.env.image_size)
 
 
 def _saved_bytes(forward: Callable[[], Tensor]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.errors import ConfigError, RunFolderError, UsageError
 from prelar_ray.storage.occupancy import lock_run
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
     "chosen_videos",
@@ -23,6 +24,7 @@ __all__ = [
     "resolve",
     "resume_options",
     "run_alone",
+    "size_settings",
     "verify_again",
     "verify_option",
     "video_options",
@@ -153,7 +155,7 @@ def verify_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="compare all checksums of the videos again, not only new")
 
 
-def verify_again(args: argparse.Namespace, video: VideoConfig) -> None:
+def verify_again(args: argparse.Namespace, video: VideoConfig, image_size: int) -> None:
     """Compare all checksums of the stores if :func:`verify_option` asks for it; what is right is remembered.
 
     Raises:
@@ -162,7 +164,7 @@ def verify_again(args: argparse.Namespace, video: VideoConfig) -> None:
     if args.verify:
         from prelar_ray.video.mixture import VideoMixture  # its libraries take time to load
 
-        VideoMixture.open(video, verify_again=True)
+        VideoMixture.open(video, image_size, verify_again=True)
 
 
 def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
@@ -178,7 +180,7 @@ def chosen_videos(args: argparse.Namespace, config: RunConfig) -> VideoConfig:
     weights = () if args.videos else config.video.weights
     skip_bad = config.video.skip_bad or args.skip_bad
     video = config.video.model_copy(update={"path": path, "weights": weights, "skip_bad": skip_bad})
-    verify_again(args, video)
+    verify_again(args, video, config.env.image_size)
     return video
 
 
@@ -218,6 +220,11 @@ def repeated(args: argparse.Namespace, without: str) -> list[str]:
         if not key.startswith(without):
             words += ["--method", value] if key == "method" else [setting]
     return words
+
+
+def size_settings(image_size: int) -> list[str]:
+    """Return the arguments with which a run takes a store's frames of this size: none where it does by default."""
+    return [] if image_size == IMAGE_SIZE else [f"env.image_size={image_size}"]
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

@@ -9,17 +9,18 @@ import sys
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from prelar_ray.commands.cli import print_next
-from prelar_ray.commands.options import plain_parser, positive
+from prelar_ray.commands.options import plain_parser, positive, size_settings
 from prelar_ray.errors import UsageError
 from prelar_ray.preparation.prepare import Preparation, Summary, check_out, convert_locally, prepare
 from prelar_ray.preparation.survey import Survey, sample, survey
 from prelar_ray.sources.geometry import Box
 from prelar_ray.telemetry.progress import Progress, console
+from prelar_ray.types import IMAGE_SIZE, ImageSize
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.layout import JOURNAL
 from prelar_ray.video.sheet import draw_sheet
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"prepared {counted(summary.episodes, 'episode')}, {counted(summary.frames, 'frame')} in {args.out}"
         f"{_short(summary, preparation)}{left_out}{actions}",
         ["data", "show", args.out, "--to", f"{args.out}.png"],
-        ["pretrain", "--videos", args.out, "--out", "runs/pretrain"],
+        ["pretrain", "--videos", args.out, "--out", "runs/pretrain", *size_settings(args.image_size)],
     )
     return INCOMPLETE if summary.left_out else 0
 
@@ -154,7 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     time.add_argument("--min-frames", type=positive, default=2, metavar="N", help="leave shorter ones out (default 2)")
     time.add_argument("--max-frames", type=positive, default=10_000, metavar="N", help="cut longer ones (10 000)")
 
-    square = parser.add_argument_group("to 64 x 64 pixels")
+    square = parser.add_argument_group("to square frames")
+    square.add_argument(
+        "--image-size",
+        type=int,
+        choices=get_args(ImageSize),
+        default=IMAGE_SIZE,
+        help="height and width, pixels (64); runs take it as env.image_size",
+    )
     square.add_argument(
         "--rotate",
         choices=("auto", "0", "90", "180", "270"),
@@ -188,7 +196,7 @@ def _preparation(args: argparse.Namespace) -> Preparation:
     """
     choice = {key: getattr(args, key) for key in ("camera", "list", "episodes", "limit", "start", "end", "name")}
     selection = {key: getattr(args, key) for key in ("fps", "every", "min_frames", "max_frames")}
-    geometry = {key: getattr(args, key) for key in ("crop", "flip", "fit")}
+    geometry = {key: getattr(args, key) for key in ("image_size", "crop", "flip", "fit")}
     rotate = args.rotate if args.rotate == "auto" else int(args.rotate)
     others = ("format", "shuffle", "seed", "skip_bad", "shard_frames", "compression")
     try:

@@ -22,7 +22,7 @@ from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.video.layout import read_manifest
+from prelar_ray.video.layout import check_image_size, read_manifest
 
 __all__ = ["main"]
 
@@ -61,7 +61,7 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             kind.check(config)
         for path in config.video.paths:
             if not is_address(path):
-                read_manifest(Path(path))
+                check_image_size(path, read_manifest(Path(path)).image_size, config.env.image_size)
         if config.env.task != EnvConfig().task:  # read by what starts from here; the default loads a simulator
             check_tasks({"env.task": config.env.task})
         check_run(kind, config, args)
@@ -71,7 +71,7 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser.error("--out DIR is required")
     kind.check(config)
     config = _with_absolute_videos(config)
-    verify_again(args, config.video)
+    verify_again(args, config.video, config.env.image_size)
     run = RunFolder.create(
         args.out, to_yaml(config), "pretrain", resume=args.resume, accept_changes=args.accept_changes
     )

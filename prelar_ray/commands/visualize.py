@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clips(pretrained: Pretrained, video: VideoConfig, steps: int, seed: int) -> Frames:
-    """Return clips of different episodes, held out if there are enough, ``(3, steps+1, 64, 64, 3)``."""
-    store, stride = VideoMixture.open(video), pretrained.config.pretrain.stride
+    """Return clips of different episodes, held out if there are enough, ``(3, steps+1, Hpx, Wpx, C)``."""
+    config = pretrained.config
+    store, stride = VideoMixture.open(video, config.env.image_size), config.pretrain.stride
     long_enough = np.flatnonzero(store.lengths > steps * stride).tolist()
     if len(long_enough) < ROWS:
         raise UsageError(

@@ -37,6 +37,7 @@ TAKEN_OVER = (
     *("world_model.context.enabled", "world_model.context.heads", "world_model.latent_action"),
     *("world_model.latent_action_source", "world_model.latent_action_distribution"),
     *("world_model.inverse_dynamics_input", "world_model.inverse_dynamics_frames"),
+    "env.image_size",
 )
 """Sections and settings behind the parts that fine-tuning takes over from pre-training."""
 
@@ -50,18 +51,18 @@ REHEARSED = ("pretrain.stride",)
 """Settings behind the clips that fine-tuning rehearses, which are those of pre-training."""
 
 NETWORKS = {
-    "pretrain": ("world_model", "loss.balance"),
+    "pretrain": ("world_model", "loss.balance", "env.image_size"),
     "finetune": (
         *("world_model", "behaviour.actor", "behaviour.critic", "behaviour.critic_distribution"),
         *("behaviour.return_normalisation", "loss.balance", "loss.aux_reward_weight"),
         *("finetune.bonus.weight", "finetune.bonus.input", "finetune.bonus.projection", "finetune.bonus.queue"),
         *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),
-        "env.vector_size",
+        *("env.image_size", "env.vector_size"),
     ),
 }
 """Sections and settings behind all that a checkpoint of a phase holds."""
 
-POLICY = ("world_model", "behaviour.actor", "env.vector_size")
+POLICY = ("world_model", "behaviour.actor", "env.image_size", "env.vector_size")
 """Sections behind the networks that act."""
 
 _PRETRAINING = (*TAKEN_OVER, "world_model.rssm.uniform_mix", "loss.action_kl_weight", "loss.consistency_weight")

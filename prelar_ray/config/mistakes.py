@@ -37,7 +37,7 @@ def describe(mistake: ErrorDetails) -> str:
         case "less_than":
             allowed = f"must be < {context['lt']:g}"
         case "literal_error":
-            choices = list(field_type(location).__args__)
+            choices = list(map(str, field_type(location).__args__))
             allowed = f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
         case "int_type" | "int_from_float":
             whole = isinstance(value, float) and value.is_integer()

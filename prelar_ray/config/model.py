@@ -33,12 +33,15 @@ ScalarDistribution = Literal["gaussian", "two_hot"]
 
 
 class ConvConfig(Component):
-    """A residual convolutional network between 64x64 images and vectors."""
+    """A residual convolutional network between images and vectors.
+
+    At 128x128 (env.image_size) it has one stack more than ``stacks``, so that its smallest feature maps stay as small.
+    """
 
     depth: PositiveInt = 48
-    """Channels of the stack at 32x32; doubles with each further stack."""
+    """Channels of the stack at half the size of images; doubles with each further stack."""
     stacks: Annotated[int, Field(ge=1, le=4)] = 3
-    """Residual stacks, each with one halving (encoder) or doubling (decoder) of the size."""
+    """Residual stacks, each with one halving (encoder) or doubling (decoder) of the size; 128x128 has one more."""
     layers: PositiveInt = 2
     """Residual layers per stack."""
     norm: Literal["batch", "layer", "none"] = "batch"
@@ -93,7 +96,7 @@ class WorldModelConfig(Component):
     """Networks of the world model; which of them a method uses is chosen here."""
 
     encoder: ConvConfig = ConvConfig()
-    """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks)."""
+    """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks; twice that at 128x128)."""
     decoder: ConvConfig = ConvConfig()
     """Image decoder, feature to image."""
     rssm: RSSMConfig = RSSMConfig()

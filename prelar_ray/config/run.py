@@ -28,6 +28,7 @@ from prelar_ray.config.training import (
     RLlibConfig,
 )
 from prelar_ray.fitting import Fit
+from prelar_ray.types import IMAGE_SIZE, ImageSize
 
 __all__ = [
     "RLLIB",
@@ -49,6 +50,9 @@ class EnvConfig(Component):
     task: str = "metaworld/reach-v3"
     """Environment id: metaworld/TASK, dmc/DOMAIN-TASK, prelar/point-reach, prelar/arena-TASK, gym/ID or gym/MODULE:ID
     of gymnasium, or FAMILY/TASK of another package."""
+    image_size: ImageSize = IMAGE_SIZE
+    """Height and width of frames, pixels: of the environment, of recorded videos and of those to pre-train on. At 128
+    networks have one residual stack more, and frames take four times the memory."""
     kwargs: Settings = Field(default={})
     """Keywords for the environment (gym/...)."""
     image_key: str = ""
@@ -60,7 +64,7 @@ class EnvConfig(Component):
     vector_size: NonNegativeInt = 0
     """Numbers V of the vector that vector_key names; a wrong one is answered with the right one."""
     fit: Fit = "squeeze"
-    """Images of another size to 64 x 64 (gym/...): squeeze, crop to the centre, or pad with black."""
+    """Images of another size to image_size (gym/...): squeeze, crop to the centre, or pad with black."""
     success_key: str = ""
     """Key of info that says success (gym/...); empty: success or is_success where there is one."""
     time_limit: NonNegativeInt = 0
@@ -338,6 +342,15 @@ class RunConfig(Component):
             )
         if self.env.vector_key and self.finetune.rehearsal.share:
             raise ValueError(f"{key}: videos have no vectors to rehearse; set finetune.rehearsal.share=0")
+        return self
+
+    @model_validator(mode="after")
+    def _networks_of_rllib_take_the_frames(self) -> RunConfig:
+        if self.algorithm == "DreamerV3" and self.env.image_size != IMAGE_SIZE:
+            raise ValueError(
+                f"env.image_size={self.env.image_size}: the networks of RLlib's DreamerV3 are made for {IMAGE_SIZE}; "
+                f"use env.image_size={IMAGE_SIZE}, or method=rllib/PPO"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from prelar_ray.envs.arena_drawing import Disc, draw
 from prelar_ray.envs.arena_world import BLOCK_RADIUS, EFFECTOR_RADIUS, Arm, Vector, World, in_wall, path_to, push_from
 from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Arena", "task_names"]
 
@@ -74,7 +75,7 @@ class Arena(PixelEnv):
 
     Args:
         task: its name, see :func:`task_names`.
-        action_repeat, seed, render_mode: see :class:`PixelEnv`.
+        action_repeat, seed, render_mode, image_size: see :class:`PixelEnv`.
 
     Raises:
         ConfigError: unknown task.
@@ -86,9 +87,10 @@ class Arena(PixelEnv):
         action_repeat: int = 1,
         seed: int | None = None,
         render_mode: RenderMode = None,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         check_task_name("task", task, task_names())
-        super().__init__(2, EPISODE_STEPS, action_repeat, seed, render_mode)
+        super().__init__(2, EPISODE_STEPS, action_repeat, seed, render_mode, image_size=image_size)
         self._name = task
         self._task = TASKS[task.removesuffix(DISTRACTOR)]
         self._distracted = task.endswith(DISTRACTOR)
@@ -194,4 +196,4 @@ class Arena(PixelEnv):
         distractor = self.nuisance()
         if distractor is not None:
             discs.append(Disc(distractor, "distractor"))
-        return draw(self._world, discs)
+        return draw(self._world, discs, self.image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,14 +28,19 @@ RADII: Final = {"target": 0.3, "block": 0.33, "effector": 0.33, "distractor": 0.
 """Where a disc has faded to half; what touches is smaller."""
 LINK_HALF_WIDTH: Final = 0.07
 PIXELS_PER_UNIT: Final = 25.0
-CENTRE: Final = (IMAGE_SIZE - 1) / 2
+"""At 64x64; larger frames show the same with more pixels."""
 DISC_EDGE: Final = 0.6
 """Width of a disc's soft edge. Small discs with sharp edges are learnt late: a small shift must change many pixels."""
 BAR_EDGE: Final = 0.15
-X: Final = (np.arange(IMAGE_SIZE) - CENTRE)[None, :] / PIXELS_PER_UNIT
-Y: Final = (CENTRE - np.arange(IMAGE_SIZE))[:, None] / PIXELS_PER_UNIT
 
 Mask = npt.NDArray[np.float64]  # (Hpx, Wpx)
+
+
+class Grid(NamedTuple):
+    """Where the pixels of a frame are, y upwards."""
+
+    x: Mask  # (1, Wpx)
+    y: Mask  # (Hpx, 1)
 
 
 class Disc(NamedTuple):
@@ -44,38 +50,46 @@ class Disc(NamedTuple):
     kind: str
 
 
-def draw(world: World, behind: list[Disc]) -> Image:
-    """Return a picture ``(64, 64, 3)``; later things cover earlier ones."""
-    image = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), BACKGROUND)
+def draw(world: World, behind: list[Disc], image_size: int) -> Image:
+    """Return a picture ``(image_size, image_size, 3)``; later things cover earlier ones."""
+    image, grid = np.full((image_size, image_size, 3), BACKGROUND), _grid(image_size)
     for disc in behind:
-        _paint(image, _disc(disc), disc.kind)
+        _paint(image, _disc(grid, disc), disc.kind)
     if world.wall:
-        _paint(image, _bar(np.array((0.0, -1.3)), np.array((0.0, WALL_TOP)), WALL_HALF_WIDTH), "wall")
+        _paint(image, _bar(grid, np.array((0.0, -1.3)), np.array((0.0, WALL_TOP)), WALL_HALF_WIDTH), "wall")
     if world.block is not None:
-        _paint(image, _disc(Disc(world.block, "block")), "block")
+        _paint(image, _disc(grid, Disc(world.block, "block")), "block")
     if world.arm is not None:
         for start, end in ((BASE, world.arm.elbow), (world.arm.elbow, world.arm.tip)):
-            _paint(image, _bar(start, end, LINK_HALF_WIDTH), "arm")
-    _paint(image, _disc(Disc(world.effector, "effector")), "effector")
+            _paint(image, _bar(grid, start, end, LINK_HALF_WIDTH), "arm")
+    _paint(image, _disc(grid, Disc(world.effector, "effector")), "effector")
     frame: Image = image.astype(np.uint8)
     return frame
+
+
+@cache
+def _grid(image_size: int) -> Grid:
+    pixels, centre = np.arange(image_size, dtype=np.float64), (image_size - 1) / 2
+    pixels_per_unit = image_size / IMAGE_SIZE * PIXELS_PER_UNIT
+    return Grid((pixels - centre)[None, :] / pixels_per_unit, (centre - pixels)[:, None] / pixels_per_unit)
 
 
 def _paint(image: npt.NDArray[np.float64], mask: Mask, kind: str) -> None:
     image += mask[..., None] * (COLOURS[kind] - image)
 
 
-def _disc(disc: Disc) -> Mask:
-    distance = np.sqrt((X - disc.position[0]) ** 2 + (Y - disc.position[1]) ** 2)
+def _disc(grid: Grid, disc: Disc) -> Mask:
+    distance = np.sqrt((grid.x - disc.position[0]) ** 2 + (grid.y - disc.position[1]) ** 2)
     return _soft(distance, RADII[disc.kind], DISC_EDGE)
 
 
-def _bar(start: Vector, end: Vector, half_width: float) -> Mask:
+def _bar(grid: Grid, start: Vector, end: Vector, half_width: float) -> Mask:
     """Return a line of some width with round ends."""
     along = end - start
-    share = ((X - start[0]) * along[0] + (Y - start[1]) * along[1]) / (along @ along)
+    x, y = grid.x - start[0], grid.y - start[1]
+    share = (x * along[0] + y * along[1]) / (along @ along)
     share = np.clip(share, 0.0, 1.0)
-    distance = np.sqrt((X - start[0] - share * along[0]) ** 2 + (Y - start[1] - share * along[1]) ** 2)
+    distance = np.sqrt((x - share * along[0]) ** 2 + (y - share * along[1]) ** 2)
     return _soft(distance, half_width, BAR_EDGE)
 
 

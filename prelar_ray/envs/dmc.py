@@ -17,6 +17,7 @@ from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
 from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
 from prelar_ray.errors import ConfigError
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["DeepMindControl", "task_names"]
 
@@ -34,7 +35,7 @@ class DeepMindControl(PixelEnv):
         render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
         action_repeat: environment steps per action.
         seed: seed of the stream of episodes.
-        render_mode: see :class:`PixelEnv`.
+        render_mode, image_size: see :class:`PixelEnv`.
         vector_key: one of the suite's observations, or ``observation`` for all of them, in the suite's order.
 
     Raises:
@@ -54,6 +55,7 @@ class DeepMindControl(PixelEnv):
         seed: int | None = None,
         render_mode: RenderMode = None,
         vector_key: str = "",
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         check_task_name("task", task, task_names())
         self._environment = _suite().load(*task.split("-", 1))
@@ -65,13 +67,14 @@ class DeepMindControl(PixelEnv):
         self._vector_keys = list(shapes) if vector_key == EVERYTHING else [key for key in shapes if key == vector_key]
         size = sum(math.prod(shapes[key]) for key in self._vector_keys)
         self._seen: Mapping[str, Any] = {}  # the suite's own observations
-        super().__init__(bounds.shape[0], EPISODE_STEPS, action_repeat, seed, render_mode, size)
+        super().__init__(bounds.shape[0], EPISODE_STEPS, action_repeat, seed, render_mode, size, image_size)
         self._low, self._high = bounds.minimum, bounds.maximum  # (A,)
         physics = self._environment.physics
         self._camera = camera
         self._quality = render_quality
         number = place_camera(physics.model.ptr, camera, f"dmc/{task}")
-        self._renderer = FrameRenderer(physics.model.ptr, physics.data.ptr, number, render_quality)
+        model, data = physics.model.ptr, physics.data.ptr
+        self._renderer = FrameRenderer(model, data, number, render_quality, image_size=image_size)
 
     @property
     def render_attributes(self) -> dict[str, Any]:

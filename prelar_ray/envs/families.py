@@ -56,7 +56,8 @@ class _MetaWorld(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "corner" if env.camera == "default" else env.camera  # the published one
-        return metaworld.MetaWorld(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
+        drawn = camera, env.render_quality, env.action_repeat, seed
+        return metaworld.MetaWorld(task, *drawn, vector_key=env.vector_key, image_size=env.image_size)
 
 
 class _DeepMindControl(Family):
@@ -65,7 +66,8 @@ class _DeepMindControl(Family):
 
     def make(self, task: str, env: EnvConfig, seed: int) -> PixelEnv:
         camera = "0" if env.camera == "default" else env.camera
-        return dmc.DeepMindControl(task, camera, env.render_quality, env.action_repeat, seed, vector_key=env.vector_key)
+        drawn = camera, env.render_quality, env.action_repeat, seed
+        return dmc.DeepMindControl(task, *drawn, vector_key=env.vector_key, image_size=env.image_size)
 
 
 class _BuiltIn(Family):
@@ -76,5 +78,5 @@ class _BuiltIn(Family):
         if env.camera != "default":
             raise ConfigError(f"env.camera={env.camera}: {env.task} has no cameras; leave env.camera=default")
         if task == "point-reach":
-            return PointReach(env.action_repeat, seed)
-        return arena.Arena(task, env.action_repeat, seed)
+            return PointReach(env.action_repeat, seed, image_size=env.image_size)
+        return arena.Arena(task, env.action_repeat, seed, image_size=env.image_size)

@@ -51,7 +51,7 @@ class GymEnv(PixelEnv):
     """An environment of gymnasium with images in its observation, or that renders arrays.
 
     Its actions are a bounded Box of any shape, scaled to [-1, 1] and flat, or choices (Discrete, MultiDiscrete) as
-    one-hot vectors. The images, of any size, are brought to 64x64 as ``env.fit`` says. Success is
+    one-hot vectors. The images, of any size, are brought to ``env.image_size`` as ``env.fit`` says. Success is
     ``info[env.success_key]``; without one there is no success. Nothing says whether it ever terminates: it may.
 
     Args:
@@ -81,7 +81,7 @@ class GymEnv(PixelEnv):
         except ConfigError:
             self._env.close()
             raise
-        super().__init__(self._given.space, limit, env.action_repeat, seed, None, size)
+        super().__init__(self._given.space, limit, env.action_repeat, seed, None, size, env.image_size)
         self.wrapped = self._env.unwrapped
         self._observation: Any = None
         self._cut = False
@@ -139,7 +139,8 @@ class GymEnv(PixelEnv):
             image = self._env.render()
         else:
             image = self._observation if self._key == EVERYTHING else self._observation[self._key]
-        return fitted(_coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}"), self._config.fit)
+        pixels = _coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}")
+        return fitted(pixels, self._config.fit, self.image_size)
 
 
 def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:

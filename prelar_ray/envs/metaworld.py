@@ -22,6 +22,7 @@ from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv, RenderMode
 from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
 from prelar_ray.errors import ConfigError
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["MetaWorld", "frames_per_second", "task_names"]
 
@@ -45,7 +46,7 @@ class MetaWorld(PixelEnv):
         render_quality: see :func:`prelar_ray.envs.rendering.apply_quality`.
         action_repeat: environment steps per action.
         seed: seed of the stream of goals.
-        render_mode: see :class:`PixelEnv`.
+        render_mode, image_size: see :class:`PixelEnv`.
         vector_key: one of :data:`VECTORS`.
 
     Raises:
@@ -62,12 +63,13 @@ class MetaWorld(PixelEnv):
         seed: int | None = None,
         render_mode: RenderMode = None,
         vector_key: str = "",
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         check_task_name("task", task, task_names())
         if vector_key not in VECTORS:
             known = ", ".join(filter(None, VECTORS))
             raise ConfigError(f"env.vector_key={vector_key}: metaworld/{task} has no such vector; it has {known}")
-        super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode, VECTORS[vector_key])
+        super().__init__(4, EPISODE_STEPS, action_repeat, seed, render_mode, VECTORS[vector_key], image_size)
         self._mujoco = import_simulator("mujoco")
         self._simulator = _build_simulator(task)
         self._expert = import_simulator("metaworld.policies").ENV_POLICY_MAP[task]()
@@ -79,7 +81,8 @@ class MetaWorld(PixelEnv):
         if camera == MOVED:
             model.cam_pos[number] = MOVED_TO
         self._flipped = isinstance(camera, str) and camera.startswith("corner") and hangs_upside_down(model, number)
-        self._renderer = FrameRenderer(model, self._simulator.data, number, render_quality, self._flipped)
+        data = self._simulator.data
+        self._renderer = FrameRenderer(model, data, number, render_quality, self._flipped, image_size)
 
     @property
     def render_attributes(self) -> dict[str, Any]:
@@ -134,9 +137,9 @@ def task_names() -> list[str]:
     return list(import_simulator("metaworld").ALL_V3_ENVIRONMENTS)
 
 
-def frames_per_second(quality: Quality, frames: int = 20) -> float:
+def frames_per_second(quality: Quality, image_size: int, frames: int = 20) -> float:
     """Return how many frames of reach-v3 are drawn in a second."""
-    env = MetaWorld(render_quality=quality, seed=0)
+    env = MetaWorld(render_quality=quality, seed=0, image_size=image_size)
     try:
         env.reset()  # draws the first frame, which includes building the OpenGL context
         start = time.perf_counter()

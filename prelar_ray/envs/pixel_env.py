@@ -28,7 +28,7 @@ RenderMode = Literal["rgb_array"] | None
 class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     """One task seen through a camera.
 
-    Observation ``{"image": uint8 (64, 64, 3)}``, actions float32 ``(A,)`` in [-1, 1], ``info["success"]`` a bool at
+    Observation ``{"image": uint8 (Hpx, Wpx, 3)}``, actions float32 ``(A,)`` in [-1, 1], ``info["success"]`` a bool at
     every step and reset. All randomness comes from the seed: equal seeds give equal streams of episodes, and
     ``reset(seed=...)`` starts a new stream. The end of time truncates an episode and never terminates it.
 
@@ -39,6 +39,7 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         seed: seed of the stream of episodes; None draws one from the operating system.
         render_mode: what :meth:`render` returns; the observation holds the same image.
         vector_size: numbers V in the vector beside the image; 0 for none.
+        image_size: height and width of frames, pixels.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
@@ -59,14 +60,15 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         seed: int | None,
         render_mode: RenderMode,
         vector_size: int = 0,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         observed: dict[str, spaces.Space[Any]] = {
-            "image": spaces.Box(0, 255, shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+            "image": spaces.Box(0, 255, shape=(image_size, image_size, 3), dtype=np.uint8)
         }
         if vector_size:
             observed["vector"] = spaces.Box(-np.inf, np.inf, shape=(vector_size,), dtype=np.float32)
         self.observation_space = spaces.Dict(observed)
-        self.vector_size = vector_size
+        self.vector_size, self.image_size = vector_size, image_size
         self.actions = ActionSpace.of(actions)
         self.action_space = spaces.Box(-1.0, 1.0, shape=(self.actions.size,), dtype=np.float32)
         self.render_mode = render_mode

@@ -26,9 +26,8 @@ SMALLEST_START_DISTANCE: Final = 0.5
 BACKGROUND: Final = 128.0
 TARGET_COLOUR: Final = np.array((-110.0, 110.0, -110.0))  # added to the background: green
 EFFECTOR_COLOUR: Final = np.array((110.0, -110.0, -110.0))  # red
-WIDTH: Final = 10.0  # standard deviation of both spots, pixels
+WIDTH: Final = 10.0  # standard deviation of both spots, pixels at 64x64; larger frames show the same with more of them
 PIXELS_PER_UNIT: Final = (IMAGE_SIZE - 1) / 2 - WIDTH
-PIXELS: Final = np.arange(IMAGE_SIZE)
 
 
 class PointReach(PixelEnv):
@@ -38,8 +37,14 @@ class PointReach(PixelEnv):
     positions are uniform over the arena, at least 0.5 apart at the start.
     """
 
-    def __init__(self, action_repeat: int = 1, seed: int | None = None, render_mode: RenderMode = None) -> None:
-        super().__init__(2, EPISODE_STEPS, action_repeat, seed, render_mode)
+    def __init__(
+        self,
+        action_repeat: int = 1,
+        seed: int | None = None,
+        render_mode: RenderMode = None,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
+        super().__init__(2, EPISODE_STEPS, action_repeat, seed, render_mode, image_size=image_size)
         self._effector = np.zeros(2)  # (x, y), y upwards
         self._target = np.zeros(2)
 
@@ -91,15 +96,17 @@ class PointReach(PixelEnv):
         return float(np.linalg.norm(self._effector - self._target))
 
     def _draw(self) -> Image:
-        image = BACKGROUND + _spot(self._target) * TARGET_COLOUR + _spot(self._effector) * EFFECTOR_COLOUR
+        target, effector = (_spot(position, self.image_size) for position in (self._target, self._effector))
+        image = BACKGROUND + target * TARGET_COLOUR + effector * EFFECTOR_COLOUR
         frame: Image = np.nan_to_num(image, nan=BACKGROUND).clip(0, 255).astype(np.uint8)
         return frame
 
 
-def _spot(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _spot(position: npt.NDArray[np.float64], image_size: int) -> npt.NDArray[np.float64]:
     """Return the brightness of a round spot, from 0 to 1, ``(Hpx, Wpx, 1)``."""
-    centre = (IMAGE_SIZE - 1) / 2
-    columns = np.exp(-0.5 * ((PIXELS - (centre + PIXELS_PER_UNIT * position[0])) / WIDTH) ** 2)
-    rows = np.exp(-0.5 * ((PIXELS - (centre - PIXELS_PER_UNIT * position[1])) / WIDTH) ** 2)
+    scale, centre, pixels = image_size / IMAGE_SIZE, (image_size - 1) / 2, np.arange(image_size)
+    along, width = scale * PIXELS_PER_UNIT * position, scale * WIDTH
+    columns = np.exp(-0.5 * ((pixels - (centre + along[0])) / width) ** 2)
+    rows = np.exp(-0.5 * ((pixels - (centre - along[1])) / width) ** 2)
     spot: npt.NDArray[np.float64] = np.outer(rows, columns)[..., None]
     return spot

@@ -48,6 +48,7 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     made = families()[family].make(name, env, seed)
     try:
         _check_vector(env, made.vector_size)
+        _check_image_size(env, made.image_size)
     except ConfigError:
         made.close()
         raise
@@ -61,6 +62,15 @@ def _check_vector(env: EnvConfig, found: int) -> None:
         raise ConfigError(
             f"env.vector_size={env.vector_size}: {env.vector_key} of {env.task} has {found} numbers; "
             f"set env.vector_size={found}"
+        )
+
+
+def _check_image_size(env: EnvConfig, found: int) -> None:
+    """Refuse an environment of another package that does not follow the setting."""
+    if found != env.image_size:
+        raise ConfigError(
+            f"env.image_size={env.image_size}: {env.task} draws {found} x {found} pixels; set env.image_size={found}, "
+            "or have its family give PixelEnv image_size=env.image_size"
         )
 
 
@@ -79,7 +89,7 @@ def register_gymnasium() -> None:
     """Register the families with gymnasium; calling it again changes nothing.
 
     Ids ``prelar_ray/point-reach-v0``, ``prelar_ray/arena-v0``, ``prelar_ray/metaworld-v0`` and ``prelar_ray/dmc-v0``;
-    all take ``action_repeat`` and ``seed``, all but the first ``task``, and the last two ``camera`` and
+    all take ``action_repeat``, ``seed`` and ``image_size``, all but the first ``task``, and the last two ``camera`` and
     ``render_quality``. From a program that has not imported this package:
     ``gymnasium.make("prelar_ray.envs:prelar_ray/point-reach-v0")``.
     """

@@ -102,7 +102,7 @@ def apply_quality(model: Any, quality: Quality) -> None:
 
 
 class FrameRenderer:
-    """Draws a simulation through one camera, 64x64 pixels.
+    """Draws a simulation through one camera.
 
     The OpenGL context is made for the first frame. It is freed by :meth:`close`, or else before the interpreter
     shuts OpenGL down.
@@ -113,19 +113,29 @@ class FrameRenderer:
         camera: number of the camera.
         quality: see :func:`apply_quality`.
         flip_rows: reverse the rows, for cameras that hang upside down.
+        image_size: height and width of frames, pixels.
     """
 
-    def __init__(self, model: Any, data: Any, camera: int, quality: Quality, flip_rows: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        camera: int,
+        quality: Quality,
+        flip_rows: bool = False,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
         apply_quality(model, quality)
-        model.vis.global_.offwidth = model.vis.global_.offheight = IMAGE_SIZE
+        model.vis.global_.offwidth = model.vis.global_.offheight = image_size
         self._model = model
         self._data = data
         self._camera = camera
         self._flip_rows = flip_rows
+        self._image_size = image_size
         self._renderer: Any = None
 
     def draw(self) -> Image:
-        """Return the present frame, uint8 ``(64, 64, 3)``.
+        """Return the present frame, uint8 ``(Hpx, Wpx, C)``.
 
         A driver that hangs in the first frame ends the process, with the advice on stderr.
 
@@ -148,7 +158,7 @@ class FrameRenderer:
         mujoco = import_simulator("mujoco")
         try:
             with own_device():
-                self._renderer = mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
+                self._renderer = mujoco.Renderer(self._model, self._image_size, self._image_size)
         except (*_OPENGL_ERRORS, mujoco.FatalError) as error:
             raise _not_working(configure_gl(), error) from error
         _open_renderers.add(self)

@@ -50,7 +50,7 @@ class RenderingReport:
         return self.egl_device is not None and self.chosen is not None and self.egl_device != self.chosen
 
 
-def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> RenderingReport:
+def check_rendering(quality: Quality = "full", image_size: int = IMAGE_SIZE, timeout: float = 120.0) -> RenderingReport:
     """Draw known scenes in a child process and report device, speed and orientation.
 
     Raises:
@@ -58,7 +58,7 @@ def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> Render
     """
     code = (
         "import dataclasses, json; from prelar_ray.envs import rendering_check; "
-        f"print(json.dumps(dataclasses.asdict(rendering_check.rendering_report({quality!r}))))"
+        f"print(json.dumps(dataclasses.asdict(rendering_check.rendering_report({quality!r}, {image_size}))))"
     )
     backend = configure_gl()
     try:
@@ -68,7 +68,7 @@ def check_rendering(quality: Quality = "full", timeout: float = 120.0) -> Render
     return RenderingReport(**json.loads(output.splitlines()[-1]))
 
 
-def rendering_report(quality: Quality) -> RenderingReport:
+def rendering_report(quality: Quality, image_size: int) -> RenderingReport:
     """Draw known scenes in this process.
 
     Raises:
@@ -82,7 +82,7 @@ def rendering_report(quality: Quality) -> RenderingReport:
         name = str(opengl.glGetString(opengl.GL_RENDERER).decode())
     finally:
         context.free()
-    report = RenderingReport(backend, name, metaworld.frames_per_second(quality), upright)
+    report = RenderingReport(backend, name, metaworld.frames_per_second(quality, image_size), upright)
     if backend != "egl":
         return report
     drawing = drawing_device()
@@ -118,5 +118,6 @@ def _red_above_blue(model: Any, data: Any, camera: int) -> bool:
         red, _, blue = np.moveaxis(renderer.draw().astype(np.float64), -1, 0)  # each (Hpx, Wpx)
     finally:
         renderer.close()
-    top, bottom = slice(None, IMAGE_SIZE // 2), slice(IMAGE_SIZE // 2, None)
+    middle = len(red) // 2
+    top, bottom = slice(None, middle), slice(middle, None)
     return bool(red[top].mean() > blue[top].mean() and blue[bottom].mean() > red[bottom].mean())

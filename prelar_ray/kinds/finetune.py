@@ -98,7 +98,8 @@ class Finetune(Kind):
         from prelar_ray.learning.timing import ACTION, noise_batch, time_updates
 
         learner = FinetuneLearner(config, ACTION)
-        batch = noise_batch(config.finetune.batch_size, config.finetune.segment_length, config.env.vector_size)
+        shape = config.finetune.batch_size, config.finetune.segment_length
+        batch = noise_batch(*shape, config.env.vector_size, config.env.image_size)
         if config.finetune.clip_rows:
             batch, clips = batch.split([config.finetune.replay_rows, config.finetune.clip_rows])
             return time_updates(lambda: learner.update(batch, clips.image), updates)

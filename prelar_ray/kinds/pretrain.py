@@ -76,5 +76,7 @@ class Pretrain(Kind):
         from prelar_ray.learning.timing import noise_batch, time_updates
 
         learner = PretrainLearner(config)
-        batch = noise_batch(config.pretrain.batch_size, config.pretrain.segment_length)
+        batch = noise_batch(
+            config.pretrain.batch_size, config.pretrain.segment_length, image_size=config.env.image_size
+        )
         return time_updates(lambda: learner.update(batch.image), updates)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ CHANGE = 8.0
 
 Array = npt.NDArray[np.float64]
 Labelled = tuple[Frames, Array]
-"""Frames of an episode ``(T, 64, 64, 3)``, and the true action ``(T - k, A)`` of every pair of frames k apart."""
+"""Frames of an episode ``(T, Hpx, Wpx, C)``, and the true action ``(T - k, A)`` of every pair of frames k apart."""
 
 
 class Ceiling(NamedTuple):
@@ -77,7 +78,7 @@ def ceiling(
     goal = torch.from_numpy((data.action - offset) / scale).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(3 * frames, goal.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _network(3 * frames, goal.shape[1], data.pictures.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pairs = _fit(network, data, goal, fit, check, rng, on_pairs)
     scale = scale * _calibrated(_predict(network, data, check), goal[check].double().numpy())
     predicted, true = [], []
@@ -93,7 +94,7 @@ class _Pairs:
 
     def __init__(self, episodes: Sequence[Labelled], frames: int) -> None:
         lengths = [len(pictures) for pictures, _ in episodes]
-        self.pictures = np.concatenate([pictures for pictures, _ in episodes])  # (sum of T, 64, 64, 3)
+        self.pictures = np.concatenate([pictures for pictures, _ in episodes])  # (sum of T, Hpx, Wpx, C)
         self.action = np.concatenate([action for _, action in episodes])  # (N, A)
         rows = []
         for first, length, (_, action) in zip(np.cumsum([0, *lengths]), lengths, episodes, strict=False):
@@ -115,15 +116,17 @@ class _Pairs:
         return np.flatnonzero(~held_back), np.flatnonzero(held_back)
 
     def inputs(self, index: npt.NDArray[np.int64]) -> Tensor:
-        """Return ``(N, 3 * frames, 64, 64)``, channels last: the last frame, and how the others differ from it."""
+        """Return ``(N, 3 * frames, Hpx, Wpx)``, channels last: the last frame, and how the others differ from it."""
         *others, last = (torch.from_numpy(self.pictures[rows]).float().div_(255) for rows in self.rows[index].T)
-        parts = [last - 0.5, *(CHANGE * (last - other) for other in others)]  # (N, 64, 64, 3) each
+        parts = [last - 0.5, *(CHANGE * (last - other) for other in others)]  # (N, Hpx, Wpx, C) each
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
 
-def _network(channels: int, outputs: int) -> nn.Sequential:
+def _network(channels: int, outputs: int, image_size: int) -> nn.Sequential:
+    """Return convolutions that halve frames down to 4x4, and two layers."""
     layers: list[nn.Module] = []
-    for inputs, size in ((channels, 16), (16, 32), (32, 64), (64, 64)):
+    widths = [channels, 16, 32, *[64] * ((image_size // 4).bit_length() - 3)]
+    for inputs, size in pairwise(widths):
         layers += [nn.Conv2d(inputs, size, 3, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 128), nn.ReLU(), nn.Linear(128, outputs))
 

@@ -44,7 +44,7 @@ class PretrainLearner(BaseLearner):
 
     def __init__(self, config: RunConfig, noise: Noise | None = None, ranks: Ranks = ALONE) -> None:
         super().__init__(config, noise, ranks)
-        self.model = self._place(PretrainWorldModel(config.world_model))
+        self.model = self._place(PretrainWorldModel.of_run(config))
         if self._compiles:
             compile_networks(self.model)
         self.optimizer = Optimizer([self.model, self.balance], config.pretrain.optimizer, ranks=ranks)

@@ -16,10 +16,10 @@ ACTION = 4
 """Size A of the action in a batch of noise, Meta-World's."""
 
 
-def noise_batch(rows: int, length: int, vector: int = 0) -> SequenceBatch:
+def noise_batch(rows: int, length: int, vector: int = 0, image_size: int = IMAGE_SIZE) -> SequenceBatch:
     """Return ``B`` segments of ``T`` steps of noise, the same each time, with vectors of size V."""
     rng, shape = np.random.default_rng(0), (rows, length)
-    image = rng.integers(0, 256, (*shape, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (*shape, image_size, image_size, 3), dtype=np.uint8)
     action = rng.uniform(-1, 1, (*shape, ACTION)).astype(np.float32)
     flags = np.zeros(shape, np.bool_)
     reward, vectors = (rng.normal(size=size).astype(np.float32) for size in (shape, (*shape, vector)))

@@ -5,7 +5,7 @@ The latent state then need not represent the static parts of the scene.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["LARGEST_SIDE", "ContextAttention", "ContextEncoder", "SceneContext"]
 
-LARGEST_SIDE = IMAGE_SIZE // 4
+LARGEST_SIDE: Final = 16
 """Side of the largest feature maps with attention, pixels; attention at 32x32 would dominate the cost."""
 
 
@@ -39,10 +39,10 @@ class SceneContext(NamedTuple):
 class ContextEncoder(nn.Module):
     """Encodes the context frame with a separate trunk like the image encoder's; returns intermediate feature maps."""
 
-    def __init__(self, conv: ConvConfig, config: ContextConfig) -> None:
+    def __init__(self, conv: ConvConfig, config: ContextConfig, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.mask = config.mask
-        self.trunk = ResidualEncoder(3, conv)
+        self.trunk = ResidualEncoder(3, conv, image_size)
 
     def forward(self, image: Tensor, noise: Noise) -> dict[int, SceneContext]:
         """Return the context of every sequence by the side of its feature maps.

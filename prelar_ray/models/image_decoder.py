@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prelar_ray.config import ContextConfig, ConvConfig
 from prelar_ray.models.context import LARGEST_SIDE, ContextAttention, SceneContext
-from prelar_ray.models.resnet import ResidualLayer
+from prelar_ray.models.resnet import ResidualLayer, innermost_map, stack_count
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["ImageDecoder", "image_log_prob"]
@@ -23,15 +23,16 @@ class ImageDecoder(nn.Module):
     With ``context`` enabled, every second residual layer below 32x32 attends to a context frame first (ContextWM).
     """
 
-    def __init__(self, feature: int, config: ConvConfig, context: ContextConfig | None = None) -> None:
+    def __init__(
+        self, feature: int, config: ConvConfig, context: ContextConfig | None = None, image_size: int = IMAGE_SIZE
+    ) -> None:
         super().__init__()
-        self.side = IMAGE_SIZE // 2 ** (config.stacks + 1)
-        self.channels = config.depth * 2 ** (config.stacks - 1)
+        self.channels, self.side = innermost_map(config, image_size)
         self.linear_in = nn.Linear(feature, self.channels * self.side * self.side)
         self.stacks = nn.ModuleList()
         self.attentions = nn.ModuleDict()  # by "stack_layer"
         inputs, side = self.channels, self.side
-        for i in range(config.stacks):
+        for i in range(stack_count(config, image_size)):
             outputs, side = inputs // 2, 2 * side
             sizes = [inputs] * config.layers + [outputs]  # the last layer of a stack halves the channels
             pairs = pairwise(sizes)

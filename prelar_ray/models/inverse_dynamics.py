@@ -10,6 +10,7 @@ from prelar_ray.config import WorldModelConfig
 from prelar_ray.models.latent_action import CategoricalAction, DeterministicAction, GaussianAction, LatentAction
 from prelar_ray.models.layers import full_precision
 from prelar_ray.models.resnet import ResidualEncoder, residual_encoder_size
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["InverseDynamicsEncoder"]
 
@@ -20,16 +21,17 @@ class InverseDynamicsEncoder(nn.Module):
     Eq. (11) has n = 2. Frames before the first of a sequence are the first again.
     """
 
-    def __init__(self, config: WorldModelConfig) -> None:
+    def __init__(self, config: WorldModelConfig, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.size = config.latent_action
         self.input = config.inverse_dynamics_input
         self.distribution = config.latent_action_distribution
         self.classes = config.latent_action_classes
         self.frames = config.inverse_dynamics_frames
-        self.trunk = ResidualEncoder(3 * self.frames if self.input == "pair" else 3, config.inverse_dynamics)
+        channels = 3 * self.frames if self.input == "pair" else 3
+        self.trunk = ResidualEncoder(channels, config.inverse_dynamics, image_size)
         hidden = config.inverse_dynamics_head.hidden
-        self.hidden = nn.Linear(residual_encoder_size(config.inverse_dynamics), hidden)
+        self.hidden = nn.Linear(residual_encoder_size(config.inverse_dynamics, image_size), hidden)
         self.out = nn.Linear(hidden, self.size * (2 if self.distribution == "gaussian" else 1))
 
     def forward(self, image: Tensor) -> LatentAction:

@@ -15,7 +15,16 @@ from prelar_ray.errors import CheckpointError
 from prelar_ray.models.layer_norm import LayerNorm2d
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["ResidualEncoder", "ResidualLayer", "fold_norms", "folded_config", "norm_layer", "residual_encoder_size"]
+__all__ = [
+    "ResidualEncoder",
+    "ResidualLayer",
+    "fold_norms",
+    "folded_config",
+    "innermost_map",
+    "norm_layer",
+    "residual_encoder_size",
+    "stack_count",
+]
 
 _EPS = 1e-5
 
@@ -79,25 +88,41 @@ def folded_config(config: ConvConfig) -> ConvConfig:
     return config.model_copy(update={"norm": "none"}) if config.norm == "batch" else config
 
 
-def residual_encoder_size(config: ConvConfig) -> int:
-    """Length of the vector that :class:`ResidualEncoder` returns."""
-    side = IMAGE_SIZE // 2 ** (config.stacks + 1)
-    channels: int = config.depth * 2 ** (config.stacks - 1)
+def stack_count(config: ConvConfig, image_size: int) -> int:
+    """Return the residual stacks for frames of ``image_size`` pixels: one more for each doubling of 64.
+
+    So the smallest feature map keeps its side, and the embedding E grows with its channels: twofold at 128. With equal
+    stacks E, and the layers of RSSM and decoder at it, would grow fourfold, and receptive fields would not grow.
+    """
+    return config.stacks + (image_size // IMAGE_SIZE).bit_length() - 1
+
+
+def innermost_map(config: ConvConfig, image_size: int) -> tuple[int, int]:
+    """Return channels and side of the smallest feature map: that behind an encoder's last stack."""
+    stacks = stack_count(config, image_size)
+    channels: int = config.depth * 2 ** (stacks - 1)
+    side: int = image_size // 2 ** (stacks + 1)
+    return channels, side
+
+
+def residual_encoder_size(config: ConvConfig, image_size: int = IMAGE_SIZE) -> int:
+    """Length of the vector that :class:`ResidualEncoder` returns for frames of ``image_size`` pixels."""
+    channels, side = innermost_map(config, image_size)
     return channels * side * side
 
 
 class ResidualEncoder(nn.Module):
     """Frames to vectors: strided convolution and ELU, then residual stacks with average pooling.
 
-    ``(N, channels, 64, 64) -> (N, E)``, flattened in (channel, row, column) order.
+    ``(N, channels, Hpx, Wpx) -> (N, E)``, flattened in (channel, row, column) order.
     """
 
-    def __init__(self, channels: int, config: ConvConfig) -> None:
+    def __init__(self, channels: int, config: ConvConfig, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(channels, config.depth, 3, stride=2, padding=1)
         self.stacks = nn.ModuleList()
         inputs = config.depth
-        for i in range(config.stacks):
+        for i in range(stack_count(config, image_size)):
             outputs = config.depth * 2**i
             sizes = [inputs] + [outputs] * config.layers
             pairs = pairwise(sizes)

@@ -24,6 +24,7 @@ from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.two_hot import scalar_head
 from prelar_ray.models.vector import VectorEncoder, VectorHead, joined
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
 
@@ -40,21 +41,30 @@ class WorldModel(nn.Module):
 
     inverse_dynamics: InverseDynamicsEncoder | None
 
-    def __init__(self, config: WorldModelConfig, latent_action: int | None = None, beside: int = 0) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        latent_action: int | None = None,
+        beside: int = 0,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
         """Build for action inputs of size ``latent_action``, by default those of pre-training.
 
         Args:
             beside: numbers that the dynamics observe beside the image's embedding.
+            image_size: height and width of frames, pixels.
         """
         super().__init__()
-        self.encoder = ImageEncoder(config.encoder)
+        self.encoder = ImageEncoder(config.encoder, image_size)
         self.rssm: RSSM | StackedRSSM
         if latent_action is None:
             self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
         else:
             self.rssm = dynamics(config, self.encoder.size + beside, latent_action)
-        self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context)
-        self.context_encoder = ContextEncoder(config.encoder, config.context) if config.context.enabled else None
+        self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
+        self.context_encoder: ContextEncoder | None = None
+        if config.context.enabled:
+            self.context_encoder = ContextEncoder(config.encoder, config.context, image_size)
 
     def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
         """Return the context of the decoder; None in methods without context.
@@ -68,17 +78,22 @@ class WorldModel(nn.Module):
 class PretrainWorldModel(WorldModel):
     """World model of pre-training; latent actions are inferred by inverse dynamics, Eq. (11), or are zeros."""
 
-    def __init__(self, config: WorldModelConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: WorldModelConfig, image_size: int = IMAGE_SIZE) -> None:
+        super().__init__(config, image_size=image_size)
         if config.latent_action_source == "none":
             raise ConfigError(
                 "world_model.latent_action_source=none: this method learns from scratch; start with finetune, "
                 "or choose a --method that pre-trains"
             )
         inferred = config.latent_action_source == "inverse_dynamics"
-        self.inverse_dynamics = InverseDynamicsEncoder(config) if inferred else None
+        self.inverse_dynamics = InverseDynamicsEncoder(config, image_size) if inferred else None
         self.latent_action = config.latent_action
         initialise(self)
+
+    @classmethod
+    def of_run(cls, config: RunConfig) -> Self:
+        """Build the networks of a run."""
+        return cls(config.world_model, config.env.image_size)
 
     def infer_latent_actions(self, image: Tensor) -> LatentAction | None:
         """Distribution of the latent action of every pair of frames, ``(B, T, C, Hpx, Wpx) -> (B, T-1, L)``.
@@ -112,15 +127,16 @@ class FinetuneWorldModel(WorldModel):
         action_decoder: bool = False,
         discount: bool = False,
         vector: int = 0,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         """Build for actions of size A and vectors of size V, with the optional parts that are named."""
         encoder = action_input(config, action)
-        super().__init__(config, encoder.size, config.vector.units if vector else 0)
+        super().__init__(config, encoder.size, config.vector.units if vector else 0, image_size)
         self.action_encoder = encoder
         head = partial(scalar_head, self.rssm.feature, config.reward_head, config.reward_distribution)
         self.reward = head()
         self.aux_reward = head() if aux_reward else None
-        self.inverse_dynamics = InverseDynamicsEncoder(config) if inverse_dynamics else None
+        self.inverse_dynamics = InverseDynamicsEncoder(config, image_size) if inverse_dynamics else None
         self.action_decoder: ActionDecoder | None = None
         if action_decoder:
             self.action_decoder = ActionDecoder(config.latent_action, config.action_encoder, action)
@@ -145,6 +161,7 @@ class FinetuneWorldModel(WorldModel):
             *switches,
             discount=config.behaviour.learns_discount(terminates),
             vector=config.env.vector_size,
+            image_size=config.env.image_size,
         )
 
     def observed(self, embed: Tensor, vector: Tensor | None) -> Tensor:

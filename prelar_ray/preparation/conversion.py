@@ -23,7 +23,7 @@ class Piece:
     """An episode of the store."""
 
     frames: Frames
-    """uint8 ``(T, 64, 64, 3)``."""
+    """uint8 ``(T, Hpx, Wpx, C)``."""
     name: str
     actions: Actions | None
     """float32 ``(T, A)``; row 0, which led nowhere, is zero."""

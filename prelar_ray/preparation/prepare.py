@@ -212,7 +212,8 @@ def _open_store(
     check_out(out, resume)
     if not resume:
         ledger = Ledger()
-        return ledger, VideoWriter(out, attributes, preparation.shard_frames, preparation.compression, ledger.note)
+        how = preparation.shard_frames, preparation.compression, ledger.note, preparation.geometry.image_size
+        return ledger, VideoWriter(out, attributes, *how)
     writer = VideoWriter.resume(out, preparation.shard_frames)
     differs = [key for key in attributes if writer.attributes.get(key) != attributes[key]]
     if differs:

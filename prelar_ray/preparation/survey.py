@@ -16,7 +16,7 @@ from prelar_ray.preparation.prepare import Preparation, all_tasks, open_sources
 from prelar_ray.sources.selection import Selection
 from prelar_ray.sources.source import Description, Source
 from prelar_ray.sources.trees import spread
-from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.types import Frames
 from prelar_ray.wording import counted
 
 __all__ = ["Survey", "sample", "survey"]
@@ -35,6 +35,8 @@ TRIAL_FRAMES: Final = 64
 class Survey:
     """What was found."""
 
+    image_size: int
+    """Height and width of the store's frames, pixels."""
     found: tuple[tuple[Path, Description], ...]
     """By source, in their order."""
     items: int
@@ -51,7 +53,7 @@ class Survey:
         for path, found in self.found:
             lines += [f"{path}: {_facts(found)}", *(f"  {note}" for note in found.notes)]
         if self.frames is not None:
-            size = self.frames * IMAGE_SIZE * IMAGE_SIZE * 3 / 1e9
+            size = self.frames * self.image_size**2 * 3 / 1e9
             lines.append(f"to store: about {counted(self.frames, 'frame')}, {size:.2g} GB uncompressed")
         if self.seconds is not None:
             lines.append(f"expected time: {timedelta(seconds=max(1, round(self.seconds)))} on one core")
@@ -71,11 +73,12 @@ def survey(preparation: Preparation, trial: bool = True) -> Survey:
     frames = None
     if None not in counts and preparation.selection.fps is None:
         frames = sum(count or 0 for count in counts) // preparation.selection.every
-    return Survey(found, len(tasks), frames, _time(preparation, sources, tasks, frames) if trial else None)
+    seconds = _time(preparation, sources, tasks, frames) if trial else None
+    return Survey(preparation.geometry.image_size, found, len(tasks), frames, seconds)
 
 
 def sample(preparation: Preparation, episodes: int) -> tuple[list[str], list[Frames]]:
-    """Return names and first frames ``(T, 64, 64, 3)`` of episodes from all over the sources, as they would be stored.
+    """Return names and first frames ``(T, Hpx, Wpx, C)`` of episodes from all over the sources, as they would be kept.
 
     Raises:
         DataError: no episode can be read.

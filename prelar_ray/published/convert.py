@@ -22,6 +22,7 @@ from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.published.files import Published, read_published
 from prelar_ray.published.names import LAYOUTS, official_key, own_key
 from prelar_ray.published.widths import InferredSettings, Setting, infer_settings
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Export", "Imported", "export_state", "import_published"]
 
@@ -40,8 +41,9 @@ _STRUCTURE = (
 _UNPUBLISHED = {
     **{f"world_model.{part}.norm": "layer" for part in ("encoder", "decoder", "inverse_dynamics")},
     **{"world_model.reward_distribution": "two_hot", "behaviour.critic_distribution": "two_hot"},
+    "env.image_size": 128,
 }
-"""Settings under which tensors have published names and other meanings."""
+"""Settings under which tensors have published names and other meanings, or shapes that no published network has."""
 
 _BEHAVIOUR = ("actor", "critic", "slow_critic")
 _FILLED = "bonus.filled"
@@ -114,11 +116,16 @@ def import_published(path: Path, preset: str | None, file: Path | None, override
             type; the named method does not fit.
         ConfigError: the settings are wrong, or contradict a shape.
     """
+    base = load_config(preset, file, overrides)
+    if base.env.image_size != IMAGE_SIZE:
+        raise OfficialCheckpointError(
+            f"{path}: env.image_size={base.env.image_size}: published checkpoints are of {IMAGE_SIZE}x{IMAGE_SIZE} "
+            "images; leave that setting out"
+        )
     published = read_published(path)
     layout = _recognise(published.tensors)
     tensors = _rename(path, published.tensors, layout)
     name = partial(_published_name, layout=layout, keys=tensors.keys())
-    base = load_config(preset, file, overrides)
     inferred = infer_settings(path, tensors, base, name, "wm.af_rssm." in published.aliases)
     settings = inferred.settings
     named = named_value("method", file, overrides)
@@ -266,7 +273,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
     """Return the tensors of this configuration's networks by name, without values."""
     with torch.device("meta"):
         if action is None:
-            return dict(PretrainWorldModel(config.world_model).state_dict())
+            return dict(PretrainWorldModel.of_run(config).state_dict())
         model = FinetuneWorldModel.of_run(config, action)
         expected = model.state_dict() | ActorCritic(model.rssm.feature, action, config.behaviour).state_dict()
         normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()

@@ -330,8 +330,8 @@ class _Inference:
             return  # as expected, or no size explains it: then the shape is wrong, which is reported later
         pixels = side * 2 ** (stacks + 1)
         raise OfficialCheckpointError(
-            f"{self.path}: {self._shown(reading.key)} is made for images of {pixels}x{pixels}, this package works with "
-            f"{IMAGE_SIZE}x{IMAGE_SIZE}"
+            f"{self.path}: {self._shown(reading.key)} is made for images of {pixels}x{pixels}; published "
+            f"checkpoints are imported at {IMAGE_SIZE}x{IMAGE_SIZE}"
         )
 
     @staticmethod

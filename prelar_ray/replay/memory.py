@@ -8,14 +8,10 @@ import psutil
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import ResourceError
-from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["GIB", "STEP_BYTES", "check_replay_fits", "memory_limit", "replay_bytes"]
+__all__ = ["GIB", "check_replay_fits", "memory_limit", "replay_bytes", "step_bytes"]
 
 GIB = 2**30
-
-STEP_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3
-"""Of the frame that a step of experience holds; its numbers are a hundredth of that."""
 
 
 def memory_limit() -> int:
@@ -29,10 +25,15 @@ def memory_limit() -> int:
     return limit
 
 
+def step_bytes(config: RunConfig) -> int:
+    """Bytes of the frame that a step of experience holds; its numbers are a hundredth of that."""
+    return config.env.image_size**2 * 3
+
+
 def replay_bytes(config: RunConfig) -> int:
     """Bytes that one shard of the replay comes to hold: its capacity, or the run if that is shorter."""
     steps = min(config.replay.capacity_steps, config.finetune.env_steps // config.env.action_repeat)
-    return steps // config.replay.shards * STEP_BYTES
+    return steps // config.replay.shards * step_bytes(config)
 
 
 def check_replay_fits(config: RunConfig, limit: int, of: str) -> None:
@@ -43,7 +44,7 @@ def check_replay_fits(config: RunConfig, limit: int, of: str) -> None:
     """
     needed, replay = replay_bytes(config), config.replay
     if needed > limit:
-        half = int(limit / 2 / STEP_BYTES) * replay.shards
+        half = int(limit / 2 / step_bytes(config)) * replay.shards
         raise ResourceError(
             f"replay.capacity_steps={replay.capacity_steps} in replay.shards={replay.shards}: a process would come to "
             f"hold {needed / GIB:.3g} GiB of frames, {of} has {limit / GIB:.3g} GiB; "

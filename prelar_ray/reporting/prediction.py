@@ -42,7 +42,7 @@ def read_prediction(path: Path) -> PredictedFrames:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_FRAME_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_FRAME_BYTES // 2**20} MiB")
         with np.load(path, allow_pickle=False) as arrays:
-            frames = [check_frames(arrays[name], f"{path}: {name}") for name in names]
+            frames = [check_frames(arrays[name], f"{path}: {name}", None) for name in names]
             if arrays["context"].shape or arrays["context"].dtype.kind not in "iu":
                 raise DataError(f"{path}: context is no whole number")
             context = int(arrays["context"])

@@ -9,6 +9,7 @@ import pandas as pd
 from prelar_ray.errors import UsageError
 from prelar_ray.reporting.scores import RunScores, varying_labels
 from prelar_ray.storage.records import NO_SUCCESS, EvaluationRecord
+from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["UNSTATED", "check_protocols", "protocol_of", "protocols_by_task"]
 
@@ -18,6 +19,8 @@ SIMULATORS = {"metaworld": ("metaworld", "mujoco"), "dmc": ("dm_control", "mujoc
 """Per family of tasks: the packages whose versions decide what an episode looks like and is worth."""
 SETTINGS = ("action_repeat", "camera", "render_quality")
 """Of the environment's configuration."""
+USUAL = {"env.image_size": str(IMAGE_SIZE)}
+"""Items that a protocol has only where they differ from these values."""
 
 
 def protocol_of(
@@ -31,6 +34,7 @@ def protocol_of(
         "evaluation.episodes": _joined(len(of.returns) for of in evaluations),
         **{name: str(versions.get(name, UNSTATED)) for name in SIMULATORS.get(task.partition("/")[0], ())},
         **{f"env.{key}": str(env.get(key, UNSTATED)) for key in SETTINGS},
+        **({"env.image_size": str(size)} if (size := env.get("image_size", IMAGE_SIZE)) != IMAGE_SIZE else {}),
     }
 
 
@@ -75,7 +79,10 @@ def _by_task(runs: Iterable[RunScores]) -> dict[str, tuple[list[RunScores], pd.D
     for run in runs:
         if not run.scores.empty:
             members.setdefault(run.task, []).append(run)
-    return {task: (of, pd.DataFrame([run.protocol for run in of]).fillna(UNSTATED)) for task, of in members.items()}
+    return {
+        task: (of, pd.DataFrame([run.protocol for run in of]).fillna(USUAL).fillna(UNSTATED))
+        for task, of in members.items()
+    }
 
 
 def _joined(values: Iterable[object]) -> str:

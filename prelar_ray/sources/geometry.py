@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from prelar_ray.errors import DataError
 from prelar_ray.fitting import Fit, fitted
+from prelar_ray.types import IMAGE_SIZE, ImageSize
 
 __all__ = ["Box", "Geometry"]
 
@@ -24,7 +25,7 @@ class Box(NamedTuple):
 
 
 class Geometry(BaseModel):
-    """How a picture becomes ``(64, 64, 3)``; the default squeezes it, as the published code does."""
+    """How a picture becomes ``(Hpx, Wpx, 3)``; the default squeezes it to 64x64, as the published code does."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,9 +37,11 @@ class Geometry(BaseModel):
     """Reverse the order of rows, columns, or both."""
     fit: Fit = "squeeze"
     """To a square: change the aspect ratio, take the centre, or add black bars."""
+    image_size: ImageSize = IMAGE_SIZE
+    """Height and width, pixels."""
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return a picture ``(H, W, 3)`` of square pixels as ``(64, 64, 3)``; one that fits already is not resampled.
+        """Return a picture ``(H, W, 3)`` of square pixels as ``(Hpx, Wpx, 3)``; one that fits already is not resampled.
 
         Raises:
             DataError: ``crop`` reaches beyond the picture.
@@ -53,7 +56,7 @@ class Geometry(BaseModel):
             pixels = pixels[::-1]
         if self.flip in ("columns", "both"):
             pixels = pixels[:, ::-1]
-        return fitted(pixels, self.fit)
+        return fitted(pixels, self.fit, self.image_size)
 
     def check_crop(self, width: int, height: int) -> None:
         """Raise DataError if ``crop`` reaches beyond an upright picture of this size."""

@@ -24,7 +24,7 @@ class Picture(Protocol):
     """One picture of a source."""
 
     def square(self, geometry: Geometry) -> Frame:
-        """Return it as the store holds it, uint8 ``(64, 64, 3)``.
+        """Return it as the store holds it, uint8 ``(Hpx, Wpx, C)``.
 
         Raises:
             DataError: it cannot be decoded; names where it comes from.

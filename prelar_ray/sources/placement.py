@@ -9,7 +9,6 @@ import numpy as np
 
 from prelar_ray.sources.geometry import Box, Geometry
 from prelar_ray.sources.pictures import Frame
-from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["Orientation", "Placement"]
 
@@ -48,6 +47,8 @@ class Placement:
     flip_rows: bool
     """Reverse the rows after turning."""
     flip_columns: bool
+    image_size: int
+    """Height and width of the square, pixels."""
 
     @classmethod
     def of(cls, geometry: Geometry, width: int, height: int, orientation: Orientation) -> Placement:
@@ -64,33 +65,36 @@ class Placement:
         flip_rows, flip_columns = geometry.flip in ("rows", "both"), geometry.flip in ("columns", "both")
         if geometry.fit == "crop":
             part = _centre(part, flip_rows, flip_columns)
-        inner = (IMAGE_SIZE, IMAGE_SIZE)
+        size: int = geometry.image_size
+        inner = size, size
         if geometry.fit == "pad":
-            scale = IMAGE_SIZE / max(part.width, part.height)
+            scale = size / max(part.width, part.height)
             inner = max(1, round(part.width * scale)), max(1, round(part.height * scale))
         if orientation.mirrored:
             part = part._replace(x=upright[0] - part.x - part.width)
-        size = upright
+        turned = upright
         for _ in range(orientation.turns):  # back to the picture before it was turned
-            size = size[1], size[0]
-            part = Box(part.height, part.width, size[0] - part.y - part.height, part.x)
+            turned = turned[1], turned[0]
+            part = Box(part.height, part.width, turned[0] - part.y - part.height, part.x)
         return cls(
-            _stored(part, size[0], width),
+            _stored(part, turned[0], width),
             *(inner[::-1] if orientation.turns % 2 else inner),
             orientation.turns,
             flip_rows,
             flip_columns ^ orientation.mirrored,
+            geometry.image_size,
         )
 
     def finish(self, scaled: Frame) -> Frame:
-        """Return the scaled part ``(height, width, 3)`` as the store holds it, ``(64, 64, 3)``."""
+        """Return the scaled part ``(height, width, 3)`` as the store holds it, ``(Hpx, Wpx, 3)``."""
         turned = np.rot90(scaled, self.turns)
         turned = turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         height, width = turned.shape[:2]
-        if height == width == IMAGE_SIZE:
+        size = self.image_size
+        if height == width == size:
             return np.ascontiguousarray(turned)
-        padded = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        top, left = (IMAGE_SIZE - height) // 2, (IMAGE_SIZE - width) // 2
+        padded = np.zeros((size, size, 3), np.uint8)
+        top, left = (size - height) // 2, (size - width) // 2
         padded[top : top + height, left : left + width] = turned
         return padded
 

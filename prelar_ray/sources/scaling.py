@@ -54,7 +54,7 @@ class FrameScaler:
         self._placement: Placement | None = None
 
     def __call__(self, frame: av.VideoFrame, geometry: Geometry) -> Frame:
-        """Return a frame as the store holds it, uint8 ``(64, 64, 3)``.
+        """Return a frame as the store holds it, uint8 ``(Hpx, Wpx, C)``.
 
         Raises:
             DataError: ``geometry.crop`` reaches beyond the frame.

@@ -14,6 +14,7 @@ from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.telemetry.progress import Progress
+from prelar_ray.video.layout import check_image_size, read_manifest
 from prelar_ray.video.recorder import discard, record
 from prelar_ray.video.store import MANIFEST, is_complete
 
@@ -44,6 +45,7 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder |
 
     Raises:
         ConfigError: a video store or a package that it names is not.
+        DataError: a video store holds frames of another size than the run that reads it.
         CheckpointError: a pre-training that it names is not, or does not fit.
     """
     check_packages(sweep)
@@ -53,6 +55,11 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder |
             raise ConfigError(
                 f"pretrain.videos.{name}: {given} holds no video store; prelar-ray record and prepare write one"
             )
+    for run in runs:
+        if run.phase == "pretrain" and not (folder and folder.is_over(run.name)):
+            for path in run.config.video.paths:
+                if (Path(path) / MANIFEST).exists():
+                    check_image_size(path, read_manifest(Path(path)).image_size, run.config.env.image_size)
     starting = [run for run in runs if run.init_path and not (folder and folder.has_checkpoint(run.name))]
     for run in {(run.init_path, run.method): run for run in starting}.values():
         assert run.init_path is not None

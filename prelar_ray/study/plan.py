@@ -290,6 +290,11 @@ def _finetunings(
         settings["env.task"] = task
         with _at("finetune"):
             config = _config(sweep, {**settings, **point}, seed)
+            if isinstance(init, PlannedRun) and init.config.env.image_size != config.env.image_size:
+                raise ConfigError(
+                    f"env.image_size={config.env.image_size}: the pre-training of {method} has "
+                    f"{init.config.env.image_size}; set it for all runs, in the settings of the study"
+                )
         start = init.name if isinstance(init, PlannedRun) else identities[f"init.{method}"] if init else ""
         whole = {
             name: value for name, value in config if name not in (*NOT_IN_NAME, "method", "video", "record", "pretrain")

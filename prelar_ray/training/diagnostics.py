@@ -69,7 +69,7 @@ def diagnose(
         UsageError: no video is as long as a clip, or the actions belong to other videos.
         DataError: the store cannot be used.
     """
-    store = VideoMixture.open(video)
+    store = VideoMixture.open(video, pretrained.config.env.image_size)
     settings = pretrained.config.pretrain
     length = settings.clip_span
     if store.lengths.max() < length:

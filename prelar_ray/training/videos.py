@@ -48,7 +48,7 @@ class Videos:
         segment_length = (config.pretrain if phase == "pretrain" else config.finetune).segment_length
         stride = config.pretrain.stride
         rng = generator(config.seed, "clips" if phase == "pretrain" else "rehearsal")
-        self.store = VideoMixture.open(config.video)
+        self.store = VideoMixture.open(config.video, config.env.image_size)
         seen = SeenVideos({}) if counters is None else SeenVideos.load(counters, self.store)
         self.held_out = _held_out(config, self.store, seen)
         self.store.log_shares(config.video.paths, (segment_length - 1) * stride + 1)

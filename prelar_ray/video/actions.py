@@ -101,7 +101,7 @@ class ActionWriter:
             self._values = [rows for _, rows in kept]
 
     def append(self, action: Actions, frames: Frames, source: str, nuisance: Actions | None = None) -> None:
-        """Add the actions ``(T, A)`` of the episode ``frames`` ``(T, 64, 64, 3)``; row 0, which led nowhere, is zero.
+        """Add the actions ``(T, A)`` of the episode ``frames`` ``(T, Hpx, Wpx, C)``; row 0, which led nowhere, is zero.
 
         ``nuisance`` ``(T, D)`` is the motion of what moves by itself, likewise.
 
@@ -234,5 +234,5 @@ def _checksum(values: npt.NDArray[np.float32], episodes: str) -> str:
 
 
 def frames_digest(frames: npt.NDArray[Any]) -> str:
-    """Return what identifies a video by its frames ``(T, 64, 64, 3)``: their SHA-256, hexadecimal."""
+    """Return what identifies a video by its frames ``(T, Hpx, Wpx, C)``: their SHA-256, hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from prelar_ray.errors import DataError
 from prelar_ray.seeding import generator
-from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.types import Frames
 from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.store import VideoStore
 from prelar_ray.wording import counted
@@ -84,7 +84,7 @@ class ClipSampler:
         self._index()
 
     def sample(self) -> Frames:
-        """Return clips, a new uint8 array ``(B, T, 64, 64, 3)``."""
+        """Return clips, a new uint8 array ``(B, T, Hpx, Wpx, C)``."""
         return self.read(self.draw())
 
     def draw(self) -> Draw:
@@ -98,9 +98,9 @@ class ClipSampler:
         return Draw(self._eligible[rows], self._rng.integers(self._starts[rows]))
 
     def read(self, draw: Draw) -> Frames:
-        """Read chosen clips, a new uint8 array ``(len(draw.starts), T, 64, 64, 3)``."""
-        length = self._segment_length
-        clips = np.empty((len(draw.starts), length, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        """Read chosen clips, a new uint8 array ``(len(draw.starts), T, Hpx, Wpx, C)``."""
+        length, size = self._segment_length, self._store.image_size
+        clips = np.empty((len(draw.starts), length, size, size, 3), np.uint8)
         for clip, episode, start in zip(clips, draw.episodes.tolist(), draw.starts.tolist(), strict=True):
             if self._stride == 1:
                 self._store.read(episode, start, start + length, out=clip)
@@ -150,7 +150,7 @@ class ClipSampler:
 def validation_clips(
     store: VideoStore | VideoMixture, count: int, segment_length: int, held_out: Collection[int], stride: int = 1
 ) -> Frames:
-    """Return ``(count, T, 64, 64, 3)`` clips of the held-out episodes, or of any episodes if none are held out.
+    """Return ``(count, T, Hpx, Wpx, C)`` clips of the held-out episodes, or of any episodes if none are held out.
 
     The clips are the same for every run on this store.
     """

@@ -34,7 +34,7 @@ class RecordedEpisode:
     """What an episode leaves."""
 
     frames: Frames
-    """uint8 ``(T, 64, 64, 3)``."""
+    """uint8 ``(T, Hpx, Wpx, C)``."""
     actions: Actions
     """float32 ``(T, A)``."""
     succeeded: bool

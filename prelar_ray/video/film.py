@@ -15,7 +15,8 @@ from prelar_ray.types import Frames
 
 __all__ = ["SUFFIXES", "write_film"]
 
-ENLARGE = 4
+SIDE = 256
+"""To which frames are enlarged, pixels."""
 SUFFIXES = (".mp4", ".gif")
 """Suffixes of the films that :func:`write_film` writes."""
 
@@ -29,7 +30,9 @@ def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: films are written as {' or '.join(SUFFIXES)}; choose one of these")
-    frames = np.concatenate(list(episodes)).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
+    frames = np.concatenate(list(episodes))
+    enlarge = max(1, SIDE // frames.shape[1])
+    frames = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
     write = _write_mp4 if suffix == ".mp4" else _write_gif
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

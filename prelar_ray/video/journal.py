@@ -14,6 +14,7 @@ from prelar_ray.storage.arrow import Compression, checksum
 from prelar_ray.storage.files import atomic_file, cannot_write, remove_unfinished, write_json
 from prelar_ray.storage.json_text import with_check
 from prelar_ray.storage.locks import FileLock, HeldError, described
+from prelar_ray.types import IMAGE_SIZE
 from prelar_ray.video.layout import JOURNAL, MANIFEST, Manifest, ShardRecord, read_contents, read_manifest
 from prelar_ray.video.shard import size_problem
 
@@ -41,13 +42,17 @@ class Journal:
         self._manifest, self._lock = manifest, lock
 
     @classmethod
-    def create(cls, path: Path, attributes: dict[str, Any], compression: Compression | str) -> Self:
-        """Create the folder of a new store.
+    def create(
+        cls, path: Path, attributes: dict[str, Any], compression: Compression | str, image_size: int = IMAGE_SIZE
+    ) -> Self:
+        """Create the folder of a new store, of frames of ``image_size`` pixels.
 
         Raises:
             RunFolderError: the folder holds a store or other files, or cannot be created.
         """
-        manifest = Manifest.model_validate({"attributes": attributes, "compression": compression})
+        manifest = Manifest.model_validate(
+            {"attributes": attributes, "compression": compression, "image_size": image_size}
+        )
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / MANIFEST).exists() and (path / LOCK).exists():
@@ -103,6 +108,11 @@ class Journal:
     def compression(self) -> str:
         """Compression of its shards."""
         return self._manifest.compression
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of its frames, pixels."""
+        return self._manifest.image_size
 
     def new_file(self) -> str:
         """Return the name of the next shard."""

@@ -2,8 +2,8 @@
 
 ::
 
-    folder/manifest.json       format, version, attributes of the videos, whether they are complete, compression; once
-                               they are complete, the number of shards
+    folder/manifest.json       format, version, attributes of the videos, whether they are complete, compression, size
+                               of the frames; once they are complete, the number of shards
     folder/shards.jsonl        the journal: a line for each shard, in order: file, frames, bytes, sha256, and of its
                                episodes the sources and lengths; note: what the writer wants to find again
     folder/shard-00000.arrow   one column ``frames`` uint8 (T, Hpx, Wpx, C): whole episodes, one after the other
@@ -28,8 +28,18 @@ from prelar_ray.storage.arrow import Compression
 from prelar_ray.storage.files import MOST_BYTES_OF_LINES
 from prelar_ray.storage.json_text import parse_json, take_check
 from prelar_ray.storage.reading import first_mistake, read_bytes, read_json, validated
+from prelar_ray.types import IMAGE_SIZE, ImageSize
 
-__all__ = ["JOURNAL", "MANIFEST", "Contents", "Manifest", "ShardRecord", "read_contents", "read_manifest"]
+__all__ = [
+    "JOURNAL",
+    "MANIFEST",
+    "Contents",
+    "Manifest",
+    "ShardRecord",
+    "check_image_size",
+    "read_contents",
+    "read_manifest",
+]
 
 FORMAT: Final = "prelar_ray/video"
 VERSION: Final = 2
@@ -78,6 +88,8 @@ class Manifest(_Record):
     attributes: dict[str, Any]
     complete: bool = False
     compression: Compression | Literal["mixed"] = "none"
+    image_size: ImageSize = IMAGE_SIZE
+    """Height and width of the frames, pixels; earlier releases had one size and did not state it."""
     shards: int | None = None
     """Number of shards of a complete store."""
 
@@ -120,6 +132,25 @@ class _Manifest1(_Record):
     attributes: dict[str, Any]
     complete: bool = True  # the oldest stores lack the field and count as complete
     shards: tuple[_ShardRecord1, ...] = ()
+
+
+def check_image_size(store: str, found: int, wanted: int) -> None:
+    """Make sure that the frames of a store are of the size that a run takes.
+
+    Args:
+        store: how messages name it.
+        found: size of its frames, pixels.
+        wanted: ``env.image_size`` of the run.
+
+    Raises:
+        DataError: they are not; names the store, both sizes and what to do.
+    """
+    if found != wanted:
+        raise DataError(
+            f"{store}: holds frames of {found} x {found} pixels, and env.image_size={wanted}; set "
+            f"env.image_size={found}, or record (env.image_size={wanted}) or prepare (--image-size {wanted}) the "
+            "videos at that size"
+        )
 
 
 def read_manifest(path: Path) -> Manifest:

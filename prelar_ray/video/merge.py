@@ -38,15 +38,16 @@ def merge(stores: Sequence[tuple[Path, VideoStore]], out: Path, on_shard: OnShar
     told the number of shards done.
 
     Raises:
-        UsageError: a shard is in two of the stores.
+        UsageError: a shard is in two of the stores, or their frames are of different sizes.
         RunFolderError: ``out``, or actions beside it, exist.
         DataError: a shard is damaged, or the disk is full.
     """
     _refuse_same_shards(stores)
+    _refuse_sizes(stores)
     compressions = {store.compression for _, store in stores}
     compression = compressions.pop() if len(compressions) == 1 else "mixed"
     actions = [path for folder, _ in stores if (path := actions_path(folder)).exists()]
-    with _new_store(out, _merged_attributes(stores), compression) as journal:
+    with _new_store(out, _merged_attributes(stores), compression, stores[0][1].image_size) as journal:
         if actions:
             copy_actions(actions, actions_path(out))
         for _, store in stores:
@@ -73,8 +74,8 @@ def split(store: VideoStore, path: Path, chosen: Mask, out: tuple[Path, Path], o
         if not mask.any():
             raise UsageError(f"{part}: no episode would be in it; choose another share or other sources")
     with (
-        _new_store(out[0], store.attributes, store.compression) as first,
-        _new_store(out[1], store.attributes, store.compression) as second,
+        _new_store(out[0], store.attributes, store.compression, store.image_size) as first,
+        _new_store(out[1], store.attributes, store.compression, store.image_size) as second,
     ):
         parts = ((chosen, first), (~chosen, second))
         for mask, journal in parts if actions_path(path).exists() else ():
@@ -111,13 +112,13 @@ def sources_of(store: VideoStore, names: Collection[str]) -> Mask:
 
 
 @contextmanager
-def _new_store(out: Path, attributes: dict[str, Any], compression: str) -> Iterator[Journal]:
+def _new_store(out: Path, attributes: dict[str, Any], compression: str, image_size: int) -> Iterator[Journal]:
     """Create a store that is complete if the block ends without an exception, and else is removed."""
     if actions_path(out).exists():
         raise RunFolderError(
             f"{actions_path(out)} already holds the actions of videos; choose a new folder name, or delete it first"
         )
-    journal = Journal.create(out, attributes, compression)
+    journal = Journal.create(out, attributes, compression, image_size)
     try:
         yield journal
         journal.complete()
@@ -167,6 +168,16 @@ def _refuse_same_shards(stores: Sequence[tuple[Path, VideoStore]]) -> None:
                     f"{path}: {shard.file} is also in {seen[shard.sha256]}; its videos would count twice, leave one out"
                 )
         seen |= {shard.sha256: path for shard in store.shards}  # one store may hold the same videos twice
+
+
+def _refuse_sizes(stores: Sequence[tuple[Path, VideoStore]]) -> None:
+    (first, one), *others = stores
+    for path, store in others:
+        if store.image_size != one.image_size:
+            raise UsageError(
+                f"{path}: holds frames of {store.image_size} x {store.image_size} pixels, {first} of "
+                f"{one.image_size} x {one.image_size}; a store has one size, leave one out or prepare it again"
+            )
 
 
 def _merged_attributes(stores: Sequence[tuple[Path, VideoStore]]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import Frames
+from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.video.layout import check_image_size
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["VideoMixture"]
@@ -24,27 +25,42 @@ class VideoMixture:
 
     Attributes:
         stores: in the order given.
+        image_size: height and width of the frames, pixels.
         weights: share of the clips from each store; empty: episodes count alike, whichever store they are in.
         by_frames: whether an episode counts as many times as it has starts, instead of once.
     """
 
     def __init__(self, stores: Sequence[VideoStore], weights: Sequence[float] = (), by_frames: bool = False) -> None:
-        """Join stores; ``weights``, if any, are one for each."""
+        """Join stores; ``weights``, if any, are one for each.
+
+        Raises:
+            DataError: their frames are of different sizes; names two of them.
+        """
+        for store in stores:
+            if store.image_size != stores[0].image_size:
+                (one, small), (other, large) = ((each.name, each.image_size) for each in (stores[0], store))
+                raise DataError(
+                    f"video.path: {one} holds frames of {small} x {small} pixels, {other} of {large} x {large}; leave "
+                    "one out, or record or prepare them at one size"
+                )
         self.stores = tuple(stores)
+        self.image_size = stores[0].image_size if stores else IMAGE_SIZE
         self.weights = tuple(weights)
         self.by_frames = by_frames
         self._known: list[tuple[int, int]] = []  # store and its episode
 
     @classmethod
-    def open(cls, config: VideoConfig, verify_again: bool = False) -> Self:
-        """Open the stores of a configuration.
+    def open(cls, config: VideoConfig, image_size: int, verify_again: bool = False) -> Self:
+        """Open the stores of a configuration, whose frames shall be of ``image_size`` pixels.
 
         With ``verify_again`` all checksums are compared, also those that were before.
 
         Raises:
-            DataError: a store cannot be used.
+            DataError: a store cannot be used, or holds frames of another size.
         """
         stores = [VideoStore.open(path, config, verify_again) for path in config.paths]
+        for store in stores:
+            check_image_size(store.name, store.image_size, image_size)
         return cls(stores, config.weights, config.weighting == "frames")
 
     def log_shares(self, paths: Sequence[str], clip_span: int) -> None:
@@ -92,12 +108,12 @@ class VideoMixture:
         return sum(store.total_frames for store in self.stores)
 
     def frames(self, episode: int) -> Frames:
-        """Return one episode ``(T, 64, 64, 3)``; read-only."""
+        """Return one episode ``(T, Hpx, Wpx, C)``; read-only."""
         store, inner = self._episodes[episode]
         return self.stores[store].frames(inner)
 
     def read(self, episode: int, start: int, stop: int, out: Frames | None = None) -> Frames:
-        """Return frames of an episode ``(stop - start, 64, 64, 3)``, in ``out`` where that is given."""
+        """Return frames of an episode ``(stop - start, Hpx, Wpx, C)``, in ``out`` where that is given."""
         store, inner = self._episodes[episode]
         return self.stores[store].read(inner, start, stop, out)
 

@@ -69,7 +69,7 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None], roll
     attributes = _attributes(config)
     shard_frames = config.record.shard_frames
     actions = ActionWriter(actions_path(path), shard_frames)
-    writer = VideoWriter(path, attributes, shard_frames)
+    writer = VideoWriter(path, attributes, shard_frames, image_size=config.env.image_size)
     try:
         with writer, actions:
             successes = _write_all(config, writer, actions, roll(config, all_episodes(config), on_frames))

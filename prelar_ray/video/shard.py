@@ -52,8 +52,8 @@ def write_shard(
 class Shard:
     """An open shard. Threads may share it."""
 
-    def __init__(self, path: Path, record: ShardRecord) -> None:
-        """Map the file.
+    def __init__(self, path: Path, record: ShardRecord, image_size: int | None = None) -> None:
+        """Map the file, whose frames are of ``image_size`` pixels, or of any size that a store can have.
 
         Raises:
             DataError: it is missing, damaged, or not what the journal describes.
@@ -65,7 +65,7 @@ class Shard:
             names = ", ".join(self._file.shapes)
             raise DataError(f"{path}: holds {names}, expected frames and nothing else; record it again")
         shape, dtype = self._file.shapes[COLUMN]
-        check_frames(np.broadcast_to(np.zeros((), dtype), shape), str(path))
+        check_frames(np.broadcast_to(np.zeros((), dtype), shape), str(path), image_size)
         if not _describes(self._file.metadata.get("episodes", ""), record) or shape[0] != record.frames:
             raise DataError(f"{path}: its episodes are not those of the manifest, it is of another store; restore it")
 

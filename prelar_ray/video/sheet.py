@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from prelar_ray.errors import DataError
-from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.types import Frames
 from prelar_ray.video.store import VideoStore
 
 __all__ = ["draw_sheet", "write_sheet"]
 
-ENLARGE = 2
+SIDE = 128
+"""Of a frame as it is shown, pixels."""
 COLUMNS = 4
 MARGIN, CAPTION = 8, 14
 """Pixels around an episode, and for the text above it."""
@@ -34,13 +35,12 @@ def write_sheet(path: Path, store: VideoStore, count: int, rng: np.random.Genera
 
 
 def draw_sheet(path: Path, names: Sequence[str], episodes: Sequence[Frames]) -> None:
-    """Write a contact sheet of episodes ``(T, 64, 64, 3)``, each under its name.
+    """Write a contact sheet of episodes ``(T, Hpx, Wpx, C)``, each under its name.
 
     Raises:
         DataError: the file cannot be written.
     """
-    size = IMAGE_SIZE * ENLARGE
-    width, height = 3 * size + MARGIN, size + CAPTION + MARGIN
+    width, height = 3 * SIDE + MARGIN, SIDE + CAPTION + MARGIN
     columns = min(COLUMNS, len(episodes))
     sheet = Image.new("RGB", (columns * width + MARGIN, math.ceil(len(episodes) / columns) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
@@ -48,8 +48,8 @@ def draw_sheet(path: Path, names: Sequence[str], episodes: Sequence[Frames]) -> 
         left, top = place % columns * width + MARGIN, place // columns * height + MARGIN
         draw.text((left, top), name.encode("latin-1", "replace").decode("latin-1")[:60], fill="black")
         for number, frame in enumerate((0, len(frames) // 2, len(frames) - 1)):
-            image = Image.fromarray(np.asarray(frames[frame])).resize((size, size), Image.Resampling.NEAREST)
-            sheet.paste(image, (left + number * size, top + CAPTION))
+            image = Image.fromarray(np.asarray(frames[frame])).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            sheet.paste(image, (left + number * SIDE, top + CAPTION))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)

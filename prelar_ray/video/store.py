@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import IMAGE_SIZE, Frames
+from prelar_ray.types import Frames
 from prelar_ray.video.folder import StoreFolder
 from prelar_ray.video.layout import MANIFEST, ShardRecord, read_manifest
 from prelar_ray.video.remote import store_folder
@@ -50,6 +50,7 @@ class VideoStore:
 
     Attributes:
         attributes: attributes of the videos (camera, orientation, render_quality, policy, ...).
+        image_size: height and width of the frames, pixels.
         complete: whether the recording is complete; otherwise it was interrupted or is still in progress.
         compression: of the shards: none, lz4, zstd or mixed.
         damaged: file names of the shards left out with ``skip_bad``.
@@ -103,6 +104,11 @@ class VideoStore:
         return len(self._lengths)
 
     @property
+    def name(self) -> str:
+        """How messages name it: its path or address."""
+        return self._folder.name
+
+    @property
     def lengths(self) -> Integers:
         """Frames of each episode, ``(len(self),)``, read-only."""
         return self._lengths
@@ -143,7 +149,7 @@ class VideoStore:
         return int(self._lengths.sum())
 
     def read(self, episode: int, start: int, stop: int, out: Frames | None = None) -> Frames:
-        """Return the frames ``start`` to ``stop`` of an episode, ``(stop - start, 64, 64, 3)``.
+        """Return the frames ``start`` to ``stop`` of an episode, ``(stop - start, Hpx, Wpx, C)``.
 
         They are copied into ``out`` if that is given; else they are a read-only view where the shard is uncompressed.
 
@@ -155,11 +161,11 @@ class VideoStore:
         if not 0 <= start <= stop <= length:
             raise IndexError(f"episode {episode} has {length} frames; {start} to {stop} were asked for")
         if start == stop:
-            return np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) if out is None else out
+            return np.empty((0, self.image_size, self.image_size, 3), np.uint8) if out is None else out
         return self._shard(int(self._shards[episode])).read(first + start, first + stop, out)
 
     def frames(self, episode: int) -> Frames:
-        """Return one episode, ``(T, 64, 64, 3)``; a read-only view of the mapped file where that is uncompressed.
+        """Return one episode, ``(T, Hpx, Wpx, C)``; a read-only view of the mapped file where that is uncompressed.
 
         Raises:
             DataError: the shard is damaged or cannot be had.
@@ -197,6 +203,7 @@ class VideoStore:
         self.damaged.extend(damage)
         self._listed = listed
         self.attributes, self.complete, self.compression = manifest.attributes, manifest.complete, manifest.compression
+        self.image_size: int = manifest.image_size
         return len(damage) < len(new)
 
     def _add(self, shards: Sequence[ShardRecord]) -> None:
@@ -221,5 +228,5 @@ class VideoStore:
                 shard = self._opened[number]
                 if shard is None:
                     record = self._records[number]
-                    shard = self._opened[number] = Shard(self._folder.file(record), record)
+                    shard = self._opened[number] = Shard(self._folder.file(record), record, self.image_size)
         return shard

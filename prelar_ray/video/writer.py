@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prelar_ray.errors import DataError
 from prelar_ray.interrupts import interrupts_deferred
 from prelar_ray.storage.arrow import Compression
-from prelar_ray.types import check_frames
+from prelar_ray.types import IMAGE_SIZE, check_frames
 from prelar_ray.video.journal import NEXT, Journal
 from prelar_ray.video.shard import Shard, WholeEpisode, checksum_problem, write_shard
 
@@ -43,15 +43,17 @@ class VideoWriter:
         shard_frames: int,
         compression: Compression = "none",
         note: Note | None = None,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         """Create the folder; ``attributes`` (camera, orientation, ...) must be JSON-serialisable.
 
-        A shard is closed with the episode that reaches ``shard_frames``; until then its frames stay in memory.
+        A shard is closed with the episode that reaches ``shard_frames``; until then its frames stay in memory. All
+        frames are of ``image_size`` pixels, which the store records.
 
         Raises:
             RunFolderError: the folder holds a store or other files, is being written, or cannot be created.
         """
-        self._take(Journal.create(path, attributes, compression), shard_frames, note)
+        self._take(Journal.create(path, attributes, compression, image_size), shard_frames, note)
 
     @classmethod
     def resume(cls, path: Path, shard_frames: int, note: Note | None = None) -> Self:
@@ -107,12 +109,12 @@ class VideoWriter:
         return self._journal.shards[-1].note if self._taken_back else None
 
     def append(self, frames: npt.NDArray[Any], source: str) -> None:
-        """Add one episode, uint8 ``(T, 64, 64, 3)``; ``source`` names its task, for example "metaworld/push-v3".
+        """Add one episode, uint8 ``(T, Hpx, Wpx, C)``; ``source`` names its task, for example "metaworld/push-v3".
 
         Raises:
             DataError: no frames, a wrong type or size, a name that is no text, or the disk is full.
         """
-        frames = check_frames(frames, source)
+        frames = check_frames(frames, source, self._journal.image_size)
         if len(frames) == 0:
             raise DataError(f"{source}: an episode without frames; append at least one")
         try:
@@ -162,7 +164,7 @@ class VideoWriter:
         path = self._journal.path / record.file
         if problem := checksum_problem(path, record):
             raise DataError(problem)
-        shard, start, episodes = Shard(path, record), 0, []
+        shard, start, episodes = Shard(path, record, self._journal.image_size), 0, []
         for source, length in zip(record.sources, record.lengths, strict=True):
             episodes.append(WholeEpisode(source, shard.read(start, start + length).copy()))
             start += length

@@ -16,11 +16,13 @@ import pytest
 
 from prelar_ray.acting import environment_workers
 from prelar_ray.acting.collector import Collector
-from prelar_ray.acting.environments import MakeEnv
+from prelar_ray.acting.environment_workers import make_environments
+from prelar_ray.acting.environments import MakeEnv, Step
 from prelar_ray.acting.evaluator import Evaluator
 from prelar_ray.acting.policy import Policy
 from prelar_ray.acting.rollout import Rollout
 from prelar_ray.config import EnvConfig, RunConfig, load_config
+from prelar_ray.envs import make_env
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.seeding import derive_seed, generator
 from prelar_ray.types import Episode
@@ -94,6 +96,20 @@ def test_a_seed_gives_the_same_bits_whatever_the_number_of_workers(
     for one, two in zip(episodes, in_this_process, strict=True):
         assert len(one) == 101
         assert_same_episode(one, two)
+
+
+def test_frames_of_128_come_back_from_a_worker() -> None:
+    config = EnvConfig(task="prelar/point-reach", image_size=128)
+    here, there = (make_environments(make_env, config, {0: 1}, workers, 60.0) for workers in (0, 1))
+    try:
+        steps = [environments.reset({0: 2})[0] for environments in (here, there)]
+    finally:
+        here.close()
+        there.close()
+    assert all(isinstance(step, Step) for step in steps)
+    one, two = (step.image for step in steps if isinstance(step, Step))
+    assert one.shape == two.shape == (128, 128, 3)
+    assert np.array_equal(one, two)
 
 
 @pytest.mark.nightly

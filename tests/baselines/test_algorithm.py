@@ -6,7 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
 
 from prelar_ray.baselines.algorithm import algorithm_config
 from prelar_ray.baselines.cluster import RLlibCluster
@@ -113,3 +118,13 @@ def test_a_replay_is_as_large_as_the_native_one_in_environment_steps() -> None:
     assert algorithm_config(config("rllib/DreamerV3", *settings)).replay_buffer_config["capacity"] == 2500
     own = "rllib.training.replay_buffer_config={type: EpisodeReplayBuffer, capacity: 77}"
     assert algorithm_config(config("rllib/DreamerV3", own)).replay_buffer_config["capacity"] == 77
+
+
+def test_dreamerv3_of_rllib_is_refused_other_image_sizes_and_ppo_takes_them() -> None:
+    with pytest.raises(ConfigError, match=r"env\.image_size=128: the networks of RLlib's DreamerV3 are made for 64"):
+        config("rllib/DreamerV3", "env.image_size=128")
+    algorithm = algorithm_config(config("rllib/PPO", "env.image_size=128"))
+    space = spaces.Box(0, 1, (128, 128, 3), np.float32), spaces.Box(-1, 1, (2,), np.float32)
+    module = algorithm.get_rl_module_spec(spaces={DEFAULT_MODULE_ID: space}).build()
+    out = module.forward_inference({Columns.OBS: torch.zeros(3, 128, 128, 3)})
+    assert out[Columns.ACTION_DIST_INPUTS].shape == (3, 4)

@@ -116,6 +116,8 @@ def test_another_algorithm_or_size_and_an_empty_folder_are_refused(
     write()
     with pytest.raises(CheckpointError, match="of method rllib/PPO, which cannot be resumed as rllib/DreamerV3"):
         resumable(folders, dreamer)
+    with pytest.raises(CheckpointError, match=r"made with env\.image_size=64 .here 128."):
+        resumable(folders, changed(ppo, "env.image_size=128"))
     write(5, dreamer)
     with pytest.raises(CheckpointError, match="made with rllib.training.model_size=nano .here XS."):
         resumable(folders, changed(dreamer, "rllib.training.model_size=XS"))

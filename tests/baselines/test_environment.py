@@ -141,3 +141,9 @@ def test_choices_are_integers_and_success_is_told_where_there_is_one(
 def test_both_reward_scales_count() -> None:
     settings = ["method=rllib/PPO", "rllib.reward_scale=0.5", "env.reward_scale=4"]
     assert environment_config(load_config("tiny", None, settings), first_number=0)["reward_scale"] == 2
+
+
+def test_frames_have_the_size_of_the_run() -> None:
+    shown = FrameEnv(EnvConfig(task="prelar/point-reach", image_size=128), 7, 0, 0, 1.0, black=0.0)
+    frame, _ = shown.reset()
+    assert shown.observation_space.shape == frame.shape == (128, 128, 3)

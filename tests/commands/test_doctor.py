@@ -14,6 +14,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs import rendering_check
 from prelar_ray.envs.rendering_check import RenderingReport
 from prelar_ray.errors import ConfigError, RenderingError
+from prelar_ray.replay.memory import step_bytes
 
 CHECKS = [
     "python",
@@ -34,7 +35,7 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 @pytest.fixture
 def fine_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     report = RenderingReport("egl", "llvmpipe", 40.0, upright=True)
-    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality, image_size: report)
 
 
 def with_capacity(steps: int) -> RunConfig:
@@ -53,7 +54,7 @@ def test_there_is_one_line_per_check(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_failed_check_gives_exit_code_1_and_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(quality: str) -> None:
+    def broken(quality: str, image_size: int) -> None:
         raise RenderingError("EGL is missing; apt-get install libegl1")
 
     monkeypatch.setattr(rendering_check, "check_rendering", broken)
@@ -112,7 +113,7 @@ def test_rendering_is_judged_by_orientation_and_speed(
     monkeypatch: pytest.MonkeyPatch, upright: bool, frames_per_second: float, status: str
 ) -> None:
     report = RenderingReport("egl", "llvmpipe", frames_per_second, upright)
-    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality, image_size: report)
     assert doctor.check_rendering(RunConfig()).status == status
 
 
@@ -137,7 +138,7 @@ def test_rendering_is_judged_by_the_device_that_draws(
     status: str,
 ) -> None:
     report = RenderingReport("egl", device, 900.0, upright=True, egl_device=drawing, cuda=0, chosen=chosen)
-    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality: report)
+    monkeypatch.setattr(rendering_check, "check_rendering", lambda quality, image_size: report)
     monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "none")
     check = doctor.check_rendering(RunConfig())
     assert check.status == status
@@ -156,7 +157,7 @@ def test_the_replay_buffer_is_judged_against_the_memory(
     monkeypatch: pytest.MonkeyPatch, gib: float, status: str
 ) -> None:
     monkeypatch.setattr(doctor, "memory_limit", lambda: doctor.GIB)
-    check = doctor.check_memory(with_capacity(int(gib * doctor.GIB / doctor.STEP_BYTES)))
+    check = doctor.check_memory(with_capacity(int(gib * doctor.GIB / step_bytes(RunConfig()))))
     assert check.status == status
 
 

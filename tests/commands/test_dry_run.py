@@ -234,3 +234,11 @@ def test_a_study_that_names_a_package_that_is_not_installed_is_refused(
     (tmp_path / "sweep.yaml").write_text(study.replace("study", "s" * 300).replace("optuna", "grid"))
     with pytest.raises(RunFolderError, match="a name of 300 bytes"):
         tune.main([str(tmp_path / "sweep.yaml"), "--dry-run", "--nodes", "8x0x64"])
+
+
+def test_larger_frames_are_in_the_estimates() -> None:
+    small, large = (summarise(tiny_config(f"env.image_size={size}"), ACTION) for size in (64, 128))
+    replay, activations = "replay: frames at capacity", "pretrain: activations of one update"
+    assert large.memory[replay] == 4 * small.memory[replay]
+    assert 2 * small.memory[activations] < large.memory[activations] < 5 * small.memory[activations]
+    assert large.parameters["pretrain"]["encoder"] > small.parameters["pretrain"]["encoder"]

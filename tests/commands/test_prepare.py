@@ -209,3 +209,17 @@ def test_the_store_says_where_it_came_from(videos: Path, tmp_path: Path) -> None
     assert attributes["sources"] == [str(videos)]
     assert attributes["formats"] == ["video"]
     assert attributes["preparation"]["geometry"] == {"fit": "pad"}
+
+
+def test_frames_are_prepared_at_the_size_that_is_asked_for(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(videos), "--dry-run", "--image-size", "128"]) == 0
+    assert "0.0015 GB uncompressed" in capsys.readouterr().err
+    assert main([str(videos), "--out", str(out), "--image-size", "128", "--fit", "pad"]) == 0
+    assert f"pretrain --videos {out} --out runs/pretrain env.image_size=128\n" in capsys.readouterr().err
+    store = VideoStore(out)
+    assert store.image_size == 128
+    assert store.frames(0).shape == (10, 128, 128, 3)
+    assert store.attributes["preparation"]["geometry"] == {"fit": "pad", "image_size": 128}

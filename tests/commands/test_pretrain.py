@@ -206,3 +206,10 @@ def test_ctrl_c_says_what_is_kept_and_how_to_resume(
     error = refused(pretrain.main, *line, code=130)
     said = f"kept: {out}/checkpoints/000000002\nnext: prelar-ray pretrain --resume --out '{out}'\ninterrupted\n"
     assert error.endswith(said)
+
+
+def test_a_dry_run_refuses_videos_of_another_size(settings: str, videos: Path, refused: Refused) -> None:
+    line = ["--config", settings, "--videos", videos, "--dry-run", "env.image_size=128"]
+    error = refused(pretrain.main, *line, code=2)
+    assert f"{videos}: holds frames of 64 x 64 pixels, and env.image_size=128; set env.image_size=64, or" in error
+    assert len(error.splitlines()) == 1

@@ -13,6 +13,7 @@ from prelar_ray.config import EnvConfig
 from prelar_ray.envs import check_task, make_env
 from prelar_ray.errors import ConfigError, EnvironmentFailure
 from prelar_ray.fitting import fitted
+from prelar_ray.types import IMAGE_SIZE
 from tests.envs import own_world
 
 TRACK = "gym/tests.envs.own_world:Track-v0"
@@ -27,7 +28,7 @@ def test_it_is_seen_by_what_it_renders_and_its_actions_are_scaled_and_flat() -> 
     assert env.action_space.shape == (2,)
     observation, info = env.reset()
     inner = env._env.unwrapped
-    np.testing.assert_array_equal(observation["image"], fitted(inner.render(), "squeeze"))
+    np.testing.assert_array_equal(observation["image"], fitted(inner.render(), "squeeze", IMAGE_SIZE))
     assert not info["success"]
     env.step(np.array([1.0, -1.0], np.float32))
     env.step(np.array([0.5, 0.0], np.float32))
@@ -68,7 +69,7 @@ def test_an_image_in_its_observations_is_taken_where_there_is_one(observation: s
     env = made(kwargs={"observation": observation}, image_key=key, fit="pad")
     first, _ = env.reset()
     assert env.render_attributes["images"] == expected
-    np.testing.assert_array_equal(first["image"], fitted(env._env.unwrapped.render(), "pad"))
+    np.testing.assert_array_equal(first["image"], fitted(env._env.unwrapped.render(), "pad", IMAGE_SIZE))
     assert (first["image"][:16] == 0).all()  # a bar
 
 
@@ -145,7 +146,7 @@ def test_pictures_of_other_kinds_are_coloured_or_refused(monkeypatch: pytest.Mon
     pixels = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)
     for drawn in (pixels, pixels[..., None], np.stack([pixels] * 3)):
         monkeypatch.setattr(inner, "render", lambda drawn=drawn: drawn)
-        np.testing.assert_array_equal(env.render(), fitted(np.stack([pixels] * 3, axis=2), "squeeze"))
+        np.testing.assert_array_equal(env.render(), fitted(np.stack([pixels] * 3, axis=2), "squeeze", IMAGE_SIZE))
     for drawn in (None, pixels.astype(np.float32), np.zeros((4, 5, 6, 3), np.uint8), np.zeros((0, 4, 3), np.uint8)):
         monkeypatch.setattr(inner, "render", lambda drawn=drawn: drawn)
         with pytest.raises(EnvironmentFailure, match=r"render\(\) returned .*; expected uint8 \(H, W, 3\)"):

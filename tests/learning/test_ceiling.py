@@ -92,3 +92,11 @@ def test_a_single_episode_is_validated_on_its_last_steps() -> None:
     fit, check = module._Pairs(episodes(1), 2).split(np.random.default_rng(0))
     assert max(fit) < min(check)
     assert (len(fit), len(check)) == (31, 8)
+
+
+def test_larger_frames_are_looked_at_whole() -> None:
+    def enlarged(found: list[Labelled]) -> list[Labelled]:
+        return [(frames.repeat(2, axis=1).repeat(2, axis=2), action) for frames, action in found]
+
+    found = ceiling(enlarged(episodes(2, length=12)), enlarged(episodes(1, seed=1, length=12)), 0)
+    assert len(found.r2) == 1

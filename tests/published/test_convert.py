@@ -406,3 +406,10 @@ def test_an_import_is_the_same_each_time(publish: Publish) -> None:
     folder = publish(trained("apv", "finetune"))
     one, two = imported(folder, TWO_CLASSES), imported(folder, TWO_CLASSES)
     assert one.config == two.config
+
+
+def test_a_checkpoint_of_another_image_size_is_not_exported(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.save("pretrain", tiny_config("env.image_size=128"), 0, {}, {})
+    with pytest.raises(OfficialCheckpointError, match=r"the published code has no env\.image_size=128; only"):
+        export_state(store.latest())

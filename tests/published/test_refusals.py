@@ -167,7 +167,7 @@ def test_networks_for_images_of_another_size_are_refused(tmp_path: Path) -> None
             tensors[key] = torch.cat([weight[:, :deter], weight[:, deter:].repeat(1, 4)], 1)
 
     message = refused(changed(tmp_path, "pretrained", change))
-    assert "is made for images of 128x128, this package works with 64x64" in message
+    assert "is made for images of 128x128; published checkpoints are imported at 64x64" in message
 
 
 def test_tensors_that_should_be_one_must_agree(tmp_path: Path) -> None:
@@ -228,3 +228,10 @@ def test_tensors_without_numbers_of_their_own_are_refused_by_key(
         tensors[INPUT] = make(tensors[INPUT].clone()[:1, :1].clone().expand(tensors[INPUT].shape))
 
     assert INPUT in refused(changed(tmp_path, "pretrained", change))
+
+
+def test_a_published_checkpoint_is_not_imported_at_another_image_size() -> None:
+    path = PUBLIC / "pretrained" / "variables.pt"
+    assert "env.image_size=128: published checkpoints are of 64x64 images" in refused(
+        path, CLASSES, "env.image_size=128"
+    )

@@ -8,6 +8,7 @@ import pytest
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import ResourceError
 from prelar_ray.replay import memory, shard
+from prelar_ray.replay.memory import replay_bytes, step_bytes
 from prelar_ray.replay.shard import ReplayShard
 
 
@@ -45,3 +46,10 @@ def test_a_replay_that_this_machine_cannot_hold_is_refused_before_anything_is_co
         ReplayShard(config(*long), tmp_path / "replay")
     assert not (tmp_path / "replay").exists()
     ReplayShard(config(*long, "replay.capacity_steps=43690"), tmp_path / "replay")
+
+
+def test_frames_of_128_take_four_times_the_memory() -> None:
+    small, large = config(), config("env.image_size=128")
+    assert step_bytes(small) == 64 * 64 * 3
+    assert step_bytes(large) == 4 * step_bytes(small)
+    assert replay_bytes(large) == 4 * replay_bytes(small)

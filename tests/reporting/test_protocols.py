@@ -96,3 +96,14 @@ def test_runs_without_scores_have_no_protocol(make_scores: MakeScores) -> None:
     runs = [make_scores(protocol={"policy": "mode"}), make_scores(seed=1, success=[], protocol={})]
     assert check_protocols(runs, mix=False) == []
     assert protocols_by_task(runs) == {"prelar/point-reach": {"policy": "mode"}}
+
+
+def test_scores_of_other_image_sizes_are_not_put_together(make_scores: MakeScores) -> None:
+    def protocol(**env: int) -> dict[str, str]:
+        return protocol_of("prelar/point-reach", [], {}, {"env": {**CONFIG["env"], **env}})
+
+    earlier, small, large = protocol(), protocol(image_size=64), protocol(image_size=128)
+    assert earlier == small
+    runs = [make_scores(protocol=small), make_scores(seed=1, protocol=large)]
+    with pytest.raises(UsageError, match=r"env\.image_size is 64 in .*, 128 in "):
+        check_protocols(runs, mix=False)

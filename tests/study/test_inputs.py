@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, DataError
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study import inputs as study_inputs
 from prelar_ray.study.inputs import check_inputs, record_videos
-from prelar_ray.study.plan import video_stores
+from prelar_ray.study.plan import plan_runs, video_stores
 from prelar_ray.study.sweep import Sweep
 from prelar_ray.video.actions import actions_path
 from prelar_ray.video.recorder import record
@@ -86,3 +86,11 @@ def test_videos_at_an_address_are_left_to_the_trainings(tmp_path: Path) -> None:
     assert video_stores(sweep, tmp_path) == {"a": "s3://bucket/videos"}
     with pytest.raises(ConfigError, match=r"pretrain\.videos\.a: absent holds no video store"):
         check_inputs(study(pretrain={"videos": {"a": "absent"}}), [])
+
+
+def test_videos_of_another_size_than_the_study_s_are_named_before_anything_starts(tmp_path: Path, videos: Path) -> None:
+    sweep = study(settings={"env.image_size": 128}, pretrain={"videos": {"a": str(videos)}, "methods": ("prelar",)})
+    with pytest.raises(DataError, match=r"holds frames of 64 x 64 pixels, and env\.image_size=128"):
+        check_inputs(sweep, plan_runs(sweep, tmp_path))
+    small = study(pretrain={"videos": {"a": str(videos)}, "methods": ("prelar",)})
+    check_inputs(small, plan_runs(small, tmp_path))

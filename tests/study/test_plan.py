@@ -288,3 +288,12 @@ def test_every_shipped_sweep_can_be_planned(path: Path, tmp_path: Path) -> None:
     for given in sweep.pretrain.videos.values() if sweep.pretrain else ():
         if not isinstance(given, str):
             recording(sweep, given)
+
+
+def test_a_study_has_one_image_size(tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"pretrain": {"videos": {"a": "videos"}}, "finetune": {"tasks": (TASK,)}}
+    runs = plan(tmp_path, settings={"env.image_size": 128}, **parts)
+    assert {run.config.env.image_size for run in runs} == {128}
+    parts["finetune"]["settings"] = {"env.image_size": 128}
+    with pytest.raises(ConfigError, match=r"finetune: env\.image_size=128: the pre-training of prelar has 64"):
+        plan(tmp_path, **parts)

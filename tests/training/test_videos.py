@@ -25,7 +25,7 @@ def config(minute_config: RunConfig, videos: Path) -> RunConfig:
 
 def drawn(config: RunConfig, held_out: list[int], batches: int) -> list[Frames]:
     """The clips of a fine-tuning run in order."""
-    store = VideoMixture.open(config.video)
+    store = VideoMixture.open(config.video, config.env.image_size)
     sampler = ClipSampler(store, 4, 5, generator(config.seed, "rehearsal"), held_out)
     return [sampler.sample() for _ in range(batches)]
 
@@ -78,7 +78,7 @@ def test_the_two_phases_draw_different_clips(config: RunConfig) -> None:
 
 
 def test_what_pretraining_held_out_is_not_rehearsed(config: RunConfig) -> None:
-    store = VideoMixture.open(config.video)
+    store = VideoMixture.open(config.video, config.env.image_size)
     (shard, place), *_ = (origin for origin in store.origins[2:])
     shards: dict[str, Any] = {key: [] for key, _ in store.origins}
     videos = Videos(config, "finetune", {"shards": shards | {shard: [place]}})

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from prelar_ray.config import VideoConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import Frames
+from prelar_ray.types import IMAGE_SIZE, Frames
 from prelar_ray.video.clips import ClipSampler
 from prelar_ray.video.mixture import VideoMixture
 from prelar_ray.video.store import VideoStore, VideoWriter
@@ -125,7 +125,7 @@ def test_what_a_store_gains_comes_after_all_that_was_there(tmp_path: Path, store
 def test_what_each_store_counts_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "prelar_ray")
     paths = tuple(str(folder / name) for name in LENGTHS)
-    VideoMixture.open(VideoConfig(path=paths, weights=(1, 3))).log_shares(paths, 3)
+    VideoMixture.open(VideoConfig(path=paths, weights=(1, 3)), IMAGE_SIZE).log_shares(paths, 3)
     said = [record.message for record in caplog.records if " % of the clips" in record.message]
     assert said == [
         f"{paths[0]}: 2 episodes, 15 frames, 25 % of the clips",

@@ -132,6 +132,7 @@ def test_manifest_and_journal_describe_the_store(tmp_path: Path) -> None:
         "attributes": ATTRIBUTES,
         "complete": True,
         "compression": "none",
+        "image_size": 64,
         "shards": 2,
     }
     first, second = lines(path)
