@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import stat
-import time
+import subprocess
+import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
 from prelar_ray.config import RunConfig
-from prelar_ray.distributed.connection import connect, connected
+from prelar_ray.distributed.connection import connect
 from prelar_ray.distributed.local_ray import check_temporary_folder
 from prelar_ray.errors import ResourceError
 
@@ -65,14 +66,26 @@ def test_a_home_that_cannot_be_written_is_told_before_ray_starts(
         connect(RunConfig(cluster="auto"))
 
 
-def listening() -> dict[str, set[str]]:
-    """Addresses at which this process and its descendants listen, by process."""
-    found: dict[str, set[str]] = {}
+LISTENING = """
+import json, time
+import psutil, ray
+from prelar_ray.config import RunConfig
+from prelar_ray.distributed.connection import connected
+
+def listening():
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         for socket in process.net_connections(kind="inet"):
             if socket.status == psutil.CONN_LISTEN:
-                found.setdefault(process.name(), set()).add(socket.laddr.ip)
-    return found
+                yield process.name(), socket.laddr.ip
+
+with connected(RunConfig(cluster="auto", dashboard=False)):
+    address = ray.get(ray.remote(lambda: ray.util.get_node_ip_address()).remote())
+    deadline = time.monotonic() + 60
+    while len(dict(found := list(listening()))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.5)  # its agents follow
+print(json.dumps({"address": address, "found": found}))
+"""
+"""Prints the address of a local Ray's node, and where it listens, by process."""
 
 
 def is_loopback(text: str) -> bool:
@@ -81,22 +94,16 @@ def is_loopback(text: str) -> bool:
 
 
 @pytest.mark.cluster
-def test_a_local_ray_listens_to_this_machine_alone_and_its_token_is_private(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    with connected(RunConfig(cluster="auto", dashboard=False)):
-        actor = ray.remote(_Idle).remote()
-        assert ray.get(actor.address.remote()) == "127.0.0.1"
-        deadline = time.monotonic() + 60
-        while len(found := listening()) < 4 and time.monotonic() < deadline:  # its agents follow
-            time.sleep(0.5)
-    assert {name: {x for x in addresses if not is_loopback(x)} for name, addresses in found.items()} == {
-        name: set() for name in found
-    }
-    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
-
-
-class _Idle:
-    def address(self) -> str:
-        return str(ray.util.get_node_ip_address())
+def test_a_local_ray_listens_to_this_machine_alone_and_its_token_is_private(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    # In a process of its own: one that has started a Ray before remembers that token.
+    environment = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING], env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["address"] == "127.0.0.1"
+    assert len(dict(said["found"])) >= 4
+    assert [where for where in said["found"] if not is_loopback(where[1])] == []
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
