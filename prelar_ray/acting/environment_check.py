@@ -229,7 +229,9 @@ def _images(rolled: _Rolled, image_size: int) -> Finding:
     if (frames == frames[:, :1, :1]).all():
         return Finding("env-image", "WARN", "every frame is of one colour", "check what it draws, with --sheet FILE")
     if rolled.steps >= REPEATED_STEPS and (frames == frames[0]).all():
-        return Finding("env-image", "WARN", "no action changes a pixel", "check the camera, and whether it draws anew")
+        return Finding(
+            "env-image", "WARN", "no action changes a pixel", "check the camera, and that every step draws a new frame"
+        )
     return Finding("env-image", "OK", f"uint8 {frames.shape[1:]}, from {frames.min()} to {frames.max()}")
 
 

@@ -94,7 +94,7 @@ def test_rewards_of_last_steps_are_learnt_with_the_bonus_where_the_episode_termi
     flags = torch.zeros_like(is_first)
     flags[0, -1] = flags[1, 2] = 1
     counts = torch.ones(3, 6)
-    counts[1:, 4:] = 0  # cut by the end of the segment: the episode may go on
+    counts[1:, 4:] = 0  # cut by the end of the segment: the episode may continue
     inputs = image, action, reward, is_first, Deterministic()
     copy = deepcopy(bonus)
     loss = finetune_loss(model, config.loss, bonus, *inputs, is_terminal=flags)
