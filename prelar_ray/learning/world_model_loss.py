@@ -122,12 +122,9 @@ def finetune_loss(
     replay, feature = posterior.at(slice(rows)), feature[:rows]
     target, counts = reward, None
     if bonus is not None:
-        novelty, windows = _novelty_input(bonus, embed[:rows], replay).detach(), None
-        if is_terminal is not None and model.discount is not None:
-            windows, counts = _windows(is_first, is_terminal, bonus.config.window)
-        intrinsic, _ = bonus(novelty, windows)  # (B, T), or (B, T - window + 1)
-        target = reward[:, : intrinsic.shape[1]] + intrinsic
-        metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
+        novelty = _novelty_input(bonus, embed[:rows], replay).detach()
+        ends = None if model.discount is None else is_terminal
+        target, counts = _reward_with_bonus(bonus, novelty, reward, is_first, ends, metrics)
 
     dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     error = -image_log_prob(decoded, image)  # (B + V, T)
@@ -207,6 +204,33 @@ def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Te
     if bonus.config.input == "embedding":
         return embed
     return posterior.feature if posterior.below is None else posterior.below.feature
+
+
+def _reward_with_bonus(
+    bonus: IntrinsicBonus,
+    novelty: Tensor,
+    reward: Tensor,
+    is_first: Tensor,
+    is_terminal: Tensor | None,
+    metrics: dict[str, Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """Return what the reward head learns: reward plus intrinsic bonus, and which steps count.
+
+    Args:
+        novelty: what the bonus looks at, ``(B, T, E)``.
+        reward, is_first: ``(B, T)``.
+        is_terminal: ``(B, T)`` where episodes can terminate; None as published.
+        metrics: those of the bonus are added to them.
+
+    Returns:
+        Targets ``(B, T)``, and 1 for those that count, ``(B, T)``; as published, ``(B, T - window + 1)`` and None.
+    """
+    windows = counts = None
+    if is_terminal is not None:
+        windows, counts = _windows(is_first, is_terminal, bonus.config.window)
+    intrinsic, _ = bonus(novelty, windows)
+    metrics |= {"bonus/mean": intrinsic.mean(), "bonus/scale": bonus.normaliser.magnitude.clone()}
+    return reward[:, : intrinsic.shape[1]] + intrinsic, counts
 
 
 def _windows(is_first: Tensor, is_terminal: Tensor, window: int) -> tuple[Tensor, Tensor]:
