@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from prelar_ray.errors import ResourceError
+from prelar_ray.storage.files import exclusive_file
 
 __all__ = ["close_token", "describe_access", "ensure_token", "token_path"]
 
@@ -89,10 +90,10 @@ def _create(path: Path) -> None:
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    created = exclusive_file(made, PRIVATE)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        with created as file:
+            file.write(secrets.token_hex(32).encode())
         with suppress(FileExistsError):
             os.link(made, path)
     finally:

@@ -52,14 +52,18 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{start}.{secrets.token_hex(RANDOM // 2)}{suffix}")
 
 
-def exclusive_file(path: Path) -> BinaryIO:
+def exclusive_file(path: Path, mode: int = 0o666) -> BinaryIO:
     """Create a file to write; never opens one that is there, nor what a link there points to.
+
+    Args:
+        path: of the file.
+        mode: its rights from the first moment on, less those that the umask takes.
 
     Raises:
         OSError: something of that name is there, or it cannot be created.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, mode), "wb")
 
 
 @contextmanager
