@@ -43,7 +43,7 @@ TAKEN_OVER = (
 
 INVERSE_DYNAMICS = (
     *("world_model.inverse_dynamics", "world_model.inverse_dynamics_head"),
-    "world_model.latent_action_classes",
+    *("world_model.inverse_dynamics_pooling", "world_model.latent_action_classes"),
 )
 """Those behind the inverse dynamics encoder besides, where fine-tuning continues to train it."""
 

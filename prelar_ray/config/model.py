@@ -117,6 +117,8 @@ class WorldModelConfig(Component):
     """What the inverse dynamics encoder sees: its frames concatenated by channel, or the last two subtracted."""
     inverse_dynamics_frames: Annotated[int, Field(ge=2)] = 2
     """Frames n that the inverse dynamics encoder concatenates, up to the one that the latent action leads to."""
+    inverse_dynamics_pooling: Literal["none", "mean"] = "none"
+    """Its last feature map as it is, or averaged over positions: then it tells what moved and how, not where."""
     action_input: Literal["encoder", "padded", "raw"] = "encoder"
     """Fine-tuning: actions through the action encoder, padded with zeros to latent_action, or as they are."""
     inverse_dynamics: ConvConfig = ConvConfig()

@@ -32,6 +32,7 @@ SOURCES = {
     "world_model.latent_action_classes": "not in the paper: for categorical latent actions only",
     "world_model.inverse_dynamics_input": "published code: concatenated by channel",
     "world_model.inverse_dynamics_frames": "Eq. (11)",
+    "world_model.inverse_dynamics_pooling": "published code: none",
     "world_model.action_input": "Eq. (12)",
     "world_model.inverse_dynamics": "published code: the encoder's trunk on two frames",
     "world_model.inverse_dynamics_head": "published code",

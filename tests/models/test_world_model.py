@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from prelar_ray.config import load_config
 from prelar_ray.errors import ConfigError
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
+from prelar_ray.models.resnet import innermost_map
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from tests.tiny import ACTION, tiny_config
 
@@ -51,6 +54,25 @@ def test_a_latent_action_is_inferred_from_the_frames_up_to_the_one_it_leads_to()
 def test_more_than_two_frames_are_not_subtracted() -> None:
     with pytest.raises(ConfigError, match=r"inverse_dynamics_frames=3: .*set world_model\.inverse_dynamics_input=pair"):
         tiny_config("world_model.inverse_dynamics_frames=3", "world_model.inverse_dynamics_input=difference")
+
+
+@pytest.mark.parametrize(("pooling", "same"), [("mean", True), ("none", False)])
+def test_a_pooled_latent_action_does_not_tell_where_it_happened(pooling: str, same: bool) -> None:
+    config = tiny_config(f"world_model.inverse_dynamics_pooling={pooling}")
+    encoder = PretrainWorldModel.of_run(config).eval().inverse_dynamics
+    assert encoder is not None
+    channels, side = innermost_map(config.world_model.inverse_dynamics, 64)
+    image = torch.zeros(1, 4, 3, 64, 64)
+    features = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+    def inferred(features: torch.Tensor) -> torch.Tensor:
+        with mock.patch.object(encoder.trunk, "forward", return_value=features.flatten(1)):
+            point: torch.Tensor = encoder(image).point
+        return point
+
+    here, elsewhere = inferred(features), inferred(features.flip(-1, -2))
+    assert torch.allclose(here, elsewhere, atol=1e-6) == same
+    assert not torch.allclose(here, inferred(features + 1), atol=1e-6)
 
 
 def test_slow_critic_starts_as_the_critic_and_is_not_trained() -> None:
