@@ -28,6 +28,7 @@ NAMES = {
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
     "structure": "modules and lines of every package, and who imports whom",
     "compare": "times of two result files",
+    "gather": "run folders into one result file: settings, measurements, evaluations, diagnostics",
     "table": "result files as Markdown",
     "compare_reports": "two folders of reports: pages, pictures and tables must be equal",
     "methods": "every method, both phases: losses, time per update, peak memory",

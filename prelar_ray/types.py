@@ -34,7 +34,7 @@ from prelar_ray.errors import DataError, NonFiniteError
 
 __all__ = ["IMAGE_SIZE", "Episode", "Frames", "ImageSize", "SequenceBatch", "Vectors", "check_frames"]
 
-ImageSize = Literal[64, 128]
+ImageSize = Literal[32, 64, 128]
 """Height and width of frames, pixels: of all frames of a run, and of a video store."""
 IMAGE_SIZE: Final = 64
 """The size of the published experiments, pixels."""

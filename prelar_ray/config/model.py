@@ -35,7 +35,8 @@ ScalarDistribution = Literal["gaussian", "two_hot"]
 class ConvConfig(Component):
     """A residual convolutional network between images and vectors.
 
-    At 128x128 (env.image_size) it has one stack more than ``stacks``, so that its smallest feature maps stay as small.
+    At 128x128 (env.image_size) it has one stack more than ``stacks``, at 32x32 one less: its smallest feature maps stay
+    as small.
     """
 
     depth: PositiveInt = 48
@@ -96,7 +97,7 @@ class WorldModelConfig(Component):
     """Networks of the world model; which of them a method uses is chosen here."""
 
     encoder: ConvConfig = ConvConfig()
-    """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks; twice that at 128x128)."""
+    """Image encoder, image to embedding (E = depth * 2^(stacks-1) * 16 at three stacks, at 64x64)."""
     decoder: ConvConfig = ConvConfig()
     """Image decoder, feature to image."""
     rssm: RSSMConfig = RSSMConfig()

@@ -52,7 +52,7 @@ class EnvConfig(Component):
     of gymnasium, or FAMILY/TASK of another package."""
     image_size: ImageSize = IMAGE_SIZE
     """Height and width of frames, pixels: of the environment, of recorded videos and of those to pre-train on. At 128
-    networks have one residual stack more, and frames take four times the memory."""
+    networks have one residual stack more, and frames take four times the memory; at 32 one less, and a quarter."""
     kwargs: Settings = Field(default={})
     """Keywords for the environment (gym/...)."""
     image_key: str = ""
@@ -342,6 +342,16 @@ class RunConfig(Component):
             )
         if self.env.vector_key and self.finetune.rehearsal.share:
             raise ValueError(f"{key}: videos have no vectors to rehearse; set finetune.rehearsal.share=0")
+        return self
+
+    @model_validator(mode="after")
+    def _small_frames_have_a_stack(self) -> RunConfig:
+        for part in ("encoder", "decoder", "inverse_dynamics"):
+            if 0 < self.env.image_size < IMAGE_SIZE and getattr(self.world_model, part).stacks == 1:
+                raise ValueError(
+                    f"world_model.{part}.stacks=1: frames of {self.env.image_size} pixels have one stack less, which "
+                    f"leaves none; set it to 2 or more, or use env.image_size={IMAGE_SIZE}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -89,12 +89,12 @@ def folded_config(config: ConvConfig) -> ConvConfig:
 
 
 def stack_count(config: ConvConfig, image_size: int) -> int:
-    """Return the residual stacks for frames of ``image_size`` pixels: one more for each doubling of 64.
+    """Return the residual stacks for frames of ``image_size`` pixels: one more for each doubling of 64, one less at 32.
 
     So the smallest feature map keeps its side, and the embedding E grows with its channels: twofold at 128. With equal
     stacks E, and the layers of RSSM and decoder at it, would grow fourfold, and receptive fields would not grow.
     """
-    return config.stacks + (image_size // IMAGE_SIZE).bit_length() - 1
+    return config.stacks + image_size.bit_length() - IMAGE_SIZE.bit_length()
 
 
 def innermost_map(config: ConvConfig, image_size: int) -> tuple[int, int]:

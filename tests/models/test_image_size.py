@@ -1,4 +1,4 @@
-"""Networks of frames of 128x128: one stack more, the smallest feature map as at 64x64."""
+"""Networks of frames of 128x128 and 32x32: one stack more or less, the smallest feature map as at 64x64."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prelar_ray.config import ContextConfig, ConvConfig, RunConfig
+from prelar_ray.errors import ConfigError
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.context import ContextEncoder
 from prelar_ray.models.image_decoder import ImageDecoder
@@ -40,16 +41,32 @@ def test_larger_frames_have_a_stack_more_and_as_small_a_map(stacks: int) -> None
     assert decoder(torch.zeros(B, T, 5)).shape == (B, T, 3, 128, 128)
 
 
+@pytest.mark.parametrize("stacks", [2, 3, 4])
+def test_smaller_frames_have_a_stack_less_and_as_small_a_map(stacks: int) -> None:
+    config = conv(stacks)
+    (channels, side), (fewer, same) = (innermost_map(config, size) for size in (64, 32))
+    assert stack_count(config, 32) == stacks - 1
+    assert (2 * fewer, same) == (channels, side)
+    encoder, decoder = ImageEncoder(config, 32), ImageDecoder(5, config, image_size=32)
+    assert encoder(frames(32)).shape == (B, T, encoder.size)
+    assert decoder(torch.zeros(B, T, 5)).shape == (B, T, 3, 32, 32)
+
+
+def test_small_frames_with_a_single_stack_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"world_model\.decoder\.stacks=1: .* of 32 pixels .* set it to 2 or more"):
+        tiny_config("env.image_size=32", "world_model.decoder.stacks=1", "world_model.encoder.stacks=2")
+
+
 def test_the_context_has_maps_of_the_same_sides() -> None:
     config = ContextConfig(enabled=True, heads=1, mask=0.0)
     maps = {}
-    for size in (64, 128):
+    for size in (32, 64, 128):
         encoder, decoder = ContextEncoder(conv(3), config, size), ImageDecoder(4, conv(3), config, size)
         contexts = encoder(frames(size), Deterministic(torch.arange(B)))
         maps[size] = set(contexts)
         assert decoder(torch.zeros(B, T, 4), contexts).shape == (B, T, 3, size, size)
         assert {attention.side for attention in decoder.attentions.values()} == set(contexts)
-    assert maps[64] == maps[128] == {8, 16}
+    assert maps[32] == maps[64] == maps[128] == {8, 16}
 
 
 def assert_all_learn(model: WorldModel) -> None:

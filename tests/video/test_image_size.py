@@ -37,7 +37,7 @@ def nothing(count: int) -> None:
     """Progress that nobody looks at."""
 
 
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [32, 64, 128])
 def test_frames_come_back_at_their_size(tmp_path: Path, size: int) -> None:
     found = write(tmp_path / "videos", size, 4, 5, 2)
     assert json.loads((tmp_path / "videos" / "manifest.json").read_text())["image_size"] == size
