@@ -42,7 +42,7 @@ def gathered(path: Path, metrics: Sequence[str], every: int) -> dict[str, Any]:
         "hardware": info.get("hardware"),
         "wall_seconds": info.get("timings", {}).get("total"),
         "configuration": {key: value for key, value in run.config.items() if key != "video"},  # paths of one machine
-        "lines": [{key: _rounded(line[key]) for key in kept if line.get(key) is not None} for line in lines],
+        "lines": [{key: _rounded(line.get(key)) for key in kept if line.get(key) is not None} for line in lines],
         "evaluations": [
             {"env_steps": e.env_steps, "returns": [_rounded(x) for x in e.returns], "successes": sum(e.successes)}
             for e in run.evaluations
@@ -55,8 +55,8 @@ def _diagnosis(found: Diagnostics | None) -> dict[str, Any] | None:
     return None if found is None else found.model_dump(mode="json", exclude={"videos", "actions", "checkpoint"})
 
 
-def _rounded(value: float) -> float | None:
-    number = finite(float(value))
+def _rounded(value: float | None) -> float | None:
+    number = None if value is None else finite(value)
     return None if number is None else float(f"{number:.4g}")
 
 
