@@ -32,6 +32,7 @@ NAMES = {
     "table": "result files as Markdown",
     "compare_reports": "two folders of reports: pages, pictures and tables must be equal",
     "methods": "every method, both phases: losses, time per update, peak memory",
+    "foresight": "what a world model foresees of movements and rewards, on fixed experience (torch alone)",
     "latent_sweep": "the weight of the latent action's KL against its diagnostics: which the rule chooses",
     "latent_actions": "pre-training variants and baselines on one task: diagnostics, returns over seeds (hours)",
 }
