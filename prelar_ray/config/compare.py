@@ -65,7 +65,10 @@ NETWORKS = {
 POLICY = ("world_model", "behaviour.actor", "env.image_size", "env.vector_size")
 """Sections behind the networks that act."""
 
-_PRETRAINING = (*TAKEN_OVER, "world_model.rssm.uniform_mix", "loss.action_kl_weight", "loss.consistency_weight")
+_PRETRAINING = (
+    *(*TAKEN_OVER, *INVERSE_DYNAMICS, "world_model.rssm.uniform_mix"),
+    *("loss.action_kl_weight", "loss.consistency_weight"),
+)
 _SWITCHES = {
     *("loss.aux_reward_weight", "finetune.bonus.weight"),
     *("loss.tie_weight", "loss.action_decoder_weight", "finetune.rehearsal.share"),

@@ -14,6 +14,7 @@ from prelar_ray.checkpoint.compatibility import (
 )
 from prelar_ray.checkpoint.store import CheckpointStore
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.config.compare import same_pretraining
 from prelar_ray.errors import CheckpointError, UsageError
 
 
@@ -49,6 +50,10 @@ def test_methods_that_pretrain_alike_may_start_from_each_other(
 ) -> None:
     saved("pretrain", of_method(before))
     assert pretrained_checkpoint(tmp_path / "run", of_method(after)).name == "000000031"
+
+
+def test_a_method_that_pools_its_inverse_dynamics_pretrains_by_itself() -> None:
+    assert not same_pretraining("prelar", "prelar_plus")
 
 
 @pytest.mark.parametrize(
