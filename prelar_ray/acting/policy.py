@@ -19,10 +19,10 @@ from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.actor_critic import make_actor
 from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
+from prelar_ray.models.observation import VectorEncoder, observed
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.resnet import folded_config
 from prelar_ray.models.rssm import State
-from prelar_ray.models.vector import VectorEncoder, joined
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames, Vectors
 
@@ -182,7 +182,7 @@ class Policy(nn.Module):
             vector: ``(n, V)``; None for a policy that observes images alone.
         """
         dtype = state.action.dtype
-        embed = joined(self.encoder(preprocess_image(image, dtype)), self.vector_encoder, vector).unsqueeze(1)
+        embed = observed(self.encoder, preprocess_image(image, dtype), self.vector_encoder, vector).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
         drawn = None if gumbel is None else gumbel.to(dtype).unsqueeze(1)
         posterior = self.rssm.filter(embed, latent_action, is_first.unsqueeze(1), state.latent, drawn)

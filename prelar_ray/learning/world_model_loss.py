@@ -59,8 +59,8 @@ def pretrain_loss(
     latent = model.infer_latent_actions(image)
     latent_action = model.to_inputs(None if latent is None else latent.sample(noise), is_first)  # (B, T, L)
     gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(model.encoder(image), latent_action, is_first, gumbel=gumbel)
-    decoded = model.decoder(posterior.feature, model.context(image, noise))
+    posterior, prior = rssm.observe(model.observed(image), latent_action, is_first, gumbel=gumbel)
+    decoded = model.decode(posterior.feature, image, noise)
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
@@ -113,16 +113,16 @@ def finetune_loss(
     begins = is_first
     if seen is not None:
         latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
-    embed = model.encoder(image)
+    embed = model.observed(image, vector)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(model.observed(embed, vector), latent_action, begins, gumbel=gumbel)
+    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
-    decoded = model.decoder(feature, model.context(image, noise))
+    decoded = model.decode(feature, image, noise)
     metrics = _entropies(posterior.logits, prior)
     replay, feature = posterior.at(slice(rows)), feature[:rows]
     target, counts = reward, None
     if bonus is not None:
-        novelty = _novelty_input(bonus, embed[:rows], replay).detach()
+        novelty = _novelty_input(bonus, embed[:rows, :, : model.encoder.size], replay).detach()
         ends = None if model.discount is None else is_terminal
         target, counts = _reward_with_bonus(bonus, novelty, reward, is_first, ends, metrics)
 

@@ -20,10 +20,10 @@ from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
 from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.layers import initialise
 from prelar_ray.models.noise import Noise
+from prelar_ray.models.observation import VectorEncoder, VectorHead, observed
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.two_hot import scalar_head
-from prelar_ray.models.vector import VectorEncoder, VectorHead, joined
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
@@ -65,6 +65,22 @@ class WorldModel(nn.Module):
         self.context_encoder: ContextEncoder | None = None
         if config.context.enabled:
             self.context_encoder = ContextEncoder(config.encoder, config.context, image_size)
+        self.vector_encoder: VectorEncoder | None = None
+
+    def observed(self, image: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Return what the dynamics observe of images ``(..., C, Hpx, Wpx)`` and vectors ``(..., V)``, ``(..., E)``."""
+        return observed(self.encoder, image, self.vector_encoder, vector)
+
+    def decode(self, feature: Tensor, image: Tensor, noise: Noise) -> Tensor:
+        """Return the mean images of features.
+
+        Args:
+            feature: ``(B, T, F)``.
+            image: preprocessed ``(B, T, C, Hpx, Wpx)``, of which methods with context take a frame.
+            noise: chooses that frame.
+        """
+        decoded: Tensor = self.decoder(feature, self.context(image, noise))
+        return decoded
 
     def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
         """Return the context of the decoder; None in methods without context.
@@ -163,10 +179,6 @@ class FinetuneWorldModel(WorldModel):
             vector=config.env.vector_size,
             image_size=config.env.image_size,
         )
-
-    def observed(self, embed: Tensor, vector: Tensor | None) -> Tensor:
-        """Return what the dynamics observe of embeddings ``(..., E)`` and vectors ``(..., V)``, None without any."""
-        return joined(embed, self.vector_encoder, vector)
 
     @property
     def pretrained(self) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Low-dimensional observations beside images: their encoder, and the head that predicts them."""
+"""What the dynamics observe: images and vectors, each by an encoder of its own; and the head that predicts vectors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from prelar_ray.config import MLPConfig
+from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import full_precision, hidden_layers
 from prelar_ray.models.two_hot import symlog
 
-__all__ = ["VectorEncoder", "VectorHead", "joined"]
+__all__ = ["VectorEncoder", "VectorHead", "observed"]
 
 
 class VectorEncoder(nn.Module):
@@ -41,10 +42,20 @@ class VectorHead(nn.Module):
         return 0.5 * (self(feature) - symlog(vector)).square().sum(dim=-1)
 
 
-def joined(embed: Tensor, encoder: VectorEncoder | None, vector: Tensor | None) -> Tensor:
-    """Return what the dynamics observe: the image's embedding ``(..., E)``, with the encoded vector behind it."""
-    if encoder is None:
-        return embed
-    if vector is None:
-        raise ValueError("this model observes vectors too: hand it those of env.vector_key")
-    return torch.cat([embed, encoder(vector.to(embed.dtype))], dim=-1)
+def observed(
+    encoder: ImageEncoder, image: Tensor, vector_encoder: VectorEncoder | None, vector: Tensor | None
+) -> Tensor:
+    """Return what the dynamics observe, ``(..., E)``: the embedding of the image, and the encoded vector behind it.
+
+    Args:
+        encoder: of images.
+        image: preprocessed ``(..., C, Hpx, Wpx)``.
+        vector_encoder: of vectors; None where none are observed.
+        vector: ``(..., V)``; read where vectors are observed.
+    """
+    parts = [encoder(image)]
+    if vector_encoder is not None:
+        if vector is None:
+            raise ValueError("this model observes vectors too: hand it those of env.vector_key")
+        parts.append(vector_encoder(vector.to(parts[0].dtype)))
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
