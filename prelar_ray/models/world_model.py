@@ -15,12 +15,11 @@ from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext
 from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.image_decoder import ImageDecoder
-from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
 from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.layers import initialise
 from prelar_ray.models.noise import Noise
-from prelar_ray.models.observation import VectorEncoder, VectorHead, observed
+from prelar_ray.models.observation import VectorEncoder, VectorHead, image_encoder, observed, size_of
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.two_hot import scalar_head
@@ -37,7 +36,10 @@ def dynamics(config: WorldModelConfig, embed: int, latent_action: int) -> RSSM |
 
 
 class WorldModel(nn.Module):
-    """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one."""
+    """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one.
+
+    Where no images are observed, there is neither encoder nor decoder.
+    """
 
     inverse_dynamics: InverseDynamicsEncoder | None
 
@@ -52,16 +54,18 @@ class WorldModel(nn.Module):
 
         Args:
             beside: numbers that the dynamics observe beside the image's embedding.
-            image_size: height and width of frames, pixels.
+            image_size: height and width of frames, pixels; 0 where none are observed.
         """
         super().__init__()
-        self.encoder = ImageEncoder(config.encoder, image_size)
+        self.encoder = image_encoder(config.encoder, image_size)
         self.rssm: RSSM | StackedRSSM
         if latent_action is None:
-            self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
+            self.rssm = RSSM(config.rssm, size_of(self.encoder), config.latent_action)
         else:
-            self.rssm = dynamics(config, self.encoder.size + beside, latent_action)
-        self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
+            self.rssm = dynamics(config, size_of(self.encoder) + beside, latent_action)
+        self.decoder: ImageDecoder | None = None
+        if image_size:
+            self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
         self.context_encoder: ContextEncoder | None = None
         if config.context.enabled:
             self.context_encoder = ContextEncoder(config.encoder, config.context, image_size)
@@ -72,13 +76,14 @@ class WorldModel(nn.Module):
         return observed(self.encoder, image, self.vector_encoder, vector)
 
     def decode(self, feature: Tensor, image: Tensor, noise: Noise) -> Tensor:
-        """Return the mean images of features.
+        """Return the mean images of features, in a model that observes images.
 
         Args:
             feature: ``(B, T, F)``.
             image: preprocessed ``(B, T, C, Hpx, Wpx)``, of which methods with context take a frame.
             noise: chooses that frame.
         """
+        assert self.decoder is not None, "where no images are observed, none are decoded"
         decoded: Tensor = self.decoder(feature, self.context(image, noise))
         return decoded
 
@@ -192,6 +197,6 @@ class FinetuneWorldModel(WorldModel):
         """Parts of the two optimisers: encoders, inverse dynamics and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
-        optional = (self.aux_reward, self.action_decoder, self.discount, self.vector_encoder, self.vector_head)
-        heads = [self.reward, *(part for part in optional if part is not None)]
-        return perceiving, [*acting, self.action_encoder, self.decoder, *heads]
+        heads = (self.aux_reward, self.action_decoder, self.discount, self.vector_encoder, self.vector_head)
+        optional = (self.decoder, self.reward, *heads)
+        return perceiving, [*acting, self.action_encoder, *(part for part in optional if part is not None)]

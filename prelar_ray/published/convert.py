@@ -18,6 +18,7 @@ from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.observation import size_of
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.published.files import Published, read_published
 from prelar_ray.published.names import LAYOUTS, official_key, own_key
@@ -279,7 +280,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
         normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()
         expected |= {f"reward_normaliser.{key}": value for key, value in normaliser.items()}
         if config.finetune.bonus.weight > 0:
-            size = model.encoder.size if config.finetune.bonus.input == "embedding" else model.rssm.feature
+            size = size_of(model.encoder) if config.finetune.bonus.input == "embedding" else model.rssm.feature
             bonus = IntrinsicBonus(size, config.finetune.bonus).state_dict()
             expected |= {f"bonus.{key}": value for key, value in bonus.items()}
     return expected

@@ -1,8 +1,8 @@
-"""Are discrete actions and terminations learnt? A policy of a small game against a random one, seed by seed (minutes).
+"""Is anything learnt in environments of others? A policy against a random one, task by task and seed by seed (minutes).
 
-``gym/benchmarks.discrete_actions:Catch-v0`` is made as a stranger would: it knows nothing of this package. A ball
-falls, and a paddle below goes left, stays or goes right; the episode terminates when the ball is down, with 1 if it is
-caught.
+``catch`` (images, discrete actions) is made as a stranger would: it knows nothing of this package. A ball falls, and a
+paddle below goes left, stays or goes right; the episode terminates when the ball is down, with 1 if it is caught.
+``pendulum`` (continuous actions) and ``cartpole`` (discrete) are gymnasium's, seen as vectors alone.
 """
 
 from __future__ import annotations
@@ -27,19 +27,44 @@ from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.finetuning import finetune
 from prelar_ray.training.local_backend import LocalBackend
 
-SHOWN = {"updates": "d", "caught": ".2f", "random": ".2f", "seconds": ".0f"}
+SHOWN = {"env_steps": "d", "updates": "d", "trained": ".2f", "random": ".2f", "seconds": ".0f"}
 COLUMNS, ROWS, SIDE = 5, 7, 8
 """Of the game, and pixels of a place."""
 
-SETTINGS = (
-    *("method=dreamerv2", "cluster=none", "threads=1", "env.task=gym/benchmarks.discrete_actions:Catch-v0"),
+COMMON = ("method=dreamerv2", "cluster=none", "threads=1", "evaluation.envs=8")
+"""On top of the preset tiny."""
+
+CATCH = (
+    *("env.task=gym/benchmarks.own_environments:Catch-v0", "env.reward_scale=10"),
     *("world_model.encoder.depth=8", "world_model.decoder.depth=8"),
     *("world_model.rssm.deter=64", "world_model.rssm.hidden=64", "behaviour.horizon=8"),
     *("finetune.segment_length=12", "finetune.random_steps=500", "finetune.initial_updates=100"),
-    *("finetune.env_steps=2400", "finetune.env_steps_per_update=2", "env.reward_scale=10"),
-    *("evaluation.episodes=40", "evaluation.envs=8", "evaluation.every_env_steps=1000"),
+    *("finetune.env_steps=2400", "finetune.env_steps_per_update=2"),
+    *("evaluation.episodes=40", "evaluation.every_env_steps=1000"),
 )
-"""On top of the preset tiny; a reward of 10 is worth as much there as one of point-reach."""
+"""A reward of 10 is worth as much as one of point-reach, for which the preset is made."""
+
+VECTOR = (
+    *("env.image_size=0", "env.vector_key=observation", "world_model.vector.units=64"),
+    *("world_model.rssm.deter=64", "world_model.rssm.hidden=64", "world_model.rssm.stoch=8"),
+    *("world_model.rssm.classes=8", "finetune.batch_size=16", "finetune.segment_length=16"),
+    *("behaviour.return_normalisation=percentiles", "behaviour.entropy_weight=0.003", "finetune.random_steps=1000"),
+    *("evaluation.episodes=16", "evaluation.every_env_steps=4000"),
+)
+"""Of tasks that are seen as vectors alone."""
+
+TASKS = {
+    "catch": CATCH,
+    "pendulum": (
+        *("env.task=gym/Pendulum-v1", "env.vector_size=3", *VECTOR, "env.action_repeat=2", "env.reward_scale=0.1"),
+        *("finetune.env_steps=10000", "finetune.env_steps_per_update=4"),
+    ),
+    "cartpole": (
+        *("env.task=gym/CartPole-v1", "env.vector_size=4", *VECTOR),
+        *("finetune.env_steps=10000", "finetune.env_steps_per_update=4"),
+    ),
+}
+"""Settings by task."""
 
 
 class Catch(gymnasium.Env[Any, int]):
@@ -84,34 +109,39 @@ class Catch(gymnasium.Env[Any, int]):
 gymnasium.register("Catch-v0", entry_point=f"{__name__}:Catch", max_episode_steps=100)
 
 
-def measure(seed: int, overrides: Sequence[str], folder: Path) -> Row:
-    """Train with a seed, and return the share of balls that its policy and a random one catch."""
-    config = load_config("tiny", None, [*SETTINGS, f"seed={seed}", *overrides])
-    run = RunFolder.create(folder / f"seed-{seed}", to_yaml(config), "finetune")
+def measure(task: str, seed: int, overrides: Sequence[str], folder: Path) -> Row:
+    """Train with a seed, and return the mean return of its policy and of a random one over the same episodes."""
+    config = load_config("tiny", None, [*COMMON, *TASKS[task], f"seed={seed}", *overrides])
+    run = RunFolder.create(folder / f"{task}-{seed}", to_yaml(config), "finetune")
     began = time.perf_counter()
     last = load_checkpoint(finetune(config, run, LocalBackend, None, resume=False))
-    seconds, episodes = time.perf_counter() - began, config.evaluation.episodes
-    caught, random = (
-        sum(Evaluator(config).evaluate(weights, episodes).successes) / episodes
+    seconds = time.perf_counter() - began
+    trained, random = (
+        Evaluator(config).evaluate(weights, config.evaluation.episodes).returns
         for weights in (policy_weights(last), None)
     )
     return {
-        "name": f"seed {seed}",
+        "name": f"{task}, seed {seed}",
+        "env_steps": last.env_steps,
         "updates": last.update,
-        "caught": caught,
-        "random": random,
+        "trained": float(np.mean(trained)),
+        "random": float(np.mean(random)),
         "seconds": seconds,
+        "returns": {"trained": trained, "random": random},
+        "evaluations": [(of.env_steps, float(np.mean(of.returns))) for of in run.evaluations()],
     }
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 1 where a policy is no better than a random one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks discrete_actions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks own_environments", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, as for the commands")
+    parser.add_argument("--task", action="append", choices=TASKS, help="just this task, may be repeated")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N-1 (default 2)")
     report_options(parser)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(seed, args.overrides, Path(folder)) for seed in range(args.seeds)]
-    show(Result("discrete_actions", {"overrides": args.overrides}, {"device": "cpu"}, rows), SHOWN, args)
-    return int(any(row["caught"] <= row["random"] for row in rows))
+        pairs = [(task, seed) for task in args.task or TASKS for seed in range(args.seeds)]
+        rows = [measure(*pair, args.overrides, Path(folder)) for pair in pairs]
+    show(Result("own_environments", {"overrides": args.overrides}, {"device": "cpu"}, rows), SHOWN, args)
+    return int(any(row["trained"] <= row["random"] for row in rows))
