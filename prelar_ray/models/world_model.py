@@ -55,14 +55,23 @@ class WorldModel(nn.Module):
         Args:
             beside: numbers that the dynamics observe beside the image's embedding.
             image_size: height and width of frames, pixels; 0 where none are observed.
+
+        Raises:
+            ConfigError: nothing at all is observed.
         """
         super().__init__()
         self.encoder = image_encoder(config.encoder, image_size)
+        size = size_of(self.encoder) + beside
+        if not size:
+            raise ConfigError(
+                "env.vector_size=0: without images (env.image_size=0) nothing is observed; set it to the numbers of "
+                "env.vector_key, which `prelar-ray doctor` tells"
+            )
         self.rssm: RSSM | StackedRSSM
         if latent_action is None:
-            self.rssm = RSSM(config.rssm, size_of(self.encoder), config.latent_action)
+            self.rssm = RSSM(config.rssm, size, config.latent_action)
         else:
-            self.rssm = dynamics(config, size_of(self.encoder) + beside, latent_action)
+            self.rssm = dynamics(config, size, latent_action)
         self.decoder: ImageDecoder | None = None
         if image_size:
             self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)

@@ -42,7 +42,6 @@ _STRUCTURE = (
 _UNPUBLISHED = {
     **{f"world_model.{part}.norm": "layer" for part in ("encoder", "decoder", "inverse_dynamics")},
     **{"world_model.reward_distribution": "two_hot", "behaviour.critic_distribution": "two_hot"},
-    "env.image_size": 128,
 }
 """Settings under which tensors have published names and other meanings, or shapes that no published network has."""
 
@@ -175,6 +174,8 @@ def _refuse_unpublished(checkpoint: Checkpoint) -> None:
     chosen = [f"{key}={value}" for key, value in _UNPUBLISHED.items() if _at(checkpoint.config, key) == value]
     if checkpoint.config.world_model.rssm.uniform_mix:
         chosen.append(f"world_model.rssm.uniform_mix={checkpoint.config.world_model.rssm.uniform_mix:g}")
+    if checkpoint.config.env.image_size != IMAGE_SIZE:
+        chosen.append(f"env.image_size={checkpoint.config.env.image_size}")
     if chosen:
         raise OfficialCheckpointError(
             f"{checkpoint.path}: the published code has no {chosen[0]}; only checkpoints without it can be exported"

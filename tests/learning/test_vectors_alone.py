@@ -10,6 +10,7 @@ import torch
 
 from prelar_ray.acting.policy import ActingNoise, Policy
 from prelar_ray.config import RunConfig
+from prelar_ray.errors import ConfigError
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.types import SequenceBatch, no_frames
 from tests.tiny import ACTION, tiny_batch, tiny_config
@@ -45,6 +46,11 @@ def test_balanced_losses_have_no_scale_of_images() -> None:
     assert set(learner.balance.log_scale) == {"reward", "dynamics_kl"}
     learner.update(batch())
     assert "loss_scale/image" not in learner.metrics()
+
+
+def test_a_model_that_observes_nothing_is_refused_with_the_setting_that_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.vector_size=0: without images .* nothing is observed; set it to"):
+        FinetuneLearner(config("env.vector_size=0"), ACTION)
 
 
 def test_novelty_can_be_that_of_the_feature() -> None:
