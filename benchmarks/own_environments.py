@@ -57,11 +57,11 @@ TASKS = {
     "catch": CATCH,
     "pendulum": (
         *("env.task=gym/Pendulum-v1", "env.vector_size=3", *VECTOR, "env.action_repeat=2", "env.reward_scale=0.1"),
-        *("finetune.env_steps=10000", "finetune.env_steps_per_update=4"),
+        *("finetune.env_steps=8000", "finetune.env_steps_per_update=4"),
     ),
     "cartpole": (
         *("env.task=gym/CartPole-v1", "env.vector_size=4", *VECTOR),
-        *("finetune.env_steps=10000", "finetune.env_steps_per_update=4"),
+        *("finetune.env_steps=5000", "finetune.env_steps_per_update=4"),
     ),
 }
 """Settings by task."""
