@@ -49,7 +49,7 @@ VECTOR = (
     *("world_model.rssm.deter=64", "world_model.rssm.hidden=64", "world_model.rssm.stoch=8"),
     *("world_model.rssm.classes=8", "finetune.batch_size=16", "finetune.segment_length=16"),
     *("behaviour.return_normalisation=percentiles", "behaviour.entropy_weight=0.003", "finetune.random_steps=1000"),
-    *("evaluation.episodes=16", "evaluation.every_env_steps=4000"),
+    *("evaluation.episodes=16", "evaluation.every_env_steps=2000"),
 )
 """Of tasks that are seen as vectors alone."""
 
@@ -57,11 +57,11 @@ TASKS = {
     "catch": CATCH,
     "pendulum": (
         *("env.task=gym/Pendulum-v1", "env.vector_size=3", *VECTOR, "env.action_repeat=2", "env.reward_scale=0.1"),
-        *("finetune.env_steps=8000", "finetune.env_steps_per_update=4"),
+        *("finetune.env_steps=6000", "finetune.env_steps_per_update=4"),
     ),
     "cartpole": (
         *("env.task=gym/CartPole-v1", "env.vector_size=4", *VECTOR),
-        *("finetune.env_steps=5000", "finetune.env_steps_per_update=4"),
+        *("finetune.env_steps=4000", "finetune.env_steps_per_update=4"),
     ),
 }
 """Settings by task."""
