@@ -60,7 +60,7 @@ TASKS = {
         *("finetune.env_steps=6000", "finetune.env_steps_per_update=4"),
     ),
     "cartpole": (
-        *("env.task=gym/CartPole-v1", "env.vector_size=4", *VECTOR),
+        *("env.task=gym/CartPole-v1", "env.vector_size=4", *VECTOR, "behaviour.discount=0.99"),
         *("finetune.env_steps=4000", "finetune.env_steps_per_update=4"),
     ),
 }
