@@ -17,7 +17,7 @@ NAMES = {
     "checkpoint": "the cost of a checkpoint for concurrent updates (torch alone)",
     "collector": "a collector beside the bare environment, and with workers that step it",
     "experts": "success and return of scripted experts and of a random policy, task by task",
-    "discrete_actions": "a policy of discrete actions in a game that terminates, beside a random one (torch alone)",
+    "own_environments": "a policy in environments of others, by images or vectors, beside a random one (torch alone)",
     "record": "recording videos with several processes",
     "data": "videos from their files to clips: converting, loading by compression, opening a large store",
     "sample_sources": "small folders of other formats, to try prelar-ray prepare on",
@@ -42,7 +42,7 @@ def main() -> int:
     """Dispatch."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in NAMES:
-        listing = "\n".join(f"  {key:<16}{line}" for key, line in NAMES.items())
+        listing = "\n".join(f"  {key:<18}{line}" for key, line in NAMES.items())
         sys.stderr.write(f"usage: python -m benchmarks NAME [--help]\n\n{listing}\n")
         return 0 if name in ("-h", "--help") else 2
     code: int = importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])

@@ -99,7 +99,7 @@ def foresight(learner: FinetuneLearner, held_out: Sequence[Experience]) -> dict[
     latent = model.action_encoder(action)
     is_first = torch.zeros(image.shape[:2])
     is_first[:, 0] = 1
-    states = model.rssm.filter(model.encoder(preprocess_image(image)), latent, is_first)
+    states = model.rssm.filter(model.observed(preprocess_image(image), None), latent, is_first)
     feature = states.feature.double().numpy()
     known, places = feature[:FIT].reshape(-1, feature.shape[-1]), position[:FIT].reshape(-1, 2)
     mean, middle = known.mean(axis=0), places.mean(axis=0)

@@ -77,9 +77,12 @@ def parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[], None
     size = config.world_model.latent_action
     if isinstance(learner, FinetuneLearner):
         size = learner.model.action_encoder.size
+    encoder, decoder = model.encoder, model.decoder
+    assert encoder is not None, "of a run that observes images"
+    assert decoder is not None
     latent = torch.zeros(*is_first.shape, size, device=learner.device, requires_grad=True)
     with torch.no_grad():
-        embed = model.encoder(image)
+        embed = encoder(image)
         gumbel = noise.gumbel(*is_first.shape, model.rssm.groups, model.rssm.classes)
         posterior, _ = model.rssm.observe(embed, latent, is_first, gumbel=gumbel)
         context = model.context(image, noise)
@@ -96,11 +99,9 @@ def parts(learner: Learner, batch: SequenceBatch) -> dict[str, Callable[[], None
 
     found: dict[str, Callable[[], None]] = {
         "data": data,
-        "encoder": both_ways(lambda: model.encoder(image), model.encoder.parameters()),
+        "encoder": both_ways(lambda: encoder(image), encoder.parameters()),
         "scan": both_ways(scan, model.rssm.parameters()),
-        "decoder": both_ways(
-            lambda: -image_log_prob(model.decoder(feature, context), image).mean(), model.decoder.parameters()
-        ),
+        "decoder": both_ways(lambda: -image_log_prob(decoder(feature, context), image).mean(), decoder.parameters()),
     }
     if isinstance(learner, PretrainLearner):
         inverse = learner.model.inverse_dynamics

@@ -32,17 +32,29 @@ import numpy.typing as npt
 
 from prelar_ray.errors import DataError, NonFiniteError
 
-__all__ = ["IMAGE_SIZE", "Episode", "Frames", "ImageSize", "SequenceBatch", "Vectors", "check_frames"]
+__all__ = [
+    "IMAGE_SIZE",
+    "Episode",
+    "Frames",
+    "ImageSize",
+    "ObservedSize",
+    "SequenceBatch",
+    "Vectors",
+    "check_frames",
+    "no_frames",
+]
 
 ImageSize = Literal[32, 64, 128]
 """Height and width of frames, pixels: of all frames of a run, and of a video store."""
+ObservedSize = Literal[0, 32, 64, 128]
+"""The size of what a run observes: one of :data:`ImageSize`, or 0 for no frames, where it observes vectors alone."""
 IMAGE_SIZE: Final = 64
 """The size of the published experiments, pixels."""
 
 Frames = npt.NDArray[np.uint8]
-"""Frames, uint8 ``(T, Hpx, Wpx, C)``."""
+"""Frames, uint8 ``(T, Hpx, Wpx, C)``; Hpx and Wpx are 0 with ``env.image_size=0``."""
 Vectors = npt.NDArray[np.float32]
-"""Low-dimensional observations beside the frames, float32 ``(T, V)``; V is 0 without ``env.vector_key``."""
+"""Low-dimensional observations, float32 ``(T, V)``; V is 0 without ``env.vector_key``."""
 
 
 def check_frames(frames: npt.NDArray[Any], source: str, image_size: int | None) -> Frames:
@@ -53,13 +65,18 @@ def check_frames(frames: npt.NDArray[Any], source: str, image_size: int | None) 
     """
     if frames.dtype != np.uint8:
         raise DataError(f"{source}: frames are {frames.dtype}, expected uint8 in [0, 255]; convert before recording")
-    shapes = [(size, size, 3) for size in get_args(ImageSize) if image_size in (size, None)]
+    shapes = [(size, size, 3) for size in (get_args(ImageSize) if image_size is None else (image_size,))]
     if frames.ndim != 4 or frames.shape[1:] not in shapes:
         expected = " or ".join(f"(T, {height}, {width}, 3)" for height, width, _ in shapes)
         raise DataError(
             f"{source}: frames have shape {tuple(frames.shape)}, expected {expected}; render or resize to that size"
         )
     return frames
+
+
+def no_frames(steps: int) -> Frames:
+    """Return what stands in the place of frames where none are observed, ``(T, 0, 0, 3)``."""
+    return np.zeros((steps, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,8 @@ class Episode:
             DataError: a shape or type is wrong.
             NonFiniteError: a reward or action is NaN or infinite; names the tensor and the first bad step.
         """
-        check_frames(self.image, self.key, None)  # its environment's size was checked with every step
+        # Its environment's size was checked with every step.
+        check_frames(self.image, self.key, None if self.image.size else 0)
         length = len(self)
         for field in fields(self):
             value = getattr(self, field.name)

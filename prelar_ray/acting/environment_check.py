@@ -125,7 +125,7 @@ def survey(config: RunConfig) -> tuple[list[Finding], Frames | None]:
             return findings, None
         if env.wrapped is not None:
             findings.append(_as_gymnasium_sees_it(env.wrapped))
-        return findings, _frames(episode)
+        return findings, _frames(episode) if config.env.image_size else None
     finally:
         env.close()
 
@@ -177,7 +177,8 @@ def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator
     yield _attributes(env, config)
     yield _actions(env)
     if rolled.observations:
-        yield _images(rolled, env.image_size)
+        if config.env.image_size:
+            yield _images(rolled, env.image_size)
         if config.env.vector_size:
             yield _vectors(rolled, config.env.vector_size)
         yield _rewards(rolled)
@@ -241,7 +242,7 @@ def _vectors(rolled: _Rolled, size: int) -> Finding:
     for step, vector in enumerate(seen):
         if vector.shape != (size,) or not np.isfinite(vector).all():
             text = f"the vector of step {step} is {vector}, expected {size} finite numbers"
-            return Finding("env-vector", "FAIL", text, "mend it, or leave env.vector_key empty")
+            return Finding("env-vector", "FAIL", text, "mend it, or change env.vector_key")
     return Finding("env-vector", "OK", f"{size} numbers, from {np.min(seen):g} to {np.max(seen):g}")
 
 

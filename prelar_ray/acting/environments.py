@@ -15,7 +15,7 @@ from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.errors import DataError
-from prelar_ray.types import Frames, Vectors, check_frames
+from prelar_ray.types import Frames, Vectors, check_frames, no_frames
 
 __all__ = ["Environments", "EpisodeLost", "LocalEnvironments", "MakeEnv", "Step"]
 
@@ -161,13 +161,14 @@ class LocalEnvironments:
             return error
 
     def _frame(self, observation: Any) -> Frames:
-        """Return the image of an observation.
+        """Return the image of an observation; one without pixels where none are observed.
 
         Raises:
             DataError: another shape or type.
         """
-        image: Frames = observation["image"]
-        check_frames(image[np.newaxis], "image", self._config.image_size)
+        size = self._config.image_size
+        image: Frames = observation["image"] if size else no_frames(1)[0]
+        check_frames(image[np.newaxis], "image", size)
         return image
 
     def _vector(self, observation: Any) -> Vectors:

@@ -17,12 +17,11 @@ from prelar_ray.errors import CheckpointError
 from prelar_ray.models.acting_weights import acting_space
 from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.actor_critic import make_actor
-from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.layers import load_module
+from prelar_ray.models.observation import VectorEncoder, image_encoder, observed, size_of
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.resnet import folded_config
 from prelar_ray.models.rssm import State
-from prelar_ray.models.vector import VectorEncoder, joined
 from prelar_ray.models.world_model import dynamics
 from prelar_ray.types import Frames, Vectors
 
@@ -66,7 +65,7 @@ class ActingNoise(NamedTuple):
 
 
 class Policy(nn.Module):
-    """Encoder, RSSM, action encoder and actor: from frames to actions, batched over environments.
+    """Encoders, RSSM, action encoder and actor: from frames and vectors to actions, batched over environments.
 
     With ``one_by_one`` each row is computed alone: slower, but bit-identical for any number of rows, whereas batches of
     different sizes round differently. Without it, a GPU replays a captured step
@@ -79,12 +78,12 @@ class Policy(nn.Module):
         model = config.world_model
         self.actions, self.task = ActionSpace.of(actions), config.env.task
         # Batch norms are folded into the convolutions' weights; see `acting_weights`.
-        self.encoder = ImageEncoder(folded_config(model.encoder), config.env.image_size)
+        self.encoder = image_encoder(folded_config(model.encoder), config.env.image_size)
         self.action_encoder = action_input(model, self.actions.size)
         size = config.env.vector_size
         self.vector_encoder = VectorEncoder(size, model.vector) if size else None
-        beside = model.vector.units if size else 0
-        self.rssm = dynamics(model, self.encoder.size + beside, self.action_encoder.size)
+        observed_size = size_of(self.encoder, self.vector_encoder)
+        self.rssm = dynamics(model, observed_size, self.action_encoder.size)
         self.actor = make_actor(self.rssm.feature, self.actions, config.behaviour)
         self.version = -1
         self.one_by_one = one_by_one
@@ -182,7 +181,7 @@ class Policy(nn.Module):
             vector: ``(n, V)``; None for a policy that observes images alone.
         """
         dtype = state.action.dtype
-        embed = joined(self.encoder(preprocess_image(image, dtype)), self.vector_encoder, vector).unsqueeze(1)
+        embed = observed(self.encoder, preprocess_image(image, dtype), self.vector_encoder, vector).unsqueeze(1)
         latent_action = self.action_encoder(state.action).unsqueeze(1)
         drawn = None if gumbel is None else gumbel.to(dtype).unsqueeze(1)
         posterior = self.rssm.filter(embed, latent_action, is_first.unsqueeze(1), state.latent, drawn)

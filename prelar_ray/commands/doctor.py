@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw an episode of the environment (a .png file)")
     args = parser.parse_args(argv)
     config = resolve(args)
+    if args.sheet and not config.env.image_size:
+        parser.error(f"--sheet {args.sheet}: env.image_size=0 draws no frames; leave it out")
     if args.dry_run:
         from prelar_ray.commands.dry_run import print_dry_run  # imports torch, which may be broken
 
@@ -166,7 +168,9 @@ def check_packages(distribution: str = "prelar-ray") -> Check:
 
 
 def check_rendering(config: RunConfig) -> Check:
-    """Draw frames off-screen."""
+    """Draw frames off-screen, if any are drawn."""
+    if not config.env.image_size:
+        return Check("OK", "not needed: env.image_size=0 draws no frames")
     from prelar_ray.envs import rendering_check
     from prelar_ray.errors import RenderingError
 

@@ -25,6 +25,7 @@ from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
+from prelar_ray.models.observation import size_of
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.replay.memory import GIB, step_bytes
 from prelar_ray.storage.occupancy import check_out
@@ -110,7 +111,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         pretrain = None if from_scratch else PretrainWorldModel.of_run(config)
         finetune = FinetuneWorldModel.of_run(config, action)
         parts = ActorCritic(finetune.rssm.feature, action, config.behaviour)
-        size = finetune.encoder.size if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
+        size = size_of(finetune.encoder) if config.finetune.bonus.input == "embedding" else finetune.rssm.feature
         bonus = IntrinsicBonus(size, config.finetune.bonus)
         noise = Deterministic(torch.empty(config.pretrain.batch_size, dtype=torch.int64))
 
@@ -152,7 +153,7 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
         for phase, part in counts.items()
     }
     memory |= {f"{phase}: activations of one update": value for phase, value in activations.items()}
-    memory["replay: frames at capacity"] = config.replay.capacity_steps * step_bytes(config)
+    memory["replay at capacity"] = config.replay.capacity_steps * step_bytes(config)
     counts["finetune, not trained"] = fixed
     return Summary(counts, memory)
 

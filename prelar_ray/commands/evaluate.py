@@ -17,6 +17,7 @@ from prelar_ray.checkpoint.transfer import policy_weights
 from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import override_option, overrides, plain_parser, positive
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.errors import UsageError
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.storage.files import atomic_file, prepare_file
 from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_tasks({"env.task": config.env.task})
         print_dry_run(config)
         return 0
+    if args.film and not config.env.image_size:
+        raise UsageError(f"--film {args.film}: env.image_size=0, so the run sees no frames to film; leave it out")
     for file in filter(None, (args.film, args.json)):
         prepare_file(file)
     weights = None if args.random else policy_weights(checkpoint)

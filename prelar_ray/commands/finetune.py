@@ -84,7 +84,8 @@ def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         run.trust()
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, init, args.resume))
-    evaluate = [["evaluate", args.out, "--film", "film.mp4"]] if kind.has_policy else []
+    film = ["--film", "film.mp4"] if config.env.image_size else []
+    evaluate = [["evaluate", args.out, *film]] if kind.has_policy else []
     print_next(f"fine-tuned: {args.out}", *evaluate, ["report", args.out])
     return 0
 

@@ -9,6 +9,7 @@ from prelar_ray.commands.cli import print_next
 from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, repeated, resolve
 from prelar_ray.config import RunConfig
+from prelar_ray.errors import ConfigError
 from prelar_ray.storage.occupancy import check_out
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.actions import actions_path
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     override_option(parser, "--policy", "record.policy", help="who acts: expert, random or mixed")
     args = parser.parse_args(argv)
     config = resolve(args)
+    if not config.env.image_size:
+        raise ConfigError("env.image_size=0: videos are made of frames; use env.image_size=64")
     if args.dry_run:
         check_tasks({f"record.tasks.{number}": task for number, task in enumerate(config.record.tasks)})
         if args.out is not None:

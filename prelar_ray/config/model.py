@@ -131,7 +131,7 @@ class WorldModelConfig(Component):
     reward_head: MLPConfig = MLPConfig()
     """Reward and auxiliary reward heads."""
     vector: MLPConfig = MLPConfig(layers=2, units=128)
-    """Encoder of the vector beside the image, and the head that predicts it (fine-tuning with env.vector_key)."""
+    """Encoder of the vector, and the head that predicts it (fine-tuning with env.vector_key)."""
     reward_distribution: ScalarDistribution = "gaussian"
     """What the reward heads predict: the mean of a unit Gaussian, or 255 bins in symlog space (two-hot)."""
 
@@ -193,7 +193,7 @@ class LossConfig(Component):
     discount_weight: PositiveFloat = 1.0
     """Weight of the log-likelihood of continuing (fine-tuning, with the head of behaviour.discount_head)."""
     vector_weight: NonNegativeFloat = 1.0
-    """Weight of the log-likelihood of the vector beside the image (fine-tuning with env.vector_key)."""
+    """Weight of the log-likelihood of the vector (fine-tuning with env.vector_key)."""
     dynamics_kl_weight: NonNegativeFloat = 1.0
     """Weight beta of the dynamics KL."""
     kl_balance: Fraction = 0.8

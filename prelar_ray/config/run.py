@@ -28,7 +28,7 @@ from prelar_ray.config.training import (
     RLlibConfig,
 )
 from prelar_ray.fitting import Fit
-from prelar_ray.types import IMAGE_SIZE, ImageSize
+from prelar_ray.types import IMAGE_SIZE, ObservedSize
 
 __all__ = [
     "RLLIB",
@@ -50,17 +50,18 @@ class EnvConfig(Component):
     task: str = "metaworld/reach-v3"
     """Environment id: metaworld/TASK, dmc/DOMAIN-TASK, prelar/point-reach, prelar/arena-TASK, gym/ID or gym/MODULE:ID
     of gymnasium, or FAMILY/TASK of another package."""
-    image_size: ImageSize = IMAGE_SIZE
+    image_size: ObservedSize = IMAGE_SIZE
     """Height and width of frames, pixels: of the environment, of recorded videos and of those to pre-train on. At 128
-    networks have one residual stack more, and frames take four times the memory; at 32 one less, and a quarter."""
+    networks have one residual stack more, and frames take four times the memory; at 32 one less, and a quarter. 0: no
+    frames are drawn, and the vector of vector_key is all that is observed (fine-tuning from scratch)."""
     kwargs: Settings = Field(default={})
     """Keywords for the environment (gym/...)."""
     image_key: str = ""
     """Image in the observations (gym/...), observation for all of it; empty: the only one, or else what it renders."""
     vector_key: str = ""
-    """Low-dimensional observation beside the image: a Box in the observations (gym/...), observation for all of it;
-    in Meta-World proprioception (hand, gripper) or observation; in DeepMind Control a key of the suite's observations,
-    or observation for all of them. Empty: none."""
+    """Low-dimensional observation beside the image, or alone with image_size=0: a Box in the observations (gym/...),
+    observation for all of it; in Meta-World proprioception (hand, gripper) or observation; in DeepMind Control a key of
+    the suite's observations, or observation for all of them. Empty: none."""
     vector_size: NonNegativeInt = 0
     """Numbers V of the vector that vector_key names; a wrong one is answered with the right one."""
     fit: Fit = "squeeze"
@@ -86,6 +87,17 @@ class EnvConfig(Component):
     def _a_size_is_of_a_vector(self) -> Self:
         if self.vector_size and not self.vector_key:
             raise ValueError(f"env.vector_size={self.vector_size}: of which vector? name it with env.vector_key")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_observed(self) -> Self:
+        if not self.image_size and not self.vector_key:
+            raise ValueError(
+                "env.image_size=0: without images a vector has to be observed; name it with env.vector_key "
+                "(observation: all of it), or use env.image_size=64"
+            )
+        if not self.image_size and self.image_key:
+            raise ValueError(f"env.image_key={self.image_key}: env.image_size=0 observes no images; leave it empty")
         return self
 
 
@@ -352,6 +364,25 @@ class RunConfig(Component):
                     f"world_model.{part}.stacks=1: frames of {self.env.image_size} pixels have one stack less, which "
                     f"leaves none; set it to 2 or more, or use env.image_size={IMAGE_SIZE}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_there_for_what_looks_at_them(self) -> RunConfig:
+        if self.env.image_size:
+            return self
+        without = "env.image_size=0: there are no images for"
+        if self.world_model.latent_action_source != "none":
+            raise ValueError(
+                f"{without} method={self.method}, which pre-trains on videos; use method=dreamerv2, which learns from "
+                "scratch"
+            )
+        if self.world_model.context.enabled:
+            raise ValueError(f"{without} the context of a scene; use world_model.context.enabled=false")
+        if self.finetune.bonus.weight and self.finetune.bonus.input == "embedding":
+            raise ValueError(
+                f"{without} the intrinsic bonus, the novelty of their embeddings; use finetune.bonus.weight=0, or "
+                "finetune.bonus.input=feature"
+            )
         return self
 
     @model_validator(mode="after")

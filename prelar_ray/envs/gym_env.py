@@ -48,11 +48,12 @@ class GymFamily(Family):
 
 
 class GymEnv(PixelEnv):
-    """An environment of gymnasium with images in its observation, or that renders arrays.
+    """An environment of gymnasium with images in its observation, or that renders arrays; or one seen as a vector.
 
     Its actions are a bounded Box of any shape, scaled to [-1, 1] and flat, or choices (Discrete, MultiDiscrete) as
-    one-hot vectors. The images, of any size, are brought to ``env.image_size`` as ``env.fit`` says. Success is
-    ``info[env.success_key]``; without one there is no success. Nothing says whether it ever terminates: it may.
+    one-hot vectors. The images, of any size, are brought to ``env.image_size`` as ``env.fit`` says; at 0 it needs none,
+    and nothing is rendered. Success is ``info[env.success_key]``; without one there is no success. Nothing says whether
+    it ever terminates: it may.
 
     Args:
         identifier: as :func:`gymnasium.make` takes it.
@@ -73,7 +74,7 @@ class GymEnv(PixelEnv):
             raise ConfigError(f"env.camera={env.camera}: {self._name} has no cameras known here; use env.kwargs")
         self._env = _make(identifier, env)
         try:
-            self._key = _image_key(self._name, self._env, env.image_key)
+            self._key = _image_key(self._name, self._env, env.image_key) if env.image_size else None
             self._given = gym_actions(self._name, self._env.action_space)
             self._vector_key = env.vector_key
             size = _vector_size(self._name, self._env.observation_space, env.vector_key, self._key)
@@ -96,7 +97,7 @@ class GymEnv(PixelEnv):
             "versions": {"gymnasium": version("gymnasium")},
             "id": spec.id if spec else self._name,
             "kwargs": self._config.kwargs,
-            "images": "render()" if self._key is None else self._key,
+            "images": (self._key or "render()") if self._config.image_size else "none",
             "fit": self._config.fit,
             "reward_version": "as made",
             "action_repeat": self._action_repeat,
@@ -144,14 +145,14 @@ class GymEnv(PixelEnv):
 
 
 def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
-    """Make the environment, with ``render_mode="rgb_array"`` unless its observation is to be the image.
+    """Make the environment, with ``render_mode="rgb_array"`` where images are seen that its observations do not have.
 
     Raises:
         ConfigError: it cannot be made, with what gymnasium or the environment said.
         RenderingError: it is a scene of MuJoCo, which cannot be drawn here.
     """
     settings: dict[str, Any] = dict(env.kwargs)
-    if not env.image_key:
+    if env.image_size and not env.image_key:
         settings.setdefault("render_mode", "rgb_array")
     if env.time_limit:
         settings["max_episode_steps"] = env.time_limit
@@ -170,7 +171,8 @@ def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"env.task=gym/{identifier}: cannot be made ({said}); correct the id or env.kwargs, or name "
-            "the image of its observations with env.image_key if it cannot render"
+            "the image of its observations with env.image_key if it cannot render, or observe a vector alone with "
+            "env.image_size=0"
         ) from error
 
 
@@ -215,7 +217,8 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | No
     if env.render_mode != "rgb_array":
         raise ConfigError(
             f"env.task={name}: its observations have {len(images)} images and it renders {env.render_mode}, no arrays; "
-            "name the image with env.image_key, or have it render with env.kwargs.render_mode"
+            "name the image with env.image_key, have it render with env.kwargs.render_mode, or observe a vector alone "
+            "with env.image_size=0"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Base class of all environments: image observations, action repeat, truncation, and error messages."""
+"""Base class of all environments: observations, action repeat, truncation, and error messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Action = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 """One frame, uint8 ``(Hpx, Wpx, C)``."""
 Observation = dict[str, npt.NDArray[Any]]
-"""``{"image": Image}``, with ``"vector"``, float32 ``(V,)``, where there is one."""
+"""``{"image": Image}``, with ``"vector"``, float32 ``(V,)``, where there is one; it may be alone."""
 RenderMode = Literal["rgb_array"] | None
 
 
@@ -38,8 +38,8 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         action_repeat: environment steps per action; rewards are summed, any success counts.
         seed: seed of the stream of episodes; None draws one from the operating system.
         render_mode: what :meth:`render` returns; the observation holds the same image.
-        vector_size: numbers V in the vector beside the image; 0 for none.
-        image_size: height and width of frames, pixels.
+        vector_size: numbers V in the vector; 0 for none.
+        image_size: height and width of frames, pixels; 0 for none: then nothing is drawn.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 gymnasium's own type
@@ -62,9 +62,9 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         vector_size: int = 0,
         image_size: int = IMAGE_SIZE,
     ) -> None:
-        observed: dict[str, spaces.Space[Any]] = {
-            "image": spaces.Box(0, 255, shape=(image_size, image_size, 3), dtype=np.uint8)
-        }
+        observed: dict[str, spaces.Space[Any]] = {}
+        if image_size:
+            observed["image"] = spaces.Box(0, 255, shape=(image_size, image_size, 3), dtype=np.uint8)
         if vector_size:
             observed["vector"] = spaces.Box(-np.inf, np.inf, shape=(vector_size,), dtype=np.float32)
         self.observation_space = spaces.Dict(observed)
@@ -100,9 +100,12 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         raise NotImplementedError(f"{type(self).__name__} has a vector_size, but no _vector()")
 
     def _observe(self) -> Observation:
-        if not self.vector_size:
-            return {"image": self._draw()}
-        return {"image": self._draw(), "vector": np.asarray(self._vector(), np.float32).ravel()}
+        observation: Observation = {}
+        if self.image_size:
+            observation["image"] = self._draw()
+        if self.vector_size:
+            observation["vector"] = np.asarray(self._vector(), np.float32).ravel()
+        return observation
 
     def expert_action(self) -> Action:
         """Return the scripted expert's action ``(A,)`` in the present state.

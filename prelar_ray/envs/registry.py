@@ -57,7 +57,10 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
 
 def _check_vector(env: EnvConfig, found: int) -> None:
     if env.vector_key and not found:
-        raise ConfigError(f"env.vector_key={env.vector_key}: {env.task} has images alone; leave it empty")
+        raise ConfigError(
+            f"env.vector_key={env.vector_key}: {env.task} has images alone; leave it empty"
+            + ("" if env.image_size else ", and use env.image_size=64")
+        )
     if found != env.vector_size:
         raise ConfigError(
             f"env.vector_size={env.vector_size}: {env.vector_key} of {env.task} has {found} numbers; "

@@ -54,7 +54,7 @@ def compile_networks(model: WorldModel, heads: Iterable[nn.Module] = ()) -> None
 
     A loop over time is compiled by its step: unrolled, it takes minutes.
     """
-    parts = [model.encoder, model.decoder, *heads]
+    parts = [part for part in (model.encoder, model.decoder, *heads) if part is not None]
     if model.inverse_dynamics is not None:
         parts.append(model.inverse_dynamics.trunk)
     for part in parts:

@@ -70,7 +70,7 @@ def measure(
 
     sample = model.to_inputs(latent.sample(noise), is_first)
     gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(model.encoder(image), sample, is_first, gumbel=gumbel)
+    posterior, prior = rssm.observe(model.observed(image), sample, is_first, gumbel=gumbel)
 
     own = model.to_inputs(latent.point, is_first)
     given = {"own": own, "shuffled": own[permutation], "zero": torch.zeros_like(own)}

@@ -27,6 +27,7 @@ from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
 from prelar_ray.models.noise import Noise
+from prelar_ray.models.observation import size_of
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.seeding import derive_seed
@@ -121,7 +122,7 @@ class FinetuneLearner(BaseLearner):
     """Second half of Algorithm 1: world model with real actions and rewards, then behaviour in imagination."""
 
     role = "finetune-learner"
-    balanced = ("image", "reward", "dynamics_kl")
+    balanced: tuple[str, ...] = ("image", "reward", "dynamics_kl")
     model: FinetuneWorldModel
 
     def __init__(
@@ -141,6 +142,8 @@ class FinetuneLearner(BaseLearner):
             ranks: group of learners that share every batch.
             terminates: whether episodes of the task can end before their time for what happens in them.
         """
+        if not config.env.image_size:
+            self.balanced = ("reward", "dynamics_kl")
         super().__init__(config, noise, ranks)
         tune = config.finetune
         dtype = self.noise.dtype
@@ -149,7 +152,7 @@ class FinetuneLearner(BaseLearner):
         self.actor_critic = ActorCritic(self.model.rssm.feature, space, config.behaviour).to(self.device, dtype)
         self.bonus: IntrinsicBonus | None = None
         if tune.bonus.weight > 0:
-            size = self.model.encoder.size if tune.bonus.input == "embedding" else self.model.rssm.feature
+            size = size_of(self.model.encoder) if tune.bonus.input == "embedding" else self.model.rssm.feature
             self.bonus = IntrinsicBonus(size, tune.bonus, ranks).to(self.device)
         perceiving, others = self.model.parameter_groups()
         frozen_updates = tune.initial_updates if tune.freeze_pretrained else 0
@@ -235,7 +238,7 @@ class FinetuneLearner(BaseLearner):
         return acting_weights(self.model.state_dict(), self.actor_critic.state_dict())
 
     def predict(self, batch: SequenceBatch, context: int) -> Prediction:
-        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames.
+        """Reconstruct the first segment of a batch and predict it from its first ``context`` frames, if it has images.
 
         A segment of several short episodes is cut where its second begins, which no action led to.
         """

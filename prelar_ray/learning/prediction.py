@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import postprocess_image
-from prelar_ray.models.world_model import FinetuneWorldModel, WorldModel
+from prelar_ray.models.world_model import WorldModel
 from prelar_ray.types import Frames
 
 __all__ = ["Prediction", "context_frames", "predict", "roll_out"]
@@ -39,15 +39,11 @@ def predict(
     """
     is_first = torch.zeros_like(image[:, :, 0, 0, 0])
     is_first[:, 0] = 1
-    embed = model.encoder(image)
-    if isinstance(model, FinetuneWorldModel):
-        embed = model.observed(embed, vector)
-    posterior = model.rssm.filter(embed, latent_action, is_first)
+    posterior = model.rssm.filter(model.observed(image, vector), latent_action, is_first)
     last = posterior.at((slice(None), context - 1))
     prior = model.rssm.imagine(last, latent_action[:, context:])
     feature = torch.cat([posterior.feature, prior.feature], dim=1)
-    scene = model.context(torch.cat([image, image[:, context:]], dim=1), Deterministic())
-    decoded = model.decoder(feature, scene)
+    decoded = model.decode(feature, torch.cat([image, image[:, context:]], dim=1), Deterministic())
     reconstructed, predicted = decoded.split([image.shape[1], image.shape[1] - context], dim=1)
     open_loop = torch.cat([reconstructed[:, :context], predicted], dim=1)
     arrays = [postprocess_image(x)[0].cpu().numpy() for x in (image, reconstructed, open_loop)]
@@ -69,12 +65,11 @@ def roll_out(model: WorldModel, seen: Tensor, latent_action: Tensor) -> Tensor:
     length = seen.shape[1]
     is_first = torch.zeros_like(seen[:, :, 0, 0, 0])
     is_first[:, 0] = 1
-    posterior = model.rssm.filter(model.encoder(seen), latent_action[:, :length], is_first)
+    posterior = model.rssm.filter(model.observed(seen), latent_action[:, :length], is_first)
     prior = model.rssm.imagine(posterior.at((slice(None), -1)), latent_action[:, length:])
     # A context encoder takes a batch of the decoded length and uses its first frame.
-    scene = model.context(seen[:, :1].expand(-1, latent_action.shape[1] - length, -1, -1, -1), Deterministic())
-    decoded: Tensor = model.decoder(prior.feature, scene)
-    return decoded
+    repeated = seen[:, :1].expand(-1, latent_action.shape[1] - length, -1, -1, -1)
+    return model.decode(prior.feature, repeated, Deterministic())
 
 
 def context_frames(length: int) -> int:

@@ -20,6 +20,7 @@ from prelar_ray.models.distributions import categorical_entropy
 from prelar_ray.models.image_decoder import image_log_prob
 from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.noise import Noise
+from prelar_ray.models.observation import size_of
 from prelar_ray.models.rssm import RSSM, State
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
@@ -59,8 +60,8 @@ def pretrain_loss(
     latent = model.infer_latent_actions(image)
     latent_action = model.to_inputs(None if latent is None else latent.sample(noise), is_first)  # (B, T, L)
     gumbel = noise.gumbel(*is_first.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(model.encoder(image), latent_action, is_first, gumbel=gumbel)
-    decoded = model.decoder(posterior.feature, model.context(image, noise))
+    posterior, prior = rssm.observe(model.observed(image), latent_action, is_first, gumbel=gumbel)
+    decoded = model.decode(posterior.feature, image, noise)
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
@@ -102,7 +103,7 @@ def finetune_loss(
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
         is_terminal: ``(B, T)``, which a model with a discount head learns from.
-        vector: ``(B, T, V)``, beside the images of a model that observes vectors.
+        vector: ``(B, T, V)``, of a model that observes vectors, which may be all that it observes.
 
     Returns:
         The loss, with the posterior of replay.
@@ -113,32 +114,30 @@ def finetune_loss(
     begins = is_first
     if seen is not None:
         latent_action, begins = with_clips(encoded, is_first, seen.sample(noise))
-    embed = model.encoder(image)
+    embed = model.observed(image, vector)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
-    posterior, prior = rssm.observe(model.observed(embed, vector), latent_action, begins, gumbel=gumbel)
+    posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
     feature = posterior.feature
-    decoded = model.decoder(feature, model.context(image, noise))
+    error = None  # (B + V, T)
+    if model.decoder is not None:
+        error = -image_log_prob(model.decode(feature, image, noise), image)
     metrics = _entropies(posterior.logits, prior)
     replay, feature = posterior.at(slice(rows)), feature[:rows]
     target, counts = reward, None
     if bonus is not None:
-        novelty = _novelty_input(bonus, embed[:rows], replay).detach()
+        novelty = _novelty_input(bonus, embed[:rows, :, : size_of(model.encoder)], replay).detach()
         ends = None if model.discount is None else is_terminal
         target, counts = _reward_with_bonus(bonus, novelty, reward, is_first, ends, metrics)
 
     dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
-    error = -image_log_prob(decoded, image)  # (B + V, T)
     reward_loss, _ = model.reward.loss(feature[:, : target.shape[1]], target)  # of the shape of target
-    terms = {
-        "image": error.mean(),
+    terms = {} if error is None else {"image": error.mean()}
+    weights = {} if error is None else {"image": config.image_weight}
+    terms |= {
         "dynamics_kl": dynamics_kl,
         "reward": reward_loss.mean() if counts is None else ranks.mean_where(reward_loss, counts),
     }
-    weights = {
-        "image": config.image_weight,
-        "dynamics_kl": config.dynamics_kl_weight,
-        "reward": config.reward_weight,
-    }
+    weights |= {"dynamics_kl": config.dynamics_kl_weight, "reward": config.reward_weight}
     if model.aux_reward is not None:
         terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
         weights["aux_reward"] = config.aux_reward_weight
@@ -158,7 +157,7 @@ def finetune_loss(
         terms["action_decoder"] = action_decoder_loss(told, action, is_first, ranks)
         weights["action_decoder"] = config.action_decoder_weight
         metrics["model/action_r2"] = decoded_variance(told, action, is_first)
-    if seen is not None:
+    if seen is not None and error is not None:
         clips, share = slice(rows, None), 1 - rows / len(image)
         states = posterior.at(clips), prior[clips], latent_action[clips]
         terms |= _latent_action_terms(rssm, config, seen, *states, noise, ranks, metrics)

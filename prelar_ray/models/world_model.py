@@ -15,15 +15,14 @@ from prelar_ray.models.action_encoder import action_input
 from prelar_ray.models.context import ContextEncoder, SceneContext
 from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.image_decoder import ImageDecoder
-from prelar_ray.models.image_encoder import ImageEncoder
 from prelar_ray.models.inverse_dynamics import InverseDynamicsEncoder
 from prelar_ray.models.latent_action import LatentAction
 from prelar_ray.models.layers import initialise
 from prelar_ray.models.noise import Noise
+from prelar_ray.models.observation import VectorEncoder, VectorHead, image_encoder, observed, size_of
 from prelar_ray.models.rssm import RSSM
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.two_hot import scalar_head
-from prelar_ray.models.vector import VectorEncoder, VectorHead, joined
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = ["FinetuneWorldModel", "PretrainWorldModel", "WorldModel", "dynamics"]
@@ -37,7 +36,10 @@ def dynamics(config: WorldModelConfig, embed: int, latent_action: int) -> RSSM |
 
 
 class WorldModel(nn.Module):
-    """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one."""
+    """Base class of both phases: image encoder, latent dynamics, image decoder, and context in methods with one.
+
+    Where no images are observed, there is neither encoder nor decoder.
+    """
 
     inverse_dynamics: InverseDynamicsEncoder | None
 
@@ -52,19 +54,47 @@ class WorldModel(nn.Module):
 
         Args:
             beside: numbers that the dynamics observe beside the image's embedding.
-            image_size: height and width of frames, pixels.
+            image_size: height and width of frames, pixels; 0 where none are observed.
+
+        Raises:
+            ConfigError: nothing at all is observed.
         """
         super().__init__()
-        self.encoder = ImageEncoder(config.encoder, image_size)
+        self.encoder = image_encoder(config.encoder, image_size)
+        size = size_of(self.encoder) + beside
+        if not size:
+            raise ConfigError(
+                "env.vector_size=0: without images (env.image_size=0) nothing is observed; set it to the numbers of "
+                "env.vector_key, which `prelar-ray doctor` tells"
+            )
         self.rssm: RSSM | StackedRSSM
         if latent_action is None:
-            self.rssm = RSSM(config.rssm, self.encoder.size, config.latent_action)
+            self.rssm = RSSM(config.rssm, size, config.latent_action)
         else:
-            self.rssm = dynamics(config, self.encoder.size + beside, latent_action)
-        self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
+            self.rssm = dynamics(config, size, latent_action)
+        self.decoder: ImageDecoder | None = None
+        if image_size:
+            self.decoder = ImageDecoder(self.rssm.feature, config.decoder, config.context, image_size)
         self.context_encoder: ContextEncoder | None = None
         if config.context.enabled:
             self.context_encoder = ContextEncoder(config.encoder, config.context, image_size)
+        self.vector_encoder: VectorEncoder | None = None
+
+    def observed(self, image: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Return what the dynamics observe of images ``(..., C, Hpx, Wpx)`` and vectors ``(..., V)``, ``(..., E)``."""
+        return observed(self.encoder, image, self.vector_encoder, vector)
+
+    def decode(self, feature: Tensor, image: Tensor, noise: Noise) -> Tensor:
+        """Return the mean images of features, in a model that observes images.
+
+        Args:
+            feature: ``(B, T, F)``.
+            image: preprocessed ``(B, T, C, Hpx, Wpx)``, of which methods with context take a frame.
+            noise: chooses that frame.
+        """
+        assert self.decoder is not None, "where no images are observed, none are decoded"
+        decoded: Tensor = self.decoder(feature, self.context(image, noise))
+        return decoded
 
     def context(self, image: Tensor, noise: Noise) -> dict[int, SceneContext] | None:
         """Return the context of the decoder; None in methods without context.
@@ -164,10 +194,6 @@ class FinetuneWorldModel(WorldModel):
             image_size=config.env.image_size,
         )
 
-    def observed(self, embed: Tensor, vector: Tensor | None) -> Tensor:
-        """Return what the dynamics observe of embeddings ``(..., E)`` and vectors ``(..., V)``, None without any."""
-        return joined(embed, self.vector_encoder, vector)
-
     @property
     def pretrained(self) -> dict[str, nn.Module]:
         """Parts initialised from pre-training, by their name in its checkpoint (Algorithm 1, line 10)."""
@@ -180,6 +206,6 @@ class FinetuneWorldModel(WorldModel):
         """Parts of the two optimisers: encoders, inverse dynamics and pre-trained RSSM, and everything else."""
         perceiving = [part for name, part in self.pretrained.items() if name != "decoder"]
         acting = [self.rssm.above] if isinstance(self.rssm, StackedRSSM) else []
-        optional = (self.aux_reward, self.action_decoder, self.discount, self.vector_encoder, self.vector_head)
-        heads = [self.reward, *(part for part in optional if part is not None)]
-        return perceiving, [*acting, self.action_encoder, self.decoder, *heads]
+        heads = (self.aux_reward, self.action_decoder, self.discount, self.vector_encoder, self.vector_head)
+        optional = (self.decoder, self.reward, *heads)
+        return perceiving, [*acting, self.action_encoder, *(part for part in optional if part is not None)]

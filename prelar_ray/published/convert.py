@@ -18,6 +18,7 @@ from prelar_ray.errors import OfficialCheckpointError
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.running_magnitude import RunningMagnitude
 from prelar_ray.models.actor_critic import ActorCritic
+from prelar_ray.models.observation import size_of
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 from prelar_ray.published.files import Published, read_published
 from prelar_ray.published.names import LAYOUTS, official_key, own_key
@@ -41,7 +42,6 @@ _STRUCTURE = (
 _UNPUBLISHED = {
     **{f"world_model.{part}.norm": "layer" for part in ("encoder", "decoder", "inverse_dynamics")},
     **{"world_model.reward_distribution": "two_hot", "behaviour.critic_distribution": "two_hot"},
-    "env.image_size": 128,
 }
 """Settings under which tensors have published names and other meanings, or shapes that no published network has."""
 
@@ -174,6 +174,8 @@ def _refuse_unpublished(checkpoint: Checkpoint) -> None:
     chosen = [f"{key}={value}" for key, value in _UNPUBLISHED.items() if _at(checkpoint.config, key) == value]
     if checkpoint.config.world_model.rssm.uniform_mix:
         chosen.append(f"world_model.rssm.uniform_mix={checkpoint.config.world_model.rssm.uniform_mix:g}")
+    if checkpoint.config.env.image_size != IMAGE_SIZE:
+        chosen.append(f"env.image_size={checkpoint.config.env.image_size}")
     if chosen:
         raise OfficialCheckpointError(
             f"{checkpoint.path}: the published code has no {chosen[0]}; only checkpoints without it can be exported"
@@ -279,7 +281,7 @@ def _expected(config: RunConfig, action: int | None) -> dict[str, Tensor]:
         normaliser = RunningMagnitude(config.behaviour.reward_momentum).state_dict()
         expected |= {f"reward_normaliser.{key}": value for key, value in normaliser.items()}
         if config.finetune.bonus.weight > 0:
-            size = model.encoder.size if config.finetune.bonus.input == "embedding" else model.rssm.feature
+            size = size_of(model.encoder) if config.finetune.bonus.input == "embedding" else model.rssm.feature
             bonus = IntrinsicBonus(size, config.finetune.bonus).state_dict()
             expected |= {f"bonus.{key}": value for key, value in bonus.items()}
     return expected

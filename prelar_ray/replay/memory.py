@@ -12,6 +12,8 @@ from prelar_ray.errors import ResourceError
 __all__ = ["GIB", "check_replay_fits", "memory_limit", "replay_bytes", "step_bytes"]
 
 GIB = 2**30
+NUMBERS = 16
+"""Of action, reward and flags in a step, about."""
 
 
 def memory_limit() -> int:
@@ -26,8 +28,8 @@ def memory_limit() -> int:
 
 
 def step_bytes(config: RunConfig) -> int:
-    """Bytes of the frame that a step of experience holds; its numbers are a hundredth of that."""
-    return config.env.image_size**2 * 3
+    """Bytes of the frame that a step of experience holds, whose numbers are a hundredth of that; or of them alone."""
+    return config.env.image_size**2 * 3 or 4 * (config.env.vector_size + NUMBERS)
 
 
 def replay_bytes(config: RunConfig) -> int:
@@ -47,6 +49,6 @@ def check_replay_fits(config: RunConfig, limit: int, of: str) -> None:
         half = int(limit / 2 / step_bytes(config)) * replay.shards
         raise ResourceError(
             f"replay.capacity_steps={replay.capacity_steps} in replay.shards={replay.shards}: a process would come to "
-            f"hold {needed / GIB:.3g} GiB of frames, {of} has {limit / GIB:.3g} GiB; "
+            f"hold {needed / GIB:.3g} GiB of experience, {of} has {limit / GIB:.3g} GiB; "
             f"replay.capacity_steps={half} takes half of that, or spread the replay over nodes with replay.shards"
         )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from prelar_ray.errors import DataError
 from prelar_ray.storage.arrow import read_arrays, write_arrays
-from prelar_ray.types import Episode
+from prelar_ray.types import Episode, no_frames
 
 __all__ = ["EpisodeStore"]
 
@@ -87,6 +87,8 @@ class EpisodeStore:
             raise DataError(
                 f"{path}: the checksum differs, the episode is damaged; delete the file to continue without it"
             )
+        if "image" not in arrays and "vector" in arrays:
+            arrays["image"] = no_frames(len(arrays["vector"]))
         try:
             episode = Episode(**arrays, **{name: int(value) for name, value in metadata.items()})  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
@@ -128,12 +130,11 @@ def _order(path: Path) -> int:
 
 
 def _split(episode: Episode) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """Return the fields of an episode as arrays and as metadata."""
+    """Return the fields of an episode as arrays, of which those without numbers are left out, and as metadata."""
     values = {field.name: getattr(episode, field.name) for field in fields(episode)}
-    if not episode.vector.shape[1]:
-        del values["vector"]
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    return arrays, {name: str(value) for name, value in values.items() if name not in arrays}
+    metadata = {name: str(value) for name, value in values.items() if name not in arrays}
+    return {name: array for name, array in arrays.items() if array.size}, metadata
 
 
 def _digest(arrays: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> str:

@@ -118,8 +118,12 @@ class Run:
         """Score of each evaluation that has it, with its interval over episodes, by metric."""
         return {
             RETURN: [mean_interval(evaluation.returns) for evaluation in self.evaluations],
-            SUCCESS: [success_interval(of.successes) for of in self.scored(SUCCESS)],
+            SUCCESS: [self.success_of(of) for of in self.scored(SUCCESS)],
         }
+
+    def success_of(self, evaluation: EvaluationRecord) -> Interval:
+        """Return the success rate of an evaluation that has one, with its interval over episodes."""
+        return success_interval(evaluation.successes)
 
     def series(self, name: str, over: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return where the finite values of a metric were taken (``over`` update or env_steps), and the values."""
@@ -179,7 +183,9 @@ def read_run(path: Path) -> Run:
             run.missing.pop(Path(name).stem, None)
         run.missing.setdefault(Path(name).stem, missing)
     prediction = folder.frames / "prediction.npz"
-    if (kind and kind.own_networks) or prediction.exists():
+    env = run.config.get("env")
+    sees = not isinstance(env, dict) or env.get("image_size") != 0
+    if (kind and kind.own_networks and sees) or prediction.exists():
         run.prediction = run.read("prediction", lambda: read_prediction(prediction), None)
     if folder.diagnostics_path.exists():
         run.diagnosis = run.read("diagnosis", lambda: read_diagnostics(folder.diagnostics_path), None)

@@ -42,7 +42,7 @@ METRICS: dict[str, Metric] = {
         "nats", "Cross-entropy of whether the episode continues (fine-tuning, behaviour.discount_head)."
     ),
     "loss/vector": Metric(
-        "nats", "Half the squared error of the vector beside the image, in symlog space (fine-tuning, env.vector_key)."
+        "nats", "Half the squared error of the predicted vector, in symlog space (fine-tuning, env.vector_key)."
     ),
     "loss/tie": Metric(
         "nats",

@@ -338,8 +338,9 @@ class Finetuning(Loop):
             self._record_evaluations(wait=True)
 
     def conclude(self) -> None:
-        """Write what the report shows: frames and final numbers."""
-        self.run.save_frames("prediction", **self.learners.predict(self.replay.peek())._asdict())
+        """Write what the report shows: frames, where any are observed, and final numbers."""
+        if self.config.env.image_size:
+            self.run.save_frames("prediction", **self.learners.predict(self.replay.peek())._asdict())
         episodes = sum(self.collectors.numbers.values())
         counts = {"updates": self.learners.updates, "env_steps": self.replay.env_steps, "episodes": episodes}
         self.run.update(summary=final_numbers(self.run, **counts))

@@ -47,7 +47,7 @@ def check(output: str, config: RunConfig, tmp_path: Path) -> None:
     learner = FinetuneLearner(config, 4)
     trained = parameter_count(learner.model) + parameter_count(learner.actor_critic)
     assert rows(finetuning.split("parameters: ")[0])["total"] == f"{trained:,}"
-    assert rows(memory)["replay: frames at capacity"] == f"{config.replay.capacity_steps * 64 * 64 * 3 / 2**30:.2f}"
+    assert rows(memory)["replay at capacity"] == f"{config.replay.capacity_steps * 64 * 64 * 3 / 2**30:.2f}"
     assert "activations of one update" in memory
 
 
@@ -134,7 +134,7 @@ def test_heads_and_vectors_beside_the_image_are_counted() -> None:
 
 def test_replay_is_as_large_as_its_frames() -> None:
     summary = summarise(tiny_config("replay.capacity_steps=12345"), ACTION)
-    assert summary.memory["replay: frames at capacity"] == 12345 * 64 * 64 * 3
+    assert summary.memory["replay at capacity"] == 12345 * 64 * 64 * 3
 
 
 def largest_so_far() -> int:
@@ -238,7 +238,7 @@ def test_a_study_that_names_a_package_that_is_not_installed_is_refused(
 
 def test_larger_frames_are_in_the_estimates() -> None:
     small, large = (summarise(tiny_config(f"env.image_size={size}"), ACTION) for size in (64, 128))
-    replay, activations = "replay: frames at capacity", "pretrain: activations of one update"
+    replay, activations = "replay at capacity", "pretrain: activations of one update"
     assert large.memory[replay] == 4 * small.memory[replay]
     assert 2 * small.memory[activations] < large.memory[activations] < 5 * small.memory[activations]
     assert large.parameters["pretrain"]["encoder"] > small.parameters["pretrain"]["encoder"]

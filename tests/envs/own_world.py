@@ -82,5 +82,21 @@ class Track(gymnasium.Env[Any, Any]):
         return image
 
 
+class Blind(Track):
+    """The line of :class:`Track` as its place alone; nothing can be drawn of it."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, actions: str = "box") -> None:
+        super().__init__(None, "vector", actions)
+
+    def _observe(self) -> Any:
+        return np.array([self._place], np.float32)
+
+    def _draw(self) -> Any:
+        raise AssertionError("drawn")
+
+
+gymnasium.register("Blind-v0", entry_point=Blind, max_episode_steps=30)
 gymnasium.register("Track-v0", entry_point=Track, max_episode_steps=30)
 gymnasium.register("Endless-v0", entry_point=Track)

@@ -48,17 +48,14 @@ class ToyWorld:
     def __init__(self, listens: bool = True) -> None:
         self.rssm = ToyRSSM(listens)
 
-    def encoder(self, image: Tensor) -> Tensor:
+    def observed(self, image: Tensor, vector: None = None) -> Tensor:
         return image.mean(dim=(-3, -2, -1)).unsqueeze(-1)
 
-    def decoder(self, feature: Tensor, context: None) -> Tensor:
+    def decode(self, feature: Tensor, image: Tensor, noise: object) -> Tensor:
         return feature[..., -1:, None, None].expand(*feature.shape[:-1], 3, 64, 64)
 
-    def context(self, image: Tensor, noise: object) -> None:
-        return None
-
     def infer_latent_actions(self, image: Tensor) -> GaussianAction:
-        change = self.encoder(image).diff(dim=1)
+        change = self.observed(image).diff(dim=1)
         mean = torch.cat([change, torch.zeros_like(change), torch.zeros_like(change)], dim=-1)
         return GaussianAction(mean, torch.tensor([0.5, 1.0, 1.0]).expand_as(mean))
 

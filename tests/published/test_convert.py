@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,8 +409,17 @@ def test_an_import_is_the_same_each_time(publish: Publish) -> None:
     assert one.config == two.config
 
 
-def test_a_checkpoint_of_another_image_size_is_not_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("phase", "size", "settings"),
+    [
+        ("pretrain", 128, []),
+        ("finetune", 0, ["method=dreamerv2", "env.vector_key=observation", "env.vector_size=1"]),
+    ],
+)
+def test_a_checkpoint_of_another_image_size_is_not_exported(
+    tmp_path: Path, phase: Any, size: int, settings: list[str]
+) -> None:
     store = CheckpointStore(tmp_path, keep_last=1)
-    store.save("pretrain", tiny_config("env.image_size=128"), 0, {}, {})
-    with pytest.raises(OfficialCheckpointError, match=r"the published code has no env\.image_size=128; only"):
+    store.save(phase, tiny_config(f"env.image_size={size}", *settings), 0, {}, {})
+    with pytest.raises(OfficialCheckpointError, match=rf"the published code has no env\.image_size={size}; only"):
         export_state(store.latest())

@@ -42,7 +42,9 @@ def test_a_replay_that_this_machine_cannot_hold_is_refused_before_anything_is_co
 ) -> None:
     monkeypatch.setattr(shard, "memory_limit", lambda: memory.GIB)
     long = ("finetune.env_steps=200000", "replay.capacity_steps=200000")
-    with pytest.raises(ResourceError, match=r"hold 2\.29 GiB of frames, this machine has 1 GiB; .*=43690 takes half"):
+    with pytest.raises(
+        ResourceError, match=r"hold 2\.29 GiB of experience, this machine has 1 GiB; .*=43690 takes half"
+    ):
         ReplayShard(config(*long), tmp_path / "replay")
     assert not (tmp_path / "replay").exists()
     ReplayShard(config(*long, "replay.capacity_steps=43690"), tmp_path / "replay")

@@ -8,7 +8,7 @@ from typing import Any
 
 from prelar_ray.reporting.protocols import protocol_of
 from prelar_ray.reporting.read import read_run
-from prelar_ray.reporting.run_report import _evaluations
+from prelar_ray.reporting.run_report import _evaluations, write_report
 from prelar_ray.reporting.scores import RETURN, SUCCESS
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.run_folder import RunFolder
@@ -29,6 +29,8 @@ def test_evaluations_without_success_have_returns_alone(
     assert run.missing == {}
     assert (len(run.intervals[RETURN]), run.intervals[SUCCESS], run.scored(SUCCESS)) == (2, [], [])
     assert [panel.name for panel in _evaluations(run)] == ["evaluation/return_mean"]
+    write_report([tmp_path], tmp_path / "report.html")
+    assert "<h2" in (tmp_path / "report.html").read_text()
 
 
 def test_records_of_before_do_not_give_success_to_tasks_that_have_none(
