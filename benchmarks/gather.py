@@ -40,7 +40,7 @@ def gathered(path: Path, metrics: Sequence[str], every: int) -> dict[str, Any]:
         "date": info.get("finished") or info.get("created"),
         "versions": info.get("versions"),
         "hardware": info.get("hardware"),
-        "wall_seconds": info.get("timings", {}).get("total"),
+        "seconds": info.get("timings"),
         "configuration": {key: value for key, value in run.config.items() if key != "video"},  # paths of one machine
         "lines": [{key: _rounded(line.get(key)) for key in kept if line.get(key) is not None} for line in lines],
         "evaluations": [
