@@ -158,10 +158,10 @@ def test_a_store_of_other_frames_is_refused_when_opened(tmp_path: Path) -> None:
     path = tmp_path / "videos"
     record(path, [2])
     (shard,) = lines(path)
-    small = {"frames": np.zeros((2, 32, 32, 3), np.uint8)}
+    small = {"frames": np.zeros((2, 48, 48, 3), np.uint8)}
     info = write_arrays(path / shard["file"], small, {"episodes": episodes_of(shard)})
     edit_first_line(path, bytes=info.bytes, sha256=info.sha256)
-    with pytest.raises(DataError, match=r"shard-00000\.arrow: frames have shape \(2, 32, 32, 3\), expected"):
+    with pytest.raises(DataError, match=r"shard-00000\.arrow: frames have shape \(2, 48, 48, 3\), expected"):
         VideoStore(path)
 
 
