@@ -276,7 +276,7 @@ def _cheap_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregates, "RESAMPLES", 99)
     monkeypatch.setattr(Chart, "picture", lambda chart, theme: str(chart.alt) if theme == "dark" else drawn(chart))
     monkeypatch.setattr(Chart, "files", lambda chart: {".png": b""})
-    monkeypatch.setattr("prelar_ray.storage.study_folder.is_gone", lambda process: True)
+    monkeypatch.setattr("prelar_ray.storage.locks.is_gone", lambda process: True)
 
 
 DRAWN: set[str] = set()
