@@ -84,7 +84,7 @@ def test_an_unknown_option_exits_with_2(parser, capsys):
 def test_help_keeps_the_epilog_as_written_and_names_the_presets(parser):
     text = parser.format_help()
     assert "examples:\n  one" in text
-    assert "demo,metaworld-experts,paper,small,tiny" in "".join(text.split())
+    assert "cpu,demo,metaworld-experts,paper,small,tiny" in "".join(text.split())
     assert "short for video.skip_bad=true" in text
 
 

@@ -248,7 +248,7 @@ def test_an_override_that_is_not_yaml_is_refused():
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_and_all(written):
-    expected = "preset=tny: unknown preset; nearest: tiny; known: demo, metaworld-experts, paper, small, tiny"
+    expected = "preset=tny: unknown preset; nearest: tiny; known: cpu, demo, metaworld-experts, paper, small, tiny"
     assert refusal(preset="tny") == expected
     assert refusal(file=written("preset: tny")) == expected
 

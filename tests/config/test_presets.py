@@ -97,6 +97,13 @@ def test_demo_has_the_networks_of_tiny_and_records_no_video_of_its_target():
     assert demo.collect.collectors == 2
 
 
+def test_the_preset_cpu_is_tuned_on_a_task_whose_videos_it_does_not_record():
+    cpu = load_config("cpu")
+    assert cpu.env.task.startswith("metaworld/")
+    assert cpu.env.task not in cpu.record.tasks
+    assert cpu.pretrain.stride == cpu.env.action_repeat
+
+
 def test_the_experts_are_those_of_all_tasks_that_are_not_of_the_benchmark():
     from prelar_ray.envs.rendering import import_simulator
 
