@@ -78,10 +78,12 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, None, args.resume))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"
+    # The task is named: it may be the preset's, and not one of the videos.
+    tuned = ["--config", run.config_path, "--out", "runs/finetune", f"env.task={config.env.task}"]
     print_next(
         f"pre-trained: {run.last_checkpoint()}",
         *([["diagnose", args.out]] if inferred else []),
-        ["finetune", "--init", args.out, "--config", run.config_path, "--out", "runs/finetune"],
+        ["finetune", "--init", args.out, *tuned],
         ["report", args.out],
     )
     return 0

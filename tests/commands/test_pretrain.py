@@ -34,7 +34,7 @@ def test_a_run_leaves_its_files_and_names_the_next_command(
     assert "pretrain: 5/5 updates, done" in said
     assert f"pre-trained: {out}/checkpoints/000000005" in said
     assert f"prelar-ray diagnose {out}\n" in said
-    assert f"prelar-ray finetune --init {out} --config {out}/config.yaml --out runs/finetune\n" in said
+    assert f"prelar-ray finetune --init {out} --config {out}/config.yaml --out runs/finetune env.task=" in said
 
 
 def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
@@ -44,7 +44,8 @@ def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
     line = ["--config", settings, "--videos", str(videos), "--out", str(out), "pretrain.updates=2"]
     assert pretrain.main([*line, "world_model.latent_action_source=zeros"]) == 0
     said = capsys.readouterr().err
-    assert f"next: prelar-ray finetune --init '{out}' --config '{out}/config.yaml' --out runs/finetune\n" in said
+    command = f"next: prelar-ray finetune --init '{out}' --config '{out}/config.yaml' --out runs/finetune"
+    assert f"{command} env.task=prelar/point-reach\n" in said
     assert f"prelar-ray report '{out}'" in said
     assert "diagnose" not in said
 
