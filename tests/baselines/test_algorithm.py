@@ -32,7 +32,7 @@ def config(method: str, *overrides: str, preset: str = "tiny") -> RunConfig:
 @pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("method", BASELINES)
 def test_every_baseline_s_settings_are_accepted_with_every_preset(method: str, preset: str) -> None:
-    algorithm = algorithm_config(config(method, preset=preset))
+    algorithm = algorithm_config(config(method, "env.image_size=64", preset=preset))
     assert algorithm.algo_class is not None
     assert algorithm.algo_class.__name__ == method.removeprefix("rllib/")
 
