@@ -47,6 +47,7 @@ HORIZONS = (1, 4, 10)
 STARTS = (5, 15, 25, 35)
 """Steps at which imagination starts, after so many observed frames."""
 RIDGE = 3.0
+UPDATES = 800
 EVERY = 100
 
 Array = npt.NDArray[np.float64]
@@ -165,11 +166,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings on top of the preset")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--init", type=Path, metavar="RUN", help="pre-training to start from (default: from scratch)")
-    parser.add_argument("--updates", type=int, default=800, metavar="N")
+    parser.add_argument("--updates", type=int, default=UPDATES, metavar="N")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     args = parser.parse_args(argv)
     rows: dict[str, Any] = json.loads(args.json.read_bytes()) if args.json.is_file() else {}
-    name = " ".join([f"--preset {args.preset}", *args.settings, *(["pre-trained"] if args.init else [])])
+    init = [f"--init {args.init}"] if args.init else []
+    length = [] if args.updates == UPDATES else [f"--updates {args.updates}"]
+    name = " ".join([f"--preset {args.preset}", *args.settings, *init, *length])
     if name not in rows:
         method = () if args.init or any(s.startswith("method=") for s in args.settings) else ("method=dreamerv2",)
         config = load_config(args.preset, overrides=["finetune.bonus.weight=0", *method, *args.settings])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prelar_ray.errors import DataError
 from prelar_ray.reporting.read import read_run
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Diagnostics, finite
@@ -27,9 +28,11 @@ def gathered(path: Path, metrics: Sequence[str], every: int) -> dict[str, Any]:
     """Return what the run folder ``path`` holds, as JSON.
 
     Raises:
-        DataError: it is no run folder.
+        DataError: it is no run folder, or its record, settings or metrics cannot be read.
     """
     run = read_run(path)
+    if damaged := [reason for part, reason in run.missing.items() if part in ("record", "config", "metrics")]:
+        raise DataError(damaged[0])
     info = run.info
     lines = [line for line in run.metrics if line["update"] and line["update"] % every == 0]
     kept = ("update", "env_steps", *metrics)
