@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting.read import read_run
+from prelar_ray.reporting.read import find_runs, read_run
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Diagnostics, finite
 
@@ -28,7 +28,7 @@ def gathered(path: Path, metrics: Sequence[str], every: int) -> dict[str, Any]:
     """Return what the run folder ``path`` holds, as JSON.
 
     Raises:
-        DataError: it is no run folder, or its record, settings or metrics cannot be read.
+        DataError: its record, settings or metrics cannot be read.
     """
     run = read_run(path)
     if damaged := [reason for part, reason in run.missing.items() if part in ("record", "config", "metrics")]:
@@ -66,12 +66,12 @@ def _rounded(value: float | None) -> float | None:
 def main(argv: Sequence[str]) -> int:
     """Write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gather", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
     parser.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help="only these")
     parser.add_argument("--every", type=int, default=100, metavar="N", help="updates from line to line (default 100)")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     args = parser.parse_args(argv)
-    result = [gathered(path, args.metrics, args.every) for path in args.runs]
+    result = [gathered(path, args.metrics, args.every) for path in find_runs(args.runs)]
     with atomic_file(args.json) as partial:
         partial.write((json.dumps(result, indent=1) + "\n").encode())
     sys.stdout.write(f"{args.json}: {len(result)} runs\n")
