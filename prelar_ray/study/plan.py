@@ -80,7 +80,10 @@ class PlannedRun:
 
 
 def plan_runs(sweep: Sweep, folder: Path, identities: Mapping[str, str] | None = None) -> list[PlannedRun]:
-    """Return every run, pre-trainings first.
+    """Return every run in the order in which they start.
+
+    That is by seed, so that a study which ends early has compared everything on fewer seeds; pre-trainings come first.
+    Where Optuna proposes, the seeds of a proposal stay together, so that it knows their results before it proposes again.
 
     Args:
         folder: of the study; videos that it records lie there.
@@ -112,7 +115,11 @@ def plan_runs(sweep: Sweep, folder: Path, identities: Mapping[str, str] | None =
             for run in {run.method: run for run in runs}.values():
                 _check_space(run, tune.space)
     found = {run.name: run for run in [*pretrainings, *runs]}  # draws from few values, and seeds given twice, repeat
-    return list(found.values())
+    if tune is None or sweep.search.kind == "optuna":
+        return list(found.values())
+    turns = {seed: turn for turn, seed in reversed(list(enumerate(tune.seeds)))}
+    paired = sweep.pretrain is not None and sweep.pretrain.paired_seeds
+    return sorted(found.values(), key=lambda run: turns[run.seed] if paired or run.phase == "finetune" else 0)
 
 
 def _check_own_keys(sweep: Sweep) -> None:
@@ -171,13 +178,14 @@ def recording(sweep: Sweep, settings: Mapping[str, Any]) -> RunConfig:
 def _pretrainings(
     sweep: Sweep, stage: PretrainStage, stores: Mapping[str, str], identities: Mapping[str, str]
 ) -> list[PlannedRun]:
+    seeds = sweep.finetune.seeds if sweep.finetune and stage.paired_seeds else stage.seeds
     found: dict[str, PlannedRun] = {}
     for method in _pretrained_methods(sweep, stage):
         for (variants, own), point, (data, store), seed in itertools.product(
             _pretrained_variants(sweep, method),
             _points(sweep, stage.space, f"pretrain/{method}"),
             stores.items(),
-            stage.seeds,
+            seeds,
         ):
             settings = {"method": method, **sweep.settings, **stage.settings, **own}
             with _at("pretrain"):
@@ -189,7 +197,7 @@ def _pretrainings(
             config = config.model_copy(update={"video": config.video.model_copy(update={"path": store})})
             name = f"pretrain/{method}/{digest}/seed-{seed}"
             labels = dict(point) | ({"videos": data} if len(stores) > 1 else {})
-            labels |= {"pretrain.seed": seed} if len(stage.seeds) > 1 else {}
+            labels |= {"pretrain.seed": seed} if len(seeds) > 1 and not stage.paired_seeds else {}
             run = found.setdefault(name, PlannedRun(name, "pretrain", method, "", seed, config, labels))
             found[name] = replace(run, variants=(*run.variants, *variants))
     return list(found.values())
@@ -284,6 +292,8 @@ def _finetunings(
     ):
         inherited: Mapping[str, Any] = {}
         if sweep.pretrain and isinstance(init, PlannedRun):
+            if sweep.pretrain.paired_seeds and init.seed != seed:
+                continue
             chosen = {key: value for key, value in init.labels.items() if key in sweep.pretrain.space}
             inherited = {**sweep.pretrain.settings, **chosen}
         settings = {"method": method, **sweep.settings, **inherited, **stage.settings, **variant.settings}

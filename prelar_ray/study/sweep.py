@@ -85,7 +85,9 @@ class PretrainStage(Component):
     videos: dict[str, str | Settings] = Field(min_length=1)
     """Data sets by name: the folder of a video store, or settings to record one with (record.*)."""
     seeds: Seeds = (0,)
-    """A pre-training each."""
+    """A pre-training each, from which every seed of fine-tuning starts."""
+    paired_seeds: bool = False
+    """Instead, a pre-training for each seed of fine-tuning, which alone starts from it."""
     settings: Settings = Field(default_factory=dict)
     """Changed for pre-training, and for what starts from it."""
     space: Space = Field(default_factory=dict)
@@ -203,6 +205,11 @@ class Sweep(Component):
     def _consistent(self) -> Sweep:
         if self.pretrain is None and self.finetune is None:
             raise ValueError("a study needs a pretrain section, a finetune section, or both")
+        if self.pretrain and self.pretrain.paired_seeds:
+            if self.finetune is None:
+                raise ValueError("pretrain.paired_seeds: there is no finetune section whose seeds could be paired")
+            if "seeds" in self.pretrain.model_fields_set:
+                raise ValueError("give pretrain.seeds or pretrain.paired_seeds, which takes those of finetune.seeds")
         if self.search.kind == "grid":
             for stage in ("pretrain", "finetune"):
                 for key, values in (getattr(self, stage).space if getattr(self, stage) else {}).items():

@@ -297,3 +297,43 @@ def test_a_study_has_one_image_size(tmp_path: Path) -> None:
     parts["finetune"]["settings"] = {"env.image_size": 128}
     with pytest.raises(ConfigError, match=r"finetune: env\.image_size=128: the pre-training of prelar has 64"):
         plan(tmp_path, **parts)
+
+
+def test_a_pretraining_of_its_own_seed_starts_each_seed_of_fine_tuning_where_seeds_are_paired(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={"videos": {"a": "videos"}, "paired_seeds": True},
+        finetune={"methods": ("prelar", "dreamerv2"), "tasks": (TASK, "prelar/arena-wall"), "seeds": (3, 1)},
+    )
+    seeds = {run.name: run.seed for run in runs}
+    assert [(run.phase, run.seed) for run in runs if run.phase == "pretrain"] == [("pretrain", 3), ("pretrain", 1)]
+    assert [seeds[run.init] == run.seed for run in finetunings(runs) if run.init] == [True] * 4
+    assert all("pretrain.seed" not in run.labels for run in runs)  # it is the run's seed, not something to choose
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_all_variants_run_with_one_seed_before_any_runs_with_the_next(tmp_path: Path, paired: bool) -> None:
+    runs = plan(
+        tmp_path,
+        pretrain={"videos": {"a": "videos"}, "paired_seeds": paired},
+        finetune={"methods": ("prelar", "apv", "dreamerv2"), "tasks": (TASK,), "seeds": (7, 0, 7)},
+    )
+    assert [(run.seed, run.method) for run in finetunings(runs)] == [
+        (seed, method) for seed in (7, 0) for method in ("prelar", "apv", "dreamerv2")
+    ]
+    assert [run.phase for run in runs[:2]] == ["pretrain"] * 2
+    assert [run.seed for run in runs] == sorted((run.seed for run in runs), key=(7, 0).index) or not paired
+
+
+def test_optuna_keeps_the_seeds_of_a_proposal_together(tmp_path: Path) -> None:
+    runs = plan(
+        tmp_path,
+        finetune={
+            "methods": ("dreamerv2",),
+            "tasks": (TASK,),
+            "seeds": (0, 1),
+            "space": {"behaviour.horizon": {"choice": [3, 4]}},
+        },
+        search={"kind": "optuna", "samples": 2},
+    )
+    assert [(run.slot, run.seed) for run in runs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
