@@ -83,7 +83,7 @@ def plan_runs(sweep: Sweep, folder: Path, identities: Mapping[str, str] | None =
     """Return every run in the order in which they start.
 
     That is by seed, so that a study which ends early has compared everything on fewer seeds; pre-trainings come first.
-    Where Optuna proposes, the seeds of a proposal stay together, so that it knows their results before it proposes again.
+    Where Optuna proposes, the seeds of a proposal stay together: their results come before it proposes again.
 
     Args:
         folder: of the study; videos that it records lie there.
