@@ -205,9 +205,9 @@ def _no_image(
         cause, remedy = "its constructor takes no render_mode", "have it take one and render rgb_array"
     unfit = f" ({_listed(pictures)})" if (pictures := _unfit_pictures(found)) else ""
     error = NoImageError(f"env.task={name}: no uint8 image is in its observations{unfit}, and {cause}; {remedy}")
-    vectors = {key: space.shape for key, space in found.items() if isinstance(space, spaces.Box)}
-    for key, shape in list(vectors.items())[:1]:
-        error.vector_settings = f"env.image_size=0 env.vector_key={key} env.vector_size={math.prod(shape)}"
+    sizes = {key: math.prod(space.shape) for key, space in found.items() if isinstance(space, spaces.Box)}
+    if vectors := [key for key in sizes if key not in pictures]:
+        error.vector_settings = f"env.image_size=0 env.vector_key={vectors[0]} env.vector_size={sizes[vectors[0]]}"
     return error
 
 
@@ -218,7 +218,7 @@ def _image_source(env: gymnasium.Env[Any, Any], key: str | None) -> str:
     found = _by_key(env.observation_space)
     images = [key for key, space in found.items() if _is_image(space)]
     several = f"; of {', '.join(images)} env.image_key would choose one" if images else ""
-    unfit = f"; not {_listed(pictures)}, which is not uint8" if (pictures := _unfit_pictures(found)) else ""
+    unfit = f"; {_listed(pictures)}, an image must be uint8" if (pictures := _unfit_pictures(found)) else ""
     return f"render(){several}{unfit}"
 
 
@@ -265,7 +265,7 @@ def _unfit_pictures(found: dict[str, spaces.Space[Any]]) -> dict[str, spaces.Spa
 
 
 def _listed(found: dict[str, spaces.Space[Any]]) -> str:
-    return ", ".join(f"{_place(key)}: {_short(space)}" for key, space in found.items())
+    return ", ".join(f"{_place(key)} is {_short(space)}" for key, space in found.items())
 
 
 def _short(space: spaces.Space[Any]) -> str:

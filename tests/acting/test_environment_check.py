@@ -149,7 +149,7 @@ def test_frames_that_change_their_shape_fail_at_their_step_and_those_before_are_
 def test_where_a_picture_comes_from_is_said() -> None:
     config = load_config("tiny", None, [f"env.task={TRACK}", "env.kwargs.observation=float"])
     said = {of.check: of.text for of in survey(config)[0]}
-    assert said["env-image"].endswith("of render(); not the observation: float32 (48, 96, 3), which is not uint8")
+    assert said["env-image"].endswith("of render(); the observation is float32 (48, 96, 3), an image must be uint8")
 
 
 def test_what_a_failure_prevents_is_named_and_nothing_is_said_from_too_few_steps() -> None:

@@ -185,11 +185,12 @@ def test_why_nothing_can_be_seen_is_said_with_its_own_remedy_and_nothing_else(
 
 def test_floats_of_the_shape_of_an_image_are_named_where_they_are_not_taken() -> None:
     env = made(kwargs={"observation": "float"})
-    assert env.image_source == "render(); not the observation: float32 (48, 96, 3), which is not uint8"
+    assert env.image_source == "render(); the observation is float32 (48, 96, 3), an image must be uint8"
     assert made(kwargs={"observation": "two"}).image_source == "render(); of left, right env.image_key would choose one"
     assert made(kwargs={"observation": "dict"}).image_source == "observation pixels"
-    with pytest.raises(NoImageError, match=r"no uint8 .*\(the observation: float32 \(48, 96, 3\)\), and env\.kwargs"):
+    with pytest.raises(NoImageError, match=r"no uint8 .*\(the observation is float32 \(48, 96, 3\)\), and env") as said:
         made(kwargs={"observation": "float", "render_mode": "ansi"})
+    assert said.value.vector_settings == ""
 
 
 def test_a_constructor_without_render_mode_is_enough_where_the_observation_is_the_image() -> None:
