@@ -14,6 +14,8 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EnvironmentFailure",
+    "FrameFailure",
+    "NoImageError",
     "NonFiniteError",
     "OfficialCheckpointError",
     "PrelarError",
@@ -36,6 +38,13 @@ class ConfigError(PrelarError):
     """A configuration key or value is wrong; the message starts with its dotted path."""
 
     exit_code = 2
+
+
+class NoImageError(ConfigError):
+    """An environment has no image to see."""
+
+    vector_settings = ""
+    """Settings with which its vector is seen instead, ``KEY=VALUE`` each; empty where it has none."""
 
 
 class RunFolderError(PrelarError):
@@ -76,6 +85,10 @@ class RanksDiverged(PrelarError):
 
 class EnvironmentFailure(PrelarError):
     """An environment raised, hung, or returned something that is not an observation."""
+
+
+class FrameFailure(EnvironmentFailure):
+    """An environment drew something that is no frame, or a frame of another size than before."""
 
 
 class RenderingError(PrelarError):

@@ -19,11 +19,11 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from prelar_ray.acting.time_limit import time_limit
-from prelar_ray.config import RunConfig
+from prelar_ray.config import RLLIB, RunConfig
 from prelar_ray.envs import PixelEnv, make_env
 from prelar_ray.envs.families import TESTED
 from prelar_ray.envs.pixel_env import Action
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import ConfigError, DataError, FrameFailure, NoImageError, PrelarError
 from prelar_ray.types import Frames, check_frames
 
 __all__ = ["Finding", "check_before_training", "check_environment", "survey"]
@@ -32,7 +32,7 @@ SEED: Final = 0
 FEW_STEPS: Final = 2
 """Steps of the check at the start of a run: the lowest and the highest action, or the first and the last choice."""
 REPEATED_STEPS: Final = 10
-"""Steps that are taken twice, to see whether they come out alike."""
+"""Steps that are taken twice, to see whether they come out alike; from fewer nothing is said of rewards and success."""
 LONGEST_SECONDS: Final = 20.0
 """After which an episode that has not ended is left."""
 SLOW: Final = 10.0
@@ -45,8 +45,8 @@ class Finding:
 
     check: str
     """Name of the check."""
-    status: Literal["OK", "WARN", "FAIL"]
-    """Whether training can start: it can, with a drawback, or it cannot."""
+    status: Literal["OK", "WARN", "FAIL", "SKIP"]
+    """Whether training can start: it can, with a drawback, or it cannot; SKIP: nothing was checked."""
     text: str
     """What was found."""
     remedy: str = ""
@@ -64,8 +64,8 @@ class _Rolled:
     truncated: bool = False
     seconds: float = 0.0
     """Of the steps alone."""
-    error: str = ""
-    """What was raised, and where; empty where nothing was."""
+    error: Finding | None = None
+    """What was raised, and where; None where nothing was."""
 
     @property
     def steps(self) -> int:
@@ -90,7 +90,7 @@ def check_environment(config: RunConfig) -> None:
         ConfigError: nothing can be learnt in it; says in one line what is wrong and what to do.
         RenderingError: headless rendering does not work.
     """
-    env = make_env(config.env, SEED)
+    env = _made(config)
     try:
         rolled = _roll(env, config, FEW_STEPS)
         wrong = [finding for finding in _short_checks(env, config, rolled) if finding.status == "FAIL"]
@@ -108,30 +108,65 @@ def survey(config: RunConfig) -> tuple[list[Finding], Frames | None]:
         The findings, and the frames of an episode or its beginning, ``(T, Hpx, Wpx, C)``; None where there are none.
     """
     try:
-        env = make_env(config.env, SEED)
+        env = _made(config)
     except Exception as error:  # the simulator's own, or ours with a remedy
-        return [Finding("env", "FAIL", _said(error))], None
+        not_run = Finding("env-others", "SKIP", "not run because of this: all other checks of the environment")
+        return [Finding("env", "FAIL", _said(error)), not_run], None
     try:
-        began = time.perf_counter()
-        first = _roll(env, config, REPEATED_STEPS)
-        reset_seconds = time.perf_counter() - began - first.seconds
-        findings = list(_short_checks(env, config, first))
-        if _failed(findings):
-            return findings, None
-        repeats = _repeated(first, _roll(env, config, REPEATED_STEPS))
-        episode = _roll(env, config, env.render_attributes["episode_steps"])
-        findings = [*_short_checks(env, config, episode), repeats, *_long_checks(env, config, episode, reset_seconds)]
-        if _failed(findings):
-            return findings, None
-        if env.wrapped is not None:
-            findings.append(_as_gymnasium_sees_it(env.wrapped))
-        return findings, _frames(episode) if config.env.image_size else None
+        findings, frames = _surveyed(env, config)
     finally:
         env.close()
+    named = {finding.check for finding in findings}
+    missing = [name for name in _check_names(env, config) if name not in named]
+    if missing:
+        failed = any(finding.status == "FAIL" for finding in findings)
+        reason = "because of this" if failed else "for want of steps"
+        findings.append(Finding("env-others", "SKIP", f"not run {reason}: {', '.join(missing)}"))
+    return findings, frames
 
 
-def _failed(findings: list[Finding]) -> bool:
-    return any(finding.status == "FAIL" for finding in findings)
+def _surveyed(env: PixelEnv, config: RunConfig) -> tuple[list[Finding], Frames | None]:
+    """Return the findings as far as the environment can be played, and the frames."""
+    began = time.perf_counter()
+    first = _roll(env, config, REPEATED_STEPS)
+    reset_seconds = time.perf_counter() - began - first.seconds
+    if first.error or not all(isinstance(observation, dict) for observation in first.observations):
+        return list(_short_checks(env, config, first)), _drawn(first, env)
+    repeats = _repeated(first, _roll(env, config, REPEATED_STEPS))
+    episode = _roll(env, config, env.render_attributes["episode_steps"])
+    findings = [*_short_checks(env, config, episode), repeats, *_long_checks(env, config, episode, reset_seconds)]
+    if env.wrapped is not None and not episode.error:
+        findings.append(_as_gymnasium_sees_it(env.wrapped))
+    return findings, _drawn(episode, env)
+
+
+def _check_names(env: PixelEnv, config: RunConfig) -> list[str]:
+    """Return the checks that an environment is due for where it runs."""
+    left_out = {
+        "image": not config.env.image_size,
+        "vector": not config.env.vector_size,
+        "gymnasium": env.wrapped is None,
+    }
+    names = "length", "actions", "image", "vector", "reward", "success", "repeats", "end", "speed", "gymnasium"
+    return [f"env-{name}" for name in names if not left_out.get(name)]
+
+
+def _drawn(rolled: _Rolled, env: PixelEnv) -> Frames | None:
+    """Return all frames ``(T, Hpx, Wpx, C)``, None where there are none or they are not as they should be."""
+    if not env.image_size or not rolled.observations or _images(rolled, env).status == "FAIL":
+        return None
+    return _frames(rolled)
+
+
+def _made(config: RunConfig) -> PixelEnv:
+    """Make the environment; where it shows no image, its vector may be seen, by all but RLlib's algorithms."""
+    try:
+        return make_env(config.env, SEED)
+    except NoImageError as error:
+        if not error.vector_settings or config.method.startswith(RLLIB):
+            raise
+        alone = f"--method dreamerv2 {error.vector_settings}"
+        raise ConfigError(f"{error}, or see its vector alone: {alone}") from error
 
 
 def _roll(env: PixelEnv, config: RunConfig, steps: int) -> _Rolled:
@@ -150,9 +185,19 @@ def _roll(env: PixelEnv, config: RunConfig, steps: int) -> _Rolled:
             rolled.seconds += time.perf_counter() - began
             _note(rolled, observation, reward, info)
     except Exception as error:  # the environment's own code
-        where = "step" if rolled.observations else "reset"
-        rolled.error = f"{where} {rolled.steps + 1 if rolled.observations else ''}".strip() + f": {_said(error)}"
+        where = f"step {rolled.steps + 1}" if rolled.observations else "reset"
+        check = "env-image" if isinstance(error, FrameFailure) else "env"
+        rolled.error = Finding(check, "FAIL", f"{where}: {_said(error)}", _remedy(error))
     return rolled
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about something that was raised; errors of this package say it themselves."""
+    if isinstance(error, PrelarError):
+        return ""
+    return (
+        f"mend the environment, or {'raise env.timeout' if isinstance(error, TimeoutError) else 'correct env.kwargs'}"
+    )
 
 
 def _note(rolled: _Rolled, observation: Any, reward: Any, info: Any) -> None:
@@ -173,16 +218,18 @@ def _action(env: PixelEnv, step: int, rng: np.random.Generator) -> Action:
 def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator[Finding]:
     """Yield what a few steps show; the first that fails is what to mend first."""
     if rolled.error:
-        yield Finding("env", "FAIL", rolled.error, "mend the environment, or correct env.task and env.kwargs")
+        yield rolled.error
     yield _attributes(env, config)
     yield _actions(env)
-    if rolled.observations:
-        if config.env.image_size:
-            yield _images(rolled, env.image_size)
-        if config.env.vector_size:
-            yield _vectors(rolled, config.env.vector_size)
-        yield _rewards(rolled)
-        yield _successes(env, rolled)
+    if not rolled.observations:
+        return
+    if config.env.image_size and not (rolled.error and rolled.error.check == "env-image"):
+        yield _images(rolled, env)
+    if config.env.vector_size:
+        yield _vectors(rolled, config.env.vector_size)
+    told = _rewards(rolled), _successes(env, rolled)
+    is_enough = rolled.steps >= REPEATED_STEPS or rolled.terminated or rolled.truncated
+    yield from (finding for finding in told if is_enough or finding.status == "FAIL")
 
 
 def _attributes(env: PixelEnv, config: RunConfig) -> Finding:
@@ -214,8 +261,9 @@ def _actions(env: PixelEnv) -> Finding:
     )
 
 
-def _images(rolled: _Rolled, image_size: int) -> Finding:
+def _images(rolled: _Rolled, env: PixelEnv) -> Finding:
     """Whether frames are what networks take, and show something."""
+    image_size = env.image_size
     for observation in rolled.observations:
         if not isinstance(observation, dict) or not isinstance(observation.get("image"), np.ndarray):
             keys = ", ".join(map(str, observation)) if isinstance(observation, dict) else type(observation).__name__
@@ -233,7 +281,8 @@ def _images(rolled: _Rolled, image_size: int) -> Finding:
         return Finding(
             "env-image", "WARN", "no action changes a pixel", "check the camera, and that every step draws a new frame"
         )
-    return Finding("env-image", "OK", f"uint8 {frames.shape[1:]}, from {frames.min()} to {frames.max()}")
+    source = f", of {env.image_source}" if env.image_source else ""
+    return Finding("env-image", "OK", f"uint8 {frames.shape[1:]}, from {frames.min()} to {frames.max()}{source}")
 
 
 def _vectors(rolled: _Rolled, size: int) -> Finding:
@@ -257,10 +306,10 @@ def _rewards(rolled: _Rolled) -> Finding:
         if not np.isscalar(reward) or isinstance(reward, str) or not math.isfinite(float(np.real(reward))):
             return Finding("env-reward", "FAIL", f"the reward of step {step} is {reward!r}", "return a finite number")
     rewards = [float(np.real(reward)) for reward in rolled.rewards[1:]]
-    if rolled.steps > FEW_STEPS and len(set(rewards)) == 1:
+    if rolled.steps >= REPEATED_STEPS and len(set(rewards)) == 1:
         text = f"{rewards[0]:g} at every one of {rolled.steps} random steps"
         return Finding("env-reward", "WARN", text, "rewards that random actions never meet take long to learn from")
-    return Finding("env-reward", "OK", f"from {min(rewards):g} to {max(rewards):g}" if rewards else "no step taken")
+    return Finding("env-reward", "OK", f"from {min(rewards, default=0):g} to {max(rewards, default=0):g}")
 
 
 def _successes(env: PixelEnv, rolled: _Rolled) -> Finding:
@@ -291,7 +340,9 @@ def _repeated(first: _Rolled, second: _Rolled) -> Finding:
 
 def _long_checks(env: PixelEnv, config: RunConfig, episode: _Rolled, reset_seconds: float) -> Iterator[Finding]:
     """Yield how an episode ends, and how fast it is."""
-    if not (episode.terminated or episode.truncated):
+    if episode.error:
+        pass  # how it would have ended is not known
+    elif not (episode.terminated or episode.truncated):
         yield Finding("env-end", "OK", f"not within {episode.steps} steps, after which this check has left it")
     elif episode.terminated and not env.terminates:
         text = f"terminated after {episode.steps} steps, and says that it never does"
@@ -325,8 +376,7 @@ def _as_gymnasium_sees_it(env: Any) -> Finding:
 def _said(error: BaseException) -> str:
     """Return an error as one line; those of this package without their type."""
     said = _plain(error)
-    ours = isinstance(error, ConfigError | DataError)
-    return said if ours else f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said if isinstance(error, PrelarError) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def _plain(text: object) -> str:

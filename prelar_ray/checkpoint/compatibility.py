@@ -62,15 +62,25 @@ def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
     settings = checkpoint.path.parent.parent / "config.yaml"
     # The file names its own method, so it cannot be combined with another one.
     known = checkpoint.path.parent.name == "checkpoints" and settings.is_file() and theirs == config.method
-    advice = f"add --config {shlex.quote(str(settings))}" if known else "give the settings it was made with"
     taken_over = (
         *TAKEN_OVER,
         *(INVERSE_DYNAMICS if config.finetunes_inverse_dynamics else ()),
         *(REHEARSED if config.finetune.clip_rows else ()),
     )
+    found = differences(checkpoint.config, config, taken_over)
+    advice = _how_to_start(shlex.quote(str(settings)) if known else None, found)
     _check_networks(f"--init {init}", checkpoint, config, taken_over, advice)
     _warn_of_another_pace(f"--init {init}", checkpoint.config, config)
     return checkpoint.path
+
+
+def _how_to_start(settings: str | None, found: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return what to do about settings that differ; a key of one's own wins over the file, so it has to go as well."""
+    (key, (_, ours)), alone = next(iter(found.items()), ("", ("", ""))), len(found) == 1
+    here = f"{key}={_text(ours)}" if alone else "these"
+    if settings is None:
+        return f"give the settings it was made with, or pre-train with {here}"
+    return f"use --config {settings} and leave {key if alone else 'these keys'} out, or pre-train with {here}"
 
 
 def _warn_of_another_pace(name: str, theirs: RunConfig, ours: RunConfig) -> None:

@@ -23,6 +23,7 @@ from rich.text import Text
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.replay.memory import GIB, memory_limit, step_bytes
+from prelar_ray.wording import counted
 
 if TYPE_CHECKING:  # it imports the simulators, which may be broken
     from prelar_ray.envs.rendering_check import RenderingReport
@@ -35,7 +36,8 @@ GPUs, shared memory, memory and disk for the configured replay buffer, open file
 
 With an environment (env.task=gym/MODULE:ID), also that: its images, actions, rewards, success, seeds, end, speed.
 
-One line per check: OK, WARN (works, with a drawback) or FAIL, what was found, and what to do about it.
+One line per check: OK, WARN (works, with a drawback) or FAIL, what was found, and what to do about it;
+SKIP names checks that a failure prevented.
 Exits with 1 if a check fails."""
 
 EPILOG = """\
@@ -66,7 +68,7 @@ CHECKPOINT_SPACE = 5 * GIB
 class Check:
     """Result of a check."""
 
-    status: Literal["OK", "WARN", "FAIL"]
+    status: Literal["OK", "WARN", "FAIL", "SKIP"]
     finding: str
     remedy: str = ""
 
@@ -325,15 +327,19 @@ def check_environment(config: RunConfig, sheet: Path | None) -> Iterator[tuple[s
     findings, frames = survey(config)
     for finding in findings:
         yield finding.check, Check(finding.status, finding.text, finding.remedy)
-    if sheet is not None and frames is not None:
-        from prelar_ray.video.sheet import draw_sheet
+    if sheet is None:
+        return
+    if frames is None:
+        yield "env-sheet", Check("SKIP", f"{sheet} is not written: there are no frames")
+        return
+    from prelar_ray.video.sheet import draw_sheet
 
-        parts = [part for part in np.array_split(np.arange(len(frames)), SHEET_PARTS) if len(part)]
-        draw_sheet(sheet, [f"steps {part[0]} to {part[-1]}" for part in parts], [frames[part] for part in parts])
-        yield "env-sheet", Check("OK", f"{sheet}: {config.env.task} under random actions")
+    parts = [part for part in np.array_split(np.arange(len(frames)), SHEET_PARTS) if len(part)]
+    draw_sheet(sheet, [f"steps {part[0]} to {part[-1]}" for part in parts], [frames[part] for part in parts])
+    yield "env-sheet", Check("OK", f"{sheet}: {config.env.task} under random actions, {counted(len(frames), 'frame')}")
 
 
 def _line(name: str, check: Check) -> Text:
-    colour = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}[check.status]
+    colour = {"OK": "green", "WARN": "yellow", "FAIL": "bold red", "SKIP": "yellow"}[check.status]
     remedy = f"  -> {check.remedy}" if check.remedy else ""
     return Text.assemble((f"{check.status:<5}", colour), f"{name:<14} {check.finding}", (remedy, "cyan"))

@@ -56,15 +56,21 @@ class Family(ABC):
         check_task_name(path, f"{family}/{task}", known)
 
 
-def check_task_name(path: str, value: str, known: Sequence[str]) -> None:
+def check_task_name(path: str, value: str, known: Sequence[str], beside: str = "") -> None:
     """Accept ``value`` if it is one of the ``known`` tasks.
+
+    Args:
+        path: dotted key that an error names.
+        value: name of a task.
+        known: names of all.
+        beside: what an error offers after the nearest names.
 
     Raises:
         ConfigError: it is not; the message starts with the dotted ``path`` and offers the nearest names.
     """
     if value in known:
         return
-    nearest = difflib.get_close_matches(value, known, n=SHOWN, cutoff=0.4)
+    nearest = difflib.get_close_matches(value, known, n=SHOWN, cutoff=0.4) + ([beside] if beside else [])
     if nearest:
         raise ConfigError(f"{path}={value}: no such task; did you mean {' or '.join(nearest)}?")
     of_family = {name.partition("/")[0]: name for name in reversed(known)}

@@ -82,13 +82,13 @@ def gym_actions(name: str, space: spaces.Space[Any]) -> GymActions:
     if not isinstance(space, spaces.Box):
         raise ConfigError(
             f"env.task={name}: its actions are {space}; only a Box with bounds, Discrete and MultiDiscrete can be "
-            "learnt: wrap it with gymnasium.wrappers.TransformAction"
+            "learnt; wrap it with gymnasium.wrappers.TransformAction, as in docs/environments.md"
         )
     finite = np.isfinite(space.low.ravel()) & np.isfinite(space.high.ravel())
     if not finite.all() or not len(finite):
         endless = ", ".join(map(str, np.flatnonzero(~finite)))
         raise ConfigError(
-            f"env.task={name}: its actions are {space}, numbers {endless} without bounds; wrap it "
-            "with gymnasium.wrappers.RescaleAction or give it bounds"
+            f"env.task={name}: its actions are {space}, numbers {endless} without bounds; give its action_space "
+            "bounds, or wrap it with gymnasium.wrappers.TransformAction, as in docs/environments.md"
         )
     return BoxActions(space)

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from prelar_ray.config import EnvConfig
-from prelar_ray.envs.family import Family
+from prelar_ray.envs.family import Family, check_task_name
 from prelar_ray.envs.gym_actions import gym_actions
-from prelar_ray.envs.opengl import configure_gl, configured_for_mujoco
+from prelar_ray.envs.gym_making import make_gym
+from prelar_ray.envs.opengl import configure_gl
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
-from prelar_ray.errors import ConfigError, EnvironmentFailure, PrelarError
+from prelar_ray.errors import ConfigError, EnvironmentFailure, FrameFailure, NoImageError
 from prelar_ray.fitting import fitted
 
 __all__ = ["GymEnv", "GymFamily"]
@@ -26,6 +27,8 @@ EVERYTHING: Final = "observation"
 """Value of ``env.image_key`` for an observation that is the image itself."""
 SUCCESS_KEYS: Final = ("success", "is_success")
 """Keys of ``info`` that are looked for where ``env.success_key`` names none."""
+PICTURE: Final = "uint8 (H, W, 3)"
+"""What an image has to be, in messages; one channel or four are taken too, and channels first."""
 
 
 class GymFamily(Family):
@@ -38,7 +41,8 @@ class GymFamily(Family):
     def check(self, family: str, task: str, path: str) -> None:
         """See :class:`Family`; an id with a module is known to whoever imports it."""
         if ":" not in task:
-            super().check(family, task, path)
+            known = [f"{family}/{name}" for name in self.task_names()]
+            check_task_name(path, f"{family}/{task}", known, f"{family}/MODULE:{task}, where MODULE registers it")
             if ".mujoco" in str(gymnasium.registry[task].entry_point):  # gymnasium's own, by the path of their module
                 configure_gl()
 
@@ -72,9 +76,9 @@ class GymEnv(PixelEnv):
         self._name, self._config = f"gym/{identifier}", env
         if env.camera != "default":
             raise ConfigError(f"env.camera={env.camera}: {self._name} has no cameras known here; use env.kwargs")
-        self._env = _make(identifier, env)
+        self._env = make_gym(identifier, env)
         try:
-            self._key = _image_key(self._name, self._env, env.image_key) if env.image_size else None
+            self._key = _image_key(self._name, self._env, env) if env.image_size else None
             self._given = gym_actions(self._name, self._env.action_space)
             self._vector_key = env.vector_key
             size = _vector_size(self._name, self._env.observation_space, env.vector_key, self._key)
@@ -86,6 +90,8 @@ class GymEnv(PixelEnv):
         self.wrapped = self._env.unwrapped
         self._observation: Any = None
         self._cut = False
+        self._drawn_shape: tuple[int, ...] = ()
+        self.image_source = _image_source(self._env, self._key) if env.image_size else ""
         self.has_success = bool(env.success_key)  # or once a key is seen
 
     @property
@@ -120,8 +126,8 @@ class GymEnv(PixelEnv):
         chosen = self._config.success_key
         if chosen and chosen not in info:
             raise EnvironmentFailure(
-                f"{self._name}: info has no {chosen}, only {', '.join(sorted(info)) or 'nothing'}; correct "
-                "env.success_key, or leave it empty"
+                f"info has no {chosen}, only {', '.join(sorted(info)) or 'nothing'}; correct env.success_key, or leave "
+                "it empty"
             )
         key = next((key for key in ((chosen,) if chosen else SUCCESS_KEYS) if key in info), None)
         self.has_success |= key is not None
@@ -140,46 +146,13 @@ class GymEnv(PixelEnv):
             image = self._env.render()
         else:
             image = self._observation if self._key == EVERYTHING else self._observation[self._key]
-        pixels = _coloured(np.asarray(image), f"{self._name}: {self._key or 'render()'}")
+        pixels = _coloured(image, _place(self._key))
+        before, self._drawn_shape = self._drawn_shape or np.shape(image), np.shape(image)
+        if self._drawn_shape != before:
+            raise FrameFailure(
+                f"{_place(self._key)} has shape {self._drawn_shape}, and {before} before; draw all frames of one shape"
+            )
         return fitted(pixels, self._config.fit, self.image_size)
-
-
-def _make(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
-    """Make the environment, with ``render_mode="rgb_array"`` where images are seen that its observations do not have.
-
-    Raises:
-        ConfigError: it cannot be made, with what gymnasium or the environment said.
-        RenderingError: it is a scene of MuJoCo, which cannot be drawn here.
-    """
-    settings: dict[str, Any] = dict(env.kwargs)
-    if env.image_size and not env.image_key:
-        settings.setdefault("render_mode", "rgb_array")
-    if env.time_limit:
-        settings["max_episode_steps"] = env.time_limit
-    try:
-        with configured_for_mujoco():
-            made = gymnasium.make(identifier, disable_env_checker=True, **settings)
-        if _is_of_mujoco(made):  # another one may have imported it before
-            configure_gl()
-        return made
-    except PrelarError:
-        raise
-    except ModuleNotFoundError as error:
-        said = str(error).split(". ")[0]
-        raise ConfigError(f"env.task=gym/{identifier}: {said}; install the package, or correct the name") from error
-    except Exception as error:  # the environment's own code
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"env.task=gym/{identifier}: cannot be made ({said}); correct the id or env.kwargs, or name "
-            "the image of its observations with env.image_key if it cannot render, or observe a vector alone with "
-            "env.image_size=0"
-        ) from error
-
-
-def _is_of_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether an environment has a model or data of MuJoCo."""
-    held = getattr(env.unwrapped, "__dict__", {}).values()
-    return any(type(value).__module__.partition(".")[0] == "mujoco" for value in held)
 
 
 def _time_limit(name: str, env: gymnasium.Env[Any, Any]) -> int:
@@ -194,33 +167,69 @@ def _time_limit(name: str, env: gymnasium.Env[Any, Any]) -> int:
     return limit
 
 
-def _image_key(name: str, env: gymnasium.Env[Any, Any], chosen: str) -> str | None:
+def _image_key(name: str, env: gymnasium.Env[Any, Any], config: EnvConfig) -> str | None:
     """Return the key of the image in observations, :data:`EVERYTHING`, or None for :meth:`render`.
 
     Raises:
-        ConfigError: no such key, it is no image, or there is no image at all.
+        ConfigError: no such key, or it is no image; NoImageError: there is no image at all.
     """
-    space = env.observation_space
-    found = dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
-    if chosen:
-        if chosen in found and _is_image(found[chosen]):
-            return chosen
-        images = [key for key, inner in found.items() if _is_image(inner)]
+    found, chosen = _by_key(env.observation_space), config.image_key
+    images = [key for key, space in found.items() if _is_image(space)]
+    if chosen and chosen not in images:
+        seen = f"{_place(chosen)} of {name}"
+        wrong = f"{seen} is {_short(found[chosen])}, must be {PICTURE}" if chosen in found else f"there is no {seen}"
+        remedy = f"use {' or '.join(images)}" if images else "leave it empty to see render()"
+        raise ConfigError(f"env.image_key={chosen}: {wrong}; {remedy}")
+    if chosen or len(images) == 1:
+        return chosen or images[0]
+    if env.render_mode == "rgb_array":
+        return None
+    if images:
         raise ConfigError(
-            f"env.image_key={chosen}: not an image in the observations of {name}; they have "
-            f"{', '.join(f'{key} ({inner})' for key, inner in found.items())}; images are "
-            f"{', '.join(images) or 'none: leave it empty to render'}"
+            f"env.task={name}: its observations have {len(images)} images, {', '.join(images)}; name one with "
+            "env.image_key"
         )
-    images = [key for key, inner in found.items() if _is_image(inner)]
-    if len(images) == 1:
-        return images[0]
-    if env.render_mode != "rgb_array":
-        raise ConfigError(
-            f"env.task={name}: its observations have {len(images)} images and it renders {env.render_mode}, no arrays; "
-            "name the image with env.image_key, have it render with env.kwargs.render_mode, or observe a vector alone "
-            "with env.image_size=0"
-        )
-    return None
+    raise _no_image(name, env, config, found)
+
+
+def _no_image(
+    name: str, env: gymnasium.Env[Any, Any], config: EnvConfig, found: dict[str, spaces.Space[Any]]
+) -> NoImageError:
+    """Return the error of an environment without an image in its observations that renders no arrays either."""
+    if "render_mode" in config.kwargs:
+        cause = f"env.kwargs.render_mode={config.kwargs['render_mode']} renders no arrays"
+        remedy = "leave that out"
+    elif "render_mode" in env.unwrapped.spec.kwargs:  # type: ignore[union-attr]  # of one that was made by its id
+        cause, remedy = "it does not keep its render_mode", "set self.render_mode = render_mode in its constructor"
+    else:
+        cause, remedy = "its constructor takes no render_mode", "have it take one and render rgb_array"
+    unfit = f" ({_listed(pictures)})" if (pictures := _unfit_pictures(found)) else ""
+    error = NoImageError(f"env.task={name}: no uint8 image is in its observations{unfit}, and {cause}; {remedy}")
+    sizes = {key: math.prod(space.shape) for key, space in found.items() if isinstance(space, spaces.Box)}
+    if vectors := [key for key in sizes if key not in pictures]:
+        error.vector_settings = f"env.image_size=0 env.vector_key={vectors[0]} env.vector_size={sizes[vectors[0]]}"
+    return error
+
+
+def _image_source(env: gymnasium.Env[Any, Any], key: str | None) -> str:
+    """Return where images come from; for those of ``render()`` also what in the observations is not taken, and why."""
+    if key is not None:
+        return _place(key)
+    found = _by_key(env.observation_space)
+    images = [key for key, space in found.items() if _is_image(space)]
+    several = f"; of {', '.join(images)} env.image_key would choose one" if images else ""
+    unfit = f"; {_listed(pictures)}, an image must be uint8" if (pictures := _unfit_pictures(found)) else ""
+    return f"render(){several}{unfit}"
+
+
+def _place(key: str | None) -> str:
+    """Return the name of where an image lies, for messages."""
+    return {None: "render()", EVERYTHING: "the observation"}.get(key, f"observation {key}")
+
+
+def _by_key(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """Return the parts of an observation."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
 
 
 def _vector_size(name: str, space: spaces.Space[Any], chosen: str, image: str | None) -> int:
@@ -229,7 +238,7 @@ def _vector_size(name: str, space: spaces.Space[Any], chosen: str, image: str | 
     Raises:
         ConfigError: no such key, or it holds no numbers beside the image.
     """
-    found = dict(space.spaces) if isinstance(space, spaces.Dict) else {EVERYTHING: space}
+    found = _by_key(space)
     vectors = {key: inner for key, inner in found.items() if isinstance(inner, spaces.Box) and key != image}
     if not chosen:
         return 0
@@ -246,16 +255,36 @@ def _is_image(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
-def _coloured(image: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
+def _unfit_pictures(found: dict[str, spaces.Space[Any]]) -> dict[str, spaces.Space[Any]]:
+    """Return the parts of an observation that have the shape of an image, and another type."""
+    return {
+        key: space
+        for key, space in found.items()
+        if isinstance(space, spaces.Box) and space.dtype != np.uint8 and len(space.shape) in (2, 3)
+    }
+
+
+def _listed(found: dict[str, spaces.Space[Any]]) -> str:
+    return ", ".join(f"{_place(key)} is {_short(space)}" for key, space in found.items())
+
+
+def _short(space: spaces.Space[Any]) -> str:
+    """Return type and shape of a Box, without its bounds."""
+    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else str(space)
+
+
+def _coloured(image: Any, where: str) -> npt.NDArray[np.uint8]:
     """Return pixels as ``(H, W, 3)``.
 
     Raises:
-        EnvironmentFailure: other pixels.
+        FrameFailure: other pixels, or none.
     """
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3, 4):
-        image = image.transpose(1, 2, 0)  # channels first
-    if image.dtype == np.uint8 and image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise EnvironmentFailure(f"{where} returned {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    pixels = np.asarray(image)
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3, 4):
+        pixels = pixels.transpose(1, 2, 0)  # channels first
+    if pixels.dtype == np.uint8 and pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        found = "None" if image is None else f"{pixels.dtype} {pixels.shape}"
+        raise FrameFailure(f"{where} is {found}, must be {PICTURE}")
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]

@@ -49,6 +49,8 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
     """Whether ``info["success"]`` says anything; else it is always False, and results are returns alone."""
     terminates: bool = False
     """Whether an episode can end before its time for what happens in it; its discount is then learnt."""
+    image_source: str = ""
+    """Where images come from, in words; empty where there is no question."""
     wrapped: gymnasium.Env[Any, Any] | None = None
     """An environment of gymnasium's that this one shows; None where there is none."""
 

@@ -32,6 +32,8 @@ def check_task(task: str, path: str = "env.task") -> None:
     """
     family, _, name = task.partition("/")
     if family not in families():
+        if ":" in family or task in gymnasium.registry:  # known without the simulators, which take long to load
+            raise ConfigError(f"{path}={task}: no such task; did you mean gym/{task}?")
         check_task_name(path, task, known_tasks())
     families()[family].check(family, name, path)
 

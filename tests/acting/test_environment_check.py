@@ -14,6 +14,7 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs import make_env
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
 from prelar_ray.errors import ConfigError
+from tests.envs import own_world
 
 TRACK = "gym/tests.envs.own_world:Track-v0"
 STILL = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
@@ -121,6 +122,85 @@ def test_what_an_environment_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch
         raise ValueError("the arm\nis gone")
 
     assert found(monkeypatch, _advance=broken)["env"] == ("FAIL", "step 1: ValueError: the arm is gone")
+
+
+def test_frames_that_change_their_shape_fail_at_their_step_and_those_before_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observe = own_world.Track._observe
+
+    def cut(self: own_world.Track) -> Any:
+        return observe(self) if self.steps < 12 else observe(self)[:40]
+
+    monkeypatch.setattr(own_world.Track, "_observe", cut)
+    findings, frames = survey(load_config("tiny", None, [f"env.task={TRACK}", "env.kwargs.observation=image"]))
+    assert [(of.check, of.remedy, of.text) for of in findings if of.status == "FAIL"] == [
+        (
+            "env-image",
+            "",
+            "step 12: the observation has shape (40, 96, 3), and (48, 96, 3) before; draw all frames of one shape",
+        )
+    ]
+    assert frames is not None
+    assert len(frames) == 12
+    assert "env-image" not in {of.check for of in findings if of.status == "OK"}
+
+
+def test_where_a_picture_comes_from_is_said() -> None:
+    config = load_config("tiny", None, [f"env.task={TRACK}", "env.kwargs.observation=float"])
+    said = {of.check: of.text for of in survey(config)[0]}
+    assert said["env-image"].endswith("of render(); the observation is float32 (48, 96, 3), an image must be uint8")
+
+
+def test_what_a_failure_prevents_is_named_and_nothing_is_said_from_too_few_steps() -> None:
+    findings, frames = survey(load_config("tiny", None, [f"env.task={TRACK}", "env.success_key=solved"]))
+    assert [(of.check, of.status) for of in findings] == [
+        ("env", "FAIL"),
+        ("env-length", "OK"),
+        ("env-actions", "OK"),
+        ("env-image", "OK"),
+        ("env-others", "SKIP"),
+    ]
+    assert findings[0].text == "step 1: info has no solved, only success; correct env.success_key, or leave it empty"
+    assert findings[0].remedy == ""
+    left = "env-reward, env-success, env-repeats, env-end, env-speed, env-gymnasium"
+    assert findings[-1].text == f"not run because of this: {left}"
+    assert frames is not None
+    assert len(frames) == 1
+
+
+def test_episodes_too_short_for_a_segment_are_played_all_the_same() -> None:
+    findings, frames = survey(load_config("tiny", None, [f"env.task={TRACK}", "finetune.segment_length=40"]))
+    assert [of.check for of in findings if of.status != "OK"] == ["env-length"]
+    assert frames is not None
+    assert len(frames) == 31
+
+
+def test_an_episode_that_breaks_off_has_no_end_and_its_first_steps_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaking(self: Room, action: Action) -> tuple[float, bool, bool]:
+        self._age += 1
+        if self._age == 20:
+            raise RuntimeError("motor 2 overheated")
+        return float(self._age), False, False
+
+    said = found(monkeypatch, _advance=breaking)
+    assert said["env"] == ("FAIL", "step 20: RuntimeError: motor 2 overheated")
+    assert said["env-reward"] == ("OK", "from 1 to 19")
+    assert said["env-others"] == ("SKIP", "not run because of this: env-end")
+
+
+def test_an_environment_that_cannot_be_made_prevents_all_other_checks() -> None:
+    findings, frames = survey(load_config("tiny", None, ["env.task=gym/tests.envs.own_world:Broken-v0"]))
+    assert [(of.check, of.status) for of in findings] == [("env", "FAIL"), ("env-others", "SKIP")]
+    assert frames is None
+
+
+def test_an_environment_without_images_is_offered_its_vector_where_the_method_could_see_it() -> None:
+    blind, alone = "env.task=gym/tests.envs.own_world:Blind-v0", "env.image_size=0 env.vector_key=observation"
+    with pytest.raises(ConfigError, match=rf", or see its vector alone: --method dreamerv2 {alone} env.vector_size=1$"):
+        check_environment(load_config("tiny", None, [blind]))
+    with pytest.raises(ConfigError, match=r"have it take one and render rgb_array$"):
+        check_environment(load_config("tiny", None, [blind, "method=rllib/PPO"]))
 
 
 def test_a_slow_environment_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

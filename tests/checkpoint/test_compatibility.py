@@ -116,17 +116,32 @@ def test_settings_that_differ_are_named_with_the_file_to_add(saved: Any, tmp_pat
         f"--init {tmp_path}/run: made with world_model.rssm.deter=128 (here 1024), "
         "world_model.latent_action=16 (here 64); "
     )
-    for advice in ("give the settings it was made with", f"add --config {settings}"):
+    for advice in (
+        "give the settings it was made with, or pre-train with these",
+        f"use --config {settings} and leave these keys out, or pre-train with these",
+    ):
         with pytest.raises(CheckpointError) as error:
             pretrained_checkpoint(tmp_path / "run", PRELAR)
         assert str(error.value) == expected + advice
         settings.touch()
 
 
+def test_a_key_of_ones_own_that_wins_over_the_file_is_to_be_left_out(saved: Any, tmp_path: Path) -> None:
+    saved("pretrain", PRELAR)
+    settings = tmp_path / "run" / "config.yaml"
+    settings.touch()
+    with pytest.raises(CheckpointError) as error:
+        pretrained_checkpoint(tmp_path / "run", change(PRELAR, "env.image_size=32"))
+    assert str(error.value) == (
+        f"--init {tmp_path}/run: made with env.image_size=64 (here 32); use --config {settings} and leave "
+        "env.image_size out, or pre-train with env.image_size=32"
+    )
+
+
 def test_a_file_that_names_another_method_is_not_advised(saved: Any, tmp_path: Path) -> None:
     saved("pretrain", change(of_method("prelar_naive"), "world_model.rssm.deter=128"))
     (tmp_path / "run" / "config.yaml").touch()
-    with pytest.raises(CheckpointError, match="give the settings it was made with$"):
+    with pytest.raises(CheckpointError, match=r"made with, or pre-train with world_model\.rssm\.deter=1024$"):
         pretrained_checkpoint(tmp_path / "run", PRELAR)
 
 

@@ -84,6 +84,20 @@ def test_a_bad_environment_gives_exit_code_1_and_its_remedy(capsys: pytest.Captu
     assert "set env.time_limit" in said
 
 
+def test_a_sheet_is_drawn_of_an_environment_that_fails_a_check_and_not_without_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, sheet = "env.task=gym/tests.envs.own_world:Track-v0", tmp_path / "track.png"
+    line = ["--preset", "tiny", "--only", "environment", "--sheet", str(sheet)]
+    assert doctor.main([*line, task, "env.success_key=solved"]) == 1
+    assert f"OK   env-sheet      {sheet}: gym/tests.envs.own_world:Track-v0 under random" in capsys.readouterr().out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    sheet.unlink()
+    assert doctor.main([*line, "env.task=gym/tests.envs.own_world:Broken-v0"]) == 1
+    assert f"SKIP env-sheet      {sheet} is not written: there are no frames" in capsys.readouterr().out
+    assert not sheet.exists()
+
+
 def test_an_unknown_check_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         doctor.main(["--only", "rendring"])

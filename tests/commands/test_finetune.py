@@ -128,7 +128,8 @@ def test_a_start_from_something_that_is_no_pretraining_is_refused(
     error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=2)
     assert error == (
         f"error: --init {pretrained}: made with world_model.rssm.deter=8 (here 12); "
-        f"add --config {pretrained}/config.yaml\n"
+        f"use --config {pretrained}/config.yaml and leave world_model.rssm.deter out, or pre-train with "
+        "world_model.rssm.deter=12\n"
     )
     error = refused(finetune.main, "--method", "apv", "--init", pretrained, "--out", tmp_path / "4", code=2)
     assert error == f"error: --init {pretrained}: a pre-training of method prelar, this is apv; add --method prelar\n"

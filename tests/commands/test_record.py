@@ -51,6 +51,15 @@ def test_without_a_folder_nothing_is_recorded(settings: str, refused: Refused) -
     assert "--out DIR is required" in refused(record.main, "--config", settings, code=2)
 
 
+def test_an_environment_that_renders_nothing_is_refused_without_a_remedy_that_recording_refuses(
+    settings: str, tmp_path: Path, refused: Refused
+) -> None:
+    line = ["--config", settings, "--out", tmp_path / "videos", "record.tasks=[gym/tests.envs.own_world:Blind-v0]"]
+    error = refused(record.main, *line, code=2)
+    assert "its constructor takes no render_mode; have it take one and render rgb_array\n" in error
+    assert "image_size" not in error
+
+
 def test_a_policy_that_does_not_exist_is_refused(settings: str, tmp_path: Path, refused: Refused) -> None:
     error = refused(record.main, "--config", settings, "--policy", "expret", "--out", tmp_path / "v", code=2)
     assert error.splitlines()[-1].startswith("error: record.policy=expret: must be one of expert, random, mixed")

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
 
 
 class Track(gymnasium.Env[Any, Any]):
@@ -28,29 +29,32 @@ class Track(gymnasium.Env[Any, Any]):
         self.observation_space = {
             "vector": vector,
             "image": image,
+            "float": spaces.Box(0, 1, (*size, 3), np.float32),
             "dict": spaces.Dict({"pixels": image, "state": vector}),
             "two": spaces.Dict({"left": image, "right": image}),
         }[observation]
         self.action_space = {
             "box": spaces.Box(np.array([[-2.0, 0.0]], np.float32), np.array([[2.0, 10.0]], np.float32)),
             "endless": spaces.Box(-np.inf, np.inf, (2,), np.float32),
-            "dict": spaces.Dict({"a": vector}),
+            "dict": spaces.Dict({"way": spaces.Box(-2.0, 2.0, (1, 2), np.float32)}),
             "tuple": spaces.Tuple((vector, vector)),
             "discrete": spaces.Discrete(3, start=-1),
             "several": spaces.MultiDiscrete([[3], [2]], start=[[-1], [1]]),
         }[actions]
         self._actions = actions
-        self._place = 0.0
+        self._place, self.steps = 0.0, 0
         self.taken: list[Any] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
+        self.steps = 0
         self._place = float(self.np_random.uniform(-1, -0.5))
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action), action
         self.taken.append(action)
+        self.steps += 1
         self._place += 0.1 * self._speed(action)
         there = self._place >= 1
         info = {self._success: there} if self._success else {}
@@ -59,6 +63,8 @@ class Track(gymnasium.Env[Any, Any]):
     def _speed(self, action: Any) -> float:
         if self._actions == "discrete":
             return 2.0 * int(action)  # left, none or right
+        if self._actions == "dict":
+            return float(action["way"][0, 0])
         if self._actions == "several":
             return float(action[0, 0] * action[1, 0])  # direction, and how fast
         return float(action[0, 0])
@@ -71,6 +77,7 @@ class Track(gymnasium.Env[Any, Any]):
         return {
             "vector": vector,
             "image": image,
+            "float": (image / 255).astype(np.float32),
             "dict": {"pixels": image, "state": vector},
             "two": {"left": image, "right": image},
         }[self._kind]
@@ -97,6 +104,30 @@ class Blind(Track):
         raise AssertionError("drawn")
 
 
+def flattened() -> gymnasium.Env[Any, Any]:
+    """The line of :class:`Track` with its Dict of actions as one Box, as docs/environments.md has it."""
+    env = Track("rgb_array", "image", "dict")
+    flat = spaces.flatten_space(env.action_space)
+    return TransformAction(env, lambda action: spaces.unflatten(env.action_space, action), flat)
+
+
+class Broken(Track):
+    """One whose constructor needs a file."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        raise FileNotFoundError("/data/robot.urdf")
+
+
+class Forgetful(Track):
+    """One that takes a render_mode and does not keep it."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+
+
+gymnasium.register("Flattened-v0", entry_point=flattened, max_episode_steps=30)
+gymnasium.register("Broken-v0", entry_point=Broken, max_episode_steps=30)
+gymnasium.register("Forgetful-v0", entry_point=Forgetful, max_episode_steps=30)
 gymnasium.register("Blind-v0", entry_point=Blind, max_episode_steps=30)
 gymnasium.register("Track-v0", entry_point=Track, max_episode_steps=30)
 gymnasium.register("Endless-v0", entry_point=Track)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from gymnasium.utils.env_checker import check_env
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs import check_task, make_env
-from prelar_ray.errors import ConfigError, EnvironmentFailure
+from prelar_ray.errors import ConfigError, EnvironmentFailure, FrameFailure, NoImageError
 from prelar_ray.fitting import fitted
 from prelar_ray.types import IMAGE_SIZE
 from tests.envs import own_world
 
-TRACK = "gym/tests.envs.own_world:Track-v0"
+WORLD = "gym/tests.envs.own_world"
+TRACK = f"{WORLD}:Track-v0"
 
 
 def made(**settings: Any) -> Any:
@@ -116,16 +118,40 @@ def test_success_is_what_a_chosen_key_says_and_nothing_where_there_is_none() -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "gym/tests.envs.own_world:Nowhere-v0"}, r"cannot be made \(NameNotFound: .*Nowhere"),
-        ({"task": "gym/no_such_module:Own-v0"}, r"No module named 'no_such_module'; install the package"),
+        ({"task": f"{WORLD}:Nowhere-v0"}, r"own_world registers no Nowhere-v0 \(.*`Nowhere`.*\); correct the id, or"),
+        ({"task": "gym/no_such:Own-v0"}, r"=gym/no_such:Own-v0: no module no_such is found; put .* on PYTHONPATH, pip"),
+        (
+            {"task": "gym/tests.envs.no_such:Own-v0"},
+            r"tests\.envs has no module tests\.envs\.no_such; correct the name$",
+        ),
+        (
+            {"task": f"{WORLD}:Broken-v0"},
+            r"\(FileNotFoundError: /data/robot\.urdf\); mend the environment, or .*kwargs$",
+        ),
         ({"task": "gym/tests.envs.own_world:Endless-v0"}, r"its episodes have no time limit; set env\.time_limit"),
-        ({"kwargs": {"colour": 3}}, r"cannot be made \(TypeError: .*colour"),
-        ({"kwargs": {"actions": "endless"}}, r"numbers 0, 1 without bounds; wrap it"),
-        ({"kwargs": {"actions": "dict"}}, r"its actions are Dict\(.*only a Box with bounds"),
+        (
+            {"kwargs": {"colour": 3}},
+            r"TypeError: .* argument 'colour'\); leave env\.kwargs\.colour out, or correct it$",
+        ),
+        ({"kwargs": {"actions": "endless"}}, r"numbers 0, 1 without bounds; give .*TransformAction"),
+        ({"kwargs": {"actions": "dict"}}, r"its actions are Dict\(.*only a Box with bounds.*TransformAction"),
         ({"kwargs": {"actions": "tuple"}}, r"its actions are Tuple\(.*only a Box with bounds, Discrete and MultiDi"),
-        ({"image_key": "pixels"}, r"env\.image_key=pixels: not an image .*images are none: leave it empty to render"),
-        ({"kwargs": {"observation": "two"}, "image_key": "up"}, r"env\.image_key=up: .*images are left, right"),
-        ({"kwargs": {"observation": "two", "render_mode": None}}, r"2 images and it renders None, no arrays; name"),
+        (
+            {"image_key": "pixels"},
+            r"image_key=pixels: there is no observation pixels of .*; leave it empty to see render",
+        ),
+        (
+            {"kwargs": {"observation": "two"}, "image_key": "up"},
+            r"env\.image_key=up: there is no .*; use left or right$",
+        ),
+        (
+            {"kwargs": {"observation": "float"}, "image_key": "observation"},
+            r"^env\.image_key=observation: the observation of .* is float32 \(48, 96, 3\), must be uint8 \(H, W, 3\);",
+        ),
+        (
+            {"kwargs": {"observation": "two", "render_mode": None}},
+            r"have 2 images, left, right; name one with env\.image_k",
+        ),
         ({"camera": "corner"}, r"env\.camera=corner: .*has no cameras known here"),
     ],
 )
@@ -134,28 +160,98 @@ def test_what_cannot_be_learnt_is_refused_by_name(settings: dict[str, Any], mess
         made(**settings)
 
 
-def test_an_unregistered_id_is_refused_with_near_ones_before_it_is_made() -> None:
-    with pytest.raises(ConfigError, match=r"^env\.task=gym/Pendulum-v9: no such task; did you mean gym/Pendulum-v1"):
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"task": f"{WORLD}:Blind-v0"}, "its constructor takes no render_mode; have it take one and render rgb_array"),
+        (
+            {"task": f"{WORLD}:Forgetful-v0"},
+            "it does not keep its render_mode; set self.render_mode = render_mode in its constructor",
+        ),
+        ({"kwargs": {"render_mode": "ansi"}}, "env.kwargs.render_mode=ansi renders no arrays; leave that out"),
+    ],
+)
+def test_why_nothing_can_be_seen_is_said_with_its_own_remedy_and_nothing_else(
+    settings: dict[str, Any], cause: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(NoImageError) as refusal:
+        made(**settings)
+    task = settings.get("task", TRACK)
+    assert str(refusal.value) == f"env.task={task}: no uint8 image is in its observations, and {cause}"
+    assert refusal.value.vector_settings == "env.image_size=0 env.vector_key=observation env.vector_size=1"
+    said = [str(warning.message) for warning in recwarn if "render_mode='rgb_array'" in str(warning.message)]
+    assert not said
+
+
+def test_floats_of_the_shape_of_an_image_are_named_where_they_are_not_taken() -> None:
+    env = made(kwargs={"observation": "float"})
+    assert env.image_source == "render(); the observation is float32 (48, 96, 3), an image must be uint8"
+    assert made(kwargs={"observation": "two"}).image_source == "render(); of left, right env.image_key would choose one"
+    assert made(kwargs={"observation": "dict"}).image_source == "observation pixels"
+    with pytest.raises(NoImageError, match=r"no uint8 .*\(the observation is float32 \(48, 96, 3\)\), and env") as said:
+        made(kwargs={"observation": "float", "render_mode": "ansi"})
+    assert said.value.vector_settings == ""
+
+
+def test_a_constructor_without_render_mode_is_enough_where_the_observation_is_the_image() -> None:
+    assert made(task=f"{WORLD}:Flattened-v0").image_source == "the observation"
+
+
+def test_a_dict_of_actions_is_flattened_as_the_documentation_says() -> None:
+    env = made(task=f"{WORLD}:Flattened-v0")
+    env.reset()
+    env.step(np.array([1.0, -0.5], np.float32))
+    np.testing.assert_allclose(env._env.unwrapped.taken[0]["way"], [[2, -1]])
+
+
+def test_what_a_module_of_ones_own_fails_to_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_package_of_a_test.py").write_text("import no_such_simulator")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as refusal:
+        made(task="gym/own_package_of_a_test:Arm-v0")
+    assert str(refusal.value) == (
+        "env.task=gym/own_package_of_a_test:Arm-v0: it imports no_such_simulator, which is not found; install that, or "
+        "correct the import"
+    )
+
+
+def test_an_unregistered_id_is_refused_with_near_ones_and_how_to_name_its_module() -> None:
+    with pytest.raises(ConfigError) as said:
         check_task("gym/Pendulum-v9")
+    assert str(said.value).startswith("env.task=gym/Pendulum-v9: no such task; did you mean gym/Pendulum-v1 or ")
+    assert str(said.value).endswith(" or gym/MODULE:Pendulum-v9, where MODULE registers it?")
+
+
+def test_frames_that_change_their_shape_are_refused_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = made()
+    env.reset()
+    monkeypatch.setattr(env._env.unwrapped, "render", lambda: np.zeros((40, 96, 3), np.uint8))
+    with pytest.raises(FrameFailure, match=r"^render\(\) has shape \(40, 96, 3\), and \(48, 96, 3\) before; draw all"):
+        env.step(np.zeros(2, np.float32))
 
 
 def test_pictures_of_other_kinds_are_coloured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = made()
-    env.reset()
-    inner = env._env.unwrapped
     pixels = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)
     for drawn in (pixels, pixels[..., None], np.stack([pixels] * 3)):
-        monkeypatch.setattr(inner, "render", lambda drawn=drawn: drawn)
-        np.testing.assert_array_equal(env.render(), fitted(np.stack([pixels] * 3, axis=2), "squeeze", IMAGE_SIZE))
-    for drawn in (None, pixels.astype(np.float32), np.zeros((4, 5, 6, 3), np.uint8), np.zeros((0, 4, 3), np.uint8)):
-        monkeypatch.setattr(inner, "render", lambda drawn=drawn: drawn)
-        with pytest.raises(EnvironmentFailure, match=r"render\(\) returned .*; expected uint8 \(H, W, 3\)"):
+        env = made()
+        monkeypatch.setattr(env._env.unwrapped, "render", lambda drawn=drawn: drawn)
+        np.testing.assert_array_equal(
+            env.reset()[0]["image"], fitted(np.stack([pixels] * 3, axis=2), "squeeze", IMAGE_SIZE)
+        )
+    for drawn, said in (
+        (None, "None"),
+        (pixels.astype(np.float32), r"float32 \(40, 30\)"),
+        (np.zeros((4, 5, 6, 3), np.uint8), r"uint8 \(4, 5, 6, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \(0, 4, 3\)"),
+    ):
+        monkeypatch.setattr(env._env.unwrapped, "render", lambda drawn=drawn: drawn)
+        with pytest.raises(FrameFailure, match=rf"^render\(\) is {said}, must be uint8 \(H, W, 3\)"):
             env.render()
 
 
 def test_one_that_holds_a_scene_of_mujoco_has_the_back_end_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr("prelar_ray.envs.gym_env.configure_gl", lambda: tried.append("once"))
+    monkeypatch.setattr("prelar_ray.envs.gym_making.configure_gl", lambda: tried.append("once"))
     made().close()
     assert tried == []
     scene = type("MjModel", (), {"__module__": "mujoco._structs"})

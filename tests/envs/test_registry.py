@@ -21,6 +21,16 @@ def test_a_task_that_resembles_none_is_answered_with_a_few_names(monkeypatch: py
     assert len(str(caught.value)) < 120
 
 
+@pytest.mark.parametrize("task", ["my_arms:Arm-v0", "my_arms:left/Arm-v0", "Pendulum-v1"])
+def test_a_task_of_gymnasium_without_its_family_is_answered_before_simulators_are_loaded(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("prelar_ray.envs.registry.known_tasks")
+    with pytest.raises(ConfigError) as refusal:
+        check_task(task)
+    assert str(refusal.value) == f"env.task={task}: no such task; did you mean gym/{task}?"
+
+
 @pytest.mark.render
 def test_all_families_are_known() -> None:
     tasks = known_tasks()

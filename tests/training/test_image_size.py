@@ -91,7 +91,8 @@ def test_a_pretraining_of_another_size_is_no_start(
     with pytest.raises(CheckpointError) as caught:
         pretrained_checkpoint(init, config)
     assert str(caught.value) == (
-        f"--init {init}: made with env.image_size={theirs} (here {ours}); add --config {init}/config.yaml"
+        f"--init {init}: made with env.image_size={theirs} (here {ours}); use --config {init}/config.yaml "
+        f"and leave env.image_size out, or pre-train with env.image_size={ours}"
     )
 
 
