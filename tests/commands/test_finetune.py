@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -10,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import finetune
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
@@ -152,6 +155,30 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_co
     assert error.endswith("no checkpoint yet; the same command starts again\ninterrupted\n")
     assert (out / "replay").is_dir()
     assert finetune.main(line) == 0
+
+
+def test_a_run_that_fails_says_what_to_mend_what_it_kept_and_how_to_continue(
+    settings: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, taken, advance = tmp_path / "my run", itertools.count(), PointReach._advance
+
+    def overheats(self: PointReach, action: Any) -> tuple[float, bool, bool]:
+        if next(taken) > 40:
+            raise RuntimeError("motor 2 overheated")
+        return advance(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PointReach, "_advance", overheats)
+        error = refused(finetune.main, "--config", settings, "--out", out, code=1)
+    said, kept = error.splitlines()[-2:]
+    assert said.endswith("RuntimeError: motor 2 overheated; mend the environment, or correct env.task and env.kwargs")
+    assert kept == (
+        f"kept: {out}/checkpoints/000000000; when that is mended, prelar-ray finetune --resume --out '{out}' "
+        "continues from there"
+    )
+    error = refused(finetune.main, "--resume", "--out", out, "seed=5", code=2)
+    assert "kept:" not in error  # what was not begun has not failed
+    assert finetune.main(["--resume", "--out", str(out)]) == 0
 
 
 def test_a_resume_names_another_pretraining_than_the_run_started_from(
