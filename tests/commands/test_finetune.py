@@ -97,13 +97,24 @@ def test_resume_continues_with_the_configuration_of_the_run(
 def test_a_folder_of_another_run_is_refused(settings: str, finetuned: Path, refused: Refused) -> None:
     before = {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()}
     error = refused(finetune.main, "--config", settings, "--out", finetuned, code=2)
-    assert error == f"error: {finetuned}: already holds a run; continue it with --resume or choose a new --out\n"
+    assert error == (
+        f"error: {finetuned}: already holds a run; --resume --out {finetuned} alone continues it with its own "
+        "settings, else choose a new --out\n"
+    )
     assert {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(settings: str, tmp_path: Path, refused: Refused) -> None:
     error = refused(finetune.main, "--config", settings, "--out", tmp_path / "run", "--resume", code=2)
     assert "there is no run to --resume" in error
+
+
+def test_that_a_resume_asks_for_another_task_is_said_before_what_is_wrong_with_that(
+    settings: str, finetuned: Path, refused: Refused
+) -> None:
+    task, long = "env.task=gym/tests.envs.own_world:Track-v0", "finetune.segment_length=70"
+    error = refused(finetune.main, "--config", settings, "--resume", "--out", finetuned, task, long, code=2)
+    assert f"made with env.task=prelar/point-reach (here {task.removeprefix('env.task=')})" in error
 
 
 def test_without_a_folder_nothing_begins(settings: str, refused: Refused) -> None:
@@ -176,6 +187,8 @@ def test_a_run_that_fails_says_what_to_mend_what_it_kept_and_how_to_continue(
         f"kept: {out}/checkpoints/000000000; when that is mended, prelar-ray finetune --resume --out '{out}' "
         "continues from there"
     )
+    error = refused(finetune.main, "--config", settings, "--out", out, code=2)  # before its first update, too
+    assert f"already holds a run; --resume --out '{out}' alone continues it with its own settings" in error
     error = refused(finetune.main, "--resume", "--out", out, "seed=5", code=2)
     assert "kept:" not in error  # what was not begun has not failed
     assert finetune.main(["--resume", "--out", str(out)]) == 0
