@@ -52,6 +52,16 @@ def test_a_run_leaves_its_files_and_names_the_next_command(
     assert f"next: prelar-ray evaluate {out} --film film.mp4\n      prelar-ray report {out}\n" in said
 
 
+def test_a_run_says_what_it_is_before_it_begins(
+    settings: str, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, short = tmp_path / "run", "finetune.env_steps=60"
+    with caplog.at_level(logging.INFO):
+        assert finetune.main(["--config", settings, "--init", str(pretrained), "--out", str(out), short]) == 0
+    start = f"from {pretrained}/checkpoints/000000005"
+    assert caplog.messages[0] == f"finetune: prelar/point-reach, method prelar, device cpu, {start}, in {out}"
+
+
 def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert finetune.main(["--config", settings, "--out", str(out), "finetune.env_steps=65"]) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -48,6 +49,15 @@ def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
     assert f"{command} env.task=prelar/point-reach\n" in said
     assert f"prelar-ray report '{out}'" in said
     assert "diagnose" not in said
+
+
+def test_a_run_says_what_it_is_before_it_begins(
+    settings: str, videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    with caplog.at_level(logging.INFO):
+        assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(out)]) == 0
+    assert caplog.messages[0] == f"pretrain: {videos}, method prelar, device cpu, in {out}"
 
 
 def test_a_run_finds_its_videos_from_another_folder(
