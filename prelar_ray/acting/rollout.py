@@ -15,10 +15,13 @@ from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import Episode, Frames, Vectors
 
-__all__ = ["Acts", "EpisodeSeeds", "Rollout"]
+__all__ = ["MEND", "Acts", "EpisodeSeeds", "Rollout"]
 
 EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 """From (environment index, episode number) to the environment's seed and the generator of the actions."""
+
+MEND = "mend the environment, or correct env.task and env.kwargs"
+"""What to do about an environment that fails again and again."""
 
 
 class Acts(Protocol):
@@ -210,7 +213,7 @@ class Rollout:
         if not isinstance(error, EpisodeLost):
             self._in_a_row[i] += 1
         if self._in_a_row[i] > self._failures_allowed:
-            raise EnvironmentFailure(what) from error
+            raise EnvironmentFailure(f"{what}; {MEND}") from error
         self.failures.append(what)
         self._rows[i] = []
         self.numbers[i] += 1

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from prelar_ray.checkpoint.compatibility import check_length, newest_resumable
+from prelar_ray.checkpoint.compatibility import newest_resumable
 from prelar_ray.checkpoint.store import CheckpointFolders, read_meta, saved_config
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
@@ -146,7 +146,6 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
     Raises:
         CheckpointError: there is none, or ``config`` describes another algorithm or other networks; or the run was
             fetched, and nobody said that its pickles may be executed.
-        UsageError: ``config`` asks for less than the run has done already.
     """
     run = folders.folder.parent
     fetched = RunFolder(run, {}).fetched
@@ -166,8 +165,6 @@ def resumable(folders: CheckpointFolders, config: RunConfig) -> AlgorithmCheckpo
             raise CheckpointError(
                 f"{checkpoint.path}: made with {key}={one} (here {two}); leave it out, or start a new --out"
             )
-    asked, before = config.finetune.env_steps, theirs.finetune.env_steps
-    check_length(checkpoint.path, "finetune.env_steps", checkpoint.env_steps, asked, before)
     return checkpoint
 
 

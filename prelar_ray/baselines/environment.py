@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from ray import tune
 
+from prelar_ray.acting.rollout import MEND
 from prelar_ray.acting.time_limit import time_limit
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig, RunConfig
@@ -121,7 +122,7 @@ class FrameEnv(gym.Env[FloatFrames, Any]):
 
     def _failure(self, where: str, error: Exception) -> EnvironmentFailure:
         what = f"environment {self._index}, episode {self._number}, {where}"
-        return EnvironmentFailure(f"{what}: {type(error).__name__}: {error}")
+        return EnvironmentFailure(f"{what}: {type(error).__name__}: {error}; {MEND}")
 
 
 def native_space(actions: ActionSpace) -> spaces.Space[Any]:

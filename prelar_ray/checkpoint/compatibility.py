@@ -27,7 +27,7 @@ from prelar_ray.storage.run_folder import RunFolder
 
 __all__ = [
     "check_evaluable",
-    "check_length",
+    "check_not_shorter",
     "check_same_experiment",
     "naming",
     "newest_resumable",
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 SHOWN = 2
 """Number of differing settings that a message names; more would not fit on a line."""
+
+OWN_SETTINGS = "leave --preset, --config and changed keys out, as --resume reads the run's own settings"
+"""What nearly always helps where a resume is refused for what it asks for."""
 
 
 def pretrained_checkpoint(init: Path, config: RunConfig) -> Path:
@@ -108,25 +111,27 @@ def require_pretraining(checkpoint: Checkpoint) -> None:
 
 
 def resumable_checkpoint(checkpoints: CheckpointStore, config: RunConfig) -> Checkpoint:
-    """Load the last checkpoint of a run, after checking that ``config`` can resume it.
+    """Load the last checkpoint of a run, after checking that the networks of ``config`` can continue from it.
+
+    :func:`check_same_experiment` follows.
 
     Raises:
         CheckpointError: there is none, or ``config`` describes other networks or another number of replay shards.
-        UsageError: ``config`` asks for less than the run has done already.
     """
     checkpoint = newest_resumable(checkpoints, load_checkpoint, config)
-    advice = "leave --preset, --config and changed keys out, or start a new --out"
+    advice = f"{OWN_SETTINGS}, or start a new --out"
     _check_networks(str(checkpoint.path), checkpoint, config, NETWORKS[checkpoint.phase], advice)
     if checkpoint.phase == "finetune":
         _check_shards(checkpoint, config)
-    _check_length(checkpoint, config)
     return checkpoint
 
 
 def check_same_experiment(
     run: RunFolder, checkpoint: _Resumable, config: RunConfig, data: tuple[str, str] | None = None
 ) -> None:
-    """Check that a resume continues the experiment that the run is, and let its record say what is changed.
+    """Check that a resume continues the experiment that the run is, to no less than it has done.
+
+    The run's record then says what is changed.
 
     What an earlier resume was allowed to change, and had no checkpoint of before it ended, is no change.
 
@@ -139,6 +144,7 @@ def check_same_experiment(
     Raises:
         CheckpointError: task, seed, camera or another part of the experiment's identity would change; names each with
             its value before and now.
+        UsageError: ``config`` asks for less than the run has done already.
     """
     changed, allowed = all_differences(checkpoint.config, config), run.changed_to
     found = differences(checkpoint.config, config, IDENTITY[run.info["phase"]])
@@ -146,11 +152,14 @@ def check_same_experiment(
         changed["videos"] = found["videos"] = data
     found = {key: pair for key, pair in found.items() if key not in allowed or allowed[key] != pair[1]}
     if found and not run.accepts_changes:
+        remedies = [OWN_SETTINGS] if set(found) - {"videos"} else []
+        remedies += ["name the videos of then"] if data else []
         raise CheckpointError(
             f"{checkpoint.path}: made with {_listed(found, len(found))}; this would be another experiment under the "
-            "same name: leave that as it was, start a new --out, or add --accept-changes, which run.json and the "
-            "report then say"
+            f"same name: {' and '.join(remedies)}, or start a new --out; only if it is meant to change, add "
+            "--accept-changes, which run.json and the report then say"
         )
+    check_not_shorter(run.info["phase"], checkpoint, config)
     if changed:
         said = log.warning if found else log.info
         said("%s: continues with other settings than it was made with: %s", checkpoint.path, _listed(changed))
@@ -167,6 +176,10 @@ class _Resumable(Protocol):
     @property
     def config(self) -> RunConfig:
         """Of the run that wrote it."""
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the run so far."""
 
 
 C = TypeVar("C", bound=_Resumable)
@@ -187,27 +200,28 @@ def newest_resumable(folders: CheckpointFolders, load: Callable[[Path], C], conf
     theirs = checkpoint.config.method
     if theirs != config.method:
         raise CheckpointError(
-            f"{checkpoint.path}: a run of method {theirs}, which cannot be resumed as {config.method}; "
-            f"add --method {theirs}, or start a new --out"
+            f"{checkpoint.path}: a run of method {theirs}, which cannot be resumed as {config.method}; {OWN_SETTINGS}, "
+            "or start a new --out"
         )
     return checkpoint
 
 
-def check_length(path: Path, key: str, reached: int, asked: int, before: int) -> None:
+def check_not_shorter(phase: str, checkpoint: _Resumable, config: RunConfig) -> None:
     """Refuse a length that the run has already passed, unless it is the length of a finished run.
 
-    Args:
-        path: of the checkpoint to resume from.
-        key: the setting.
-        reached: how far the run is.
-        asked: what the configuration asks for now.
-        before: what it asked for then.
-
     Raises:
-        UsageError: ``asked`` is less than ``reached``.
+        UsageError: ``config`` asks for less than the run has done.
     """
+    if phase == "pretrain":
+        key, reached = "pretrain.updates", int(checkpoint.path.name)
+        asked, before = config.pretrain.updates, checkpoint.config.pretrain.updates
+    else:
+        key, reached = "finetune.env_steps", checkpoint.env_steps
+        asked, before = config.finetune.env_steps, checkpoint.config.finetune.env_steps
     if asked < reached and asked != before:
-        raise UsageError(f"{key}={asked}: {path} has done {reached} already; ask for more, or leave it out")
+        raise UsageError(
+            f"{key}={asked}: {checkpoint.path} has done {reached} already; ask for more, or {OWN_SETTINGS}"
+        )
 
 
 def check_evaluable(checkpoint: Checkpoint, config: RunConfig) -> None:
@@ -258,12 +272,3 @@ def _check_shards(checkpoint: Checkpoint, config: RunConfig) -> None:
             f"{checkpoint.path}: made with replay.shards={theirs} (here {ours}), and its episodes lie in as many "
             f"folders; use replay.shards={theirs}, or start a new --out"
         )
-
-
-def _check_length(checkpoint: Checkpoint, config: RunConfig) -> None:
-    path, theirs = checkpoint.path, checkpoint.config
-    if checkpoint.phase == "pretrain":
-        check_length(path, "pretrain.updates", checkpoint.update, config.pretrain.updates, theirs.pretrain.updates)
-    else:
-        ours, before = config.finetune.env_steps, theirs.finetune.env_steps
-        check_length(path, "finetune.env_steps", checkpoint.env_steps, ours, before)

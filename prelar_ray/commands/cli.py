@@ -78,19 +78,28 @@ def run_to_end(lines: Iterable[object]) -> None:
 
 @contextmanager
 def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
-    """After Ctrl-C, name the checkpoint that the run kept and the command that resumes from it."""
+    """Name the checkpoint that a run kept and the command that resumes from it: after Ctrl-C, or as a note of an error.
+
+    An error before training started, such as a resume that is refused, has its own remedy and no note.
+    """
+    resume = [run.info["phase"], "--resume", "--out", run.path]
     try:
         yield
     except KeyboardInterrupt:
         if kept := run.last_checkpoint():
-            print_next(f"kept: {kept}", [run.info["phase"], "--resume", "--out", run.path])
+            print_next(f"kept: {kept}", resume)
         else:
             console.print("no checkpoint yet; the same command starts again", soft_wrap=True)
+        raise
+    except Exception as error:
+        if run.started and (kept := run.last_checkpoint()):
+            command = shlex.join(map(str, resume))
+            error.add_note(f"kept: {kept}; when that is mended, prelar-ray {command} continues from there")
         raise
 
 
 def guarded(command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave the process with its exit code; expected errors become one message on stderr.
+    """Run a command and leave the process with its exit code; expected errors become one message on stderr, with notes.
 
     Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 where settings, files or
     folders cannot be used, 1 where a run failed); 130 after Ctrl-C, SIGTERM or SIGHUP; :data:`REQUEUE` after SIGUSR1;
@@ -104,7 +113,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
             code = code or _unread()
         except PrelarError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]) + "\n")
             code = error.exit_code
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:

@@ -11,7 +11,7 @@ from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
 from prelar_ray.commands.dry_run import check_run, print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, resolve, resume_options, run_alone
 from prelar_ray.config import to_yaml
-from prelar_ray.errors import RenderingError, UsageError
+from prelar_ray.errors import PrelarError, RenderingError, UsageError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.study.identity import checkpoint_content
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 EPILOG = """\
 Roles: collectors step environments, a replay buffer keeps episodes (on disk too), a learner updates world model and
 policy, an evaluator measures. --cluster none runs them in this process, auto as actors of a Ray on this machine, an
-address as actors on that cluster. Ctrl-C writes a checkpoint first; the same command with --resume resumes from the
-last checkpoint, also after a kill.
+address as actors on that cluster. Ctrl-C writes a checkpoint first; --resume --out DIR alone resumes from the last
+checkpoint with the run's own settings, also after a kill.
 
 examples:
   prelar-ray finetune --init runs/pretrain --out runs/reach env.task=metaworld/reach-v3
@@ -68,7 +68,12 @@ def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    kind.check(config)
+    try:
+        kind.check(config)
+    except PrelarError:
+        if args.resume:
+            check_run(kind, config, args)  # that it is not what the run was made with comes first
+        raise
     init = None
     if args.init and args.resume:  # the original command with --resume added
         _check_same_start(args.init, args.out)

@@ -121,7 +121,9 @@ def video_options(parser: argparse.ArgumentParser) -> None:
 
 def resume_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that continue a run; :func:`run_alone` comes before :func:`resolve` then."""
-    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="resume from the last checkpoint in --out, with the settings of the run"
+    )
     parser.add_argument(
         "--accept-changes",
         action="store_true",

@@ -27,7 +27,7 @@ from prelar_ray.video.layout import check_image_size, read_manifest
 __all__ = ["main"]
 
 EPILOG = """\
-Ctrl-C writes a checkpoint first; the same command with --resume resumes from it.
+Ctrl-C writes a checkpoint first; --resume --out DIR alone resumes from it with the run's own settings.
 
 examples:
   prelar-ray pretrain --videos videos/experts --out runs/pretrain

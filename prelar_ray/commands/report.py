@@ -12,13 +12,17 @@ from rich.table import Table
 
 from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.errors import UsageError
-from prelar_ray.reporting import ComparisonReport, Options, is_comparison, is_study, write_comparison, write_report
+from prelar_ray.reporting import ComparisonReport, Options, is_comparison, write_comparison, write_report
 from prelar_ray.reporting.formats import score_text, spaced
+from prelar_ray.reporting.read import find_runs
 from prelar_ray.reporting.scores import METRIC_NAMES, RETURN, SUCCESS
 from prelar_ray.storage.files import prepare_file
 from prelar_ray.wording import counted
 
 __all__ = ["main"]
+
+COMPARISON = Path("comparison")
+"""Folder of a report on several runs or studies: none of theirs, where each has a report of its own."""
 
 DESCRIPTION = """\
 Single runs: write one HTML page with loss curves, returns, success with 95 % intervals, predicted frames, timings and
@@ -37,7 +41,7 @@ Pages hold their pictures and need no network."""
 EPILOG = """\
 examples:
   prelar-ray report runs/demo                            writes runs/demo/report.html
-  prelar-ray report runs/seed0 runs/seed1 --out seeds.html   several seeds, drawn together
+  prelar-ray report runs/seed0 runs/seed1                several seeds, drawn together: writes comparison/report.html
   prelar-ray report studies/beta                         writes studies/beta/report.html and studies/beta/report/
   prelar-ray report studies/a studies/b --out compared   two studies compared, where their protocols agree
   prelar-ray report scores.csv --out compared            published scores, or those of another program
@@ -52,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_comparison(paths):
         thresholds = {SUCCESS: args.threshold, RETURN: args.return_threshold}
         options = Options(args.at, thresholds, args.mix_protocols, not args.no_published)
-        _print_comparison(write_comparison(paths, _folder(args.out, paths), options), console)
+        _print_comparison(write_comparison(paths, _folder(args.out or _home(paths)), options), console)
         return 0
-    out: Path = args.out or paths[0] / "report.html"
-    if args.out:  # where a run is to be, a folder is not to be made
-        prepare_file(out)
+    out: Path = args.out or _home(paths) / "report.html"
+    find_runs(paths)  # where there is none, no folder is to be made
+    prepare_file(out)
     runs = write_report(paths, out)
     for run in runs:
         for reason in run.missing.values():
@@ -73,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="PATH",
-        help="single runs: the page to write (without: report.html in the first RUN); comparisons: the folder to write "
-        "into (without: the first STUDY)",
+        help="single runs: the page to write; comparisons: the folder to write into (without: into the RUN or STUDY if "
+        "it is only one, else into comparison/ here)",
     )
     options = parser.add_argument_group("comparisons")
     options.add_argument(
@@ -113,15 +117,17 @@ def _finite(text: str) -> float:
     return value
 
 
-def _folder(out: Path | None, paths: Sequence[Path]) -> Path:
+def _home(paths: Sequence[Path]) -> Path:
+    """Return the folder of a report that is told none: what it is on or, where that is several or a table, its own."""
+    return paths[0] if len(paths) == 1 and paths[0].is_dir() else COMPARISON
+
+
+def _folder(folder: Path) -> Path:
     """Return the folder of a comparison.
 
     Raises:
-        UsageError: none is named and no study is there to hold it, or it cannot be a folder.
+        UsageError: it cannot be one.
     """
-    folder = out or next((path for path in paths if is_study(path)), None)
-    if folder is None:
-        raise UsageError(f"{paths[0]}: where should the report go? Name a folder with --out DIR")
     if folder.is_file() or folder.suffix == ".html":
         raise UsageError(f"{folder}: a comparison is a page and a folder of figures and tables; name a folder as --out")
     return folder

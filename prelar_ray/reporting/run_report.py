@@ -81,7 +81,7 @@ def write_report(paths: Sequence[Path], out: Path) -> list[Run]:
     write_page(
         out,
         "runs.html",
-        title=f"prelar_ray: {paths[0].resolve().name}",
+        title=f"prelar_ray: {', '.join(dict.fromkeys(path.resolve().name for path in paths))}",
         sections=[_section(run, f"run-{number}") for number, run in enumerate(runs)],
         notes=run_notes(runs),
         seeds=list(_seeds(runs)),

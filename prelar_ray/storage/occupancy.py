@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -154,7 +155,10 @@ def refuse_occupied(path: Path, abandoned: bool) -> None:
     if _ended_before_checkpoint(path, abandoned):
         return
     if (path / "run.json").exists():
-        raise RunFolderError(f"{path}: already holds a run; continue it with --resume or choose a new --out")
+        raise RunFolderError(
+            f"{path}: already holds a run; --resume --out {shlex.quote(str(path))} alone continues it with its own "
+            "settings, else choose a new --out"
+        )
     names = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
     if names:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
+from prelar_ray.learning.device import resolve_device
 from prelar_ray.storage.mirror import mirrored
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Phase, Progress
@@ -114,6 +115,7 @@ def drive(
     """
     with closing(run), mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         origin = load()
+        log.info("%s: %s", phase, _described(config, run, phase))
         with closing(start()) as backend, Progress() as progress, run.timed(phase):
             with progress.phase(phase, total, unit, min(done(origin), total)) as bar:
                 while True:
@@ -125,6 +127,17 @@ def drive(
                         if restart is None:
                             raise
                         origin = restart(death, backend, origin)
+
+
+def _described(config: RunConfig, run: RunFolder, phase: str) -> str:
+    """What a run is: task or videos, method, device, the checkpoint that it started from, and folder."""
+    learns_from = config.video.name if phase == "pretrain" else config.env.task
+    # Another cluster has devices of its own.
+    known = config.device == "auto" and config.cluster in ("none", "auto")
+    device = resolve_device("auto").type if known else config.device
+    init = run.info.get("init")
+    start = f", from {init['checkpoint']}" if isinstance(init, dict) and "checkpoint" in init else ""
+    return f"{learns_from}, method {config.method}, device {device}{start}, in {run.path}"
 
 
 def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line]:

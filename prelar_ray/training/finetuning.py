@@ -231,7 +231,7 @@ class Finetuning(Loop):
         """Metrics, evaluations and checkpoints."""
         if self.logging.take(self.learners.updates):
             self._log()
-        if self.evaluating.take(self.replay.env_steps) and self.learners.updates:
+        if not self._catches_up and self.evaluating.take(self.replay.env_steps) and self.learners.updates:
             if self.config.collect.synchronous:
                 self._record_evaluations(wait=True)
             self._begin_evaluation()
@@ -246,6 +246,11 @@ class Finetuning(Loop):
         """Whether all steps are taken, all updates made, and nothing is in flight."""
         busy = self.collectors.in_flight or self.learners.in_flight
         return self.replay.env_steps >= self.config.finetune.env_steps and not self.replay.updates_due and not busy
+
+    @property
+    def _catches_up(self) -> bool:
+        """Whether all steps are taken and updates are not: what is due at the last step comes after them, once."""
+        return self.replay.env_steps >= self.config.finetune.env_steps and not self.finished
 
     @property
     def reached(self) -> int:

@@ -97,7 +97,7 @@ def test_environments_are_closed_afterwards_also_when_one_fails(
         raise ValueError("unstable")
 
     monkeypatch.setattr(random_length, "step", fail)
-    with pytest.raises(EnvironmentFailure, match="^environment 0, episode 3, step 1: ValueError: unstable$"):
+    with pytest.raises(EnvironmentFailure, match="^environment 0, episode 3, step 1: ValueError: unstable; mend"):
         role.evaluate(None, 3)
     assert all(env.closed for env in envs)
 

@@ -211,7 +211,7 @@ def test_an_environment_that_raises_is_named_with_episode_and_step(
     made[1].fails_at = step
     with pytest.raises(EnvironmentFailure) as failure:
         run(lockstep, policy, 5)
-    assert str(failure.value) == message
+    assert str(failure.value) == f"{message}; mend the environment, or correct env.task and env.kwargs"
     lockstep.close()
     assert all(env.closed for env in made)
 
@@ -249,7 +249,7 @@ def test_an_environment_that_can_never_be_made_again_ends_as_one_that_always_fai
 ) -> None:
     lockstep = Rollout(one_that_cannot_be_made(random_length, 99), EnvConfig(), [5], [3], seeds, 3, timeout=60)
     with pytest.raises(
-        EnvironmentFailure, match=r"^environment 5, episode 6, making it: RuntimeError: no licence left$"
+        EnvironmentFailure, match=r"^environment 5, episode 6, making it: RuntimeError: no licence left; mend"
     ):
         run(lockstep, policy, 15)
     lockstep.close()

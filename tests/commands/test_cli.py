@@ -54,6 +54,9 @@ def test_expected_errors_become_one_message_and_their_exit_code(capsys):
     assert guard(raising(ConfigError("seed=x: must be")), capsys) == (2, "error: seed=x: must be\n")
     assert guard(raising(DataError("videos: empty")), capsys) == (2, "error: videos: empty\n")
     assert guard(raising(NonFiniteError("loss")), capsys) == (1, "error: loss\n")
+    noted = NonFiniteError("loss")
+    noted.add_note("kept: a checkpoint")
+    assert guard(raising(noted), capsys) == (1, "error: loss\nkept: a checkpoint\n")
 
 
 def test_ctrl_c_exits_with_130_and_without_traceback(capsys):

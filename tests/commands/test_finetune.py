@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -10,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import finetune
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
@@ -47,6 +50,16 @@ def test_a_run_leaves_its_files_and_names_the_next_command(
     said = capsys.readouterr().err
     assert "finetune: 80/80 env steps, done" in said
     assert f"next: prelar-ray evaluate {out} --film film.mp4\n      prelar-ray report {out}\n" in said
+
+
+def test_a_run_says_what_it_is_before_it_begins(
+    settings: str, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, short = tmp_path / "run", "finetune.env_steps=60"
+    with caplog.at_level(logging.INFO):
+        assert finetune.main(["--config", settings, "--init", str(pretrained), "--out", str(out), short]) == 0
+    start = f"from {pretrained}/checkpoints/000000005"
+    assert caplog.messages[0] == f"finetune: prelar/point-reach, method prelar, device cpu, {start}, in {out}"
 
 
 def test_a_run_from_scratch_needs_no_pretraining(settings: str, tmp_path: Path) -> None:
@@ -94,13 +107,24 @@ def test_resume_continues_with_the_configuration_of_the_run(
 def test_a_folder_of_another_run_is_refused(settings: str, finetuned: Path, refused: Refused) -> None:
     before = {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()}
     error = refused(finetune.main, "--config", settings, "--out", finetuned, code=2)
-    assert error == f"error: {finetuned}: already holds a run; continue it with --resume or choose a new --out\n"
+    assert error == (
+        f"error: {finetuned}: already holds a run; --resume --out {finetuned} alone continues it with its own "
+        "settings, else choose a new --out\n"
+    )
     assert {path: path.read_bytes() for path in finetuned.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_without_a_run_cannot_be_resumed(settings: str, tmp_path: Path, refused: Refused) -> None:
     error = refused(finetune.main, "--config", settings, "--out", tmp_path / "run", "--resume", code=2)
     assert "there is no run to --resume" in error
+
+
+def test_that_a_resume_asks_for_another_task_is_said_before_what_is_wrong_with_that(
+    settings: str, finetuned: Path, refused: Refused
+) -> None:
+    task, long = "env.task=gym/tests.envs.own_world:Track-v0", "finetune.segment_length=70"
+    error = refused(finetune.main, "--config", settings, "--resume", "--out", finetuned, task, long, code=2)
+    assert f"made with env.task=prelar/point-reach (here {task.removeprefix('env.task=')})" in error
 
 
 def test_without_a_folder_nothing_begins(settings: str, refused: Refused) -> None:
@@ -153,6 +177,32 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_a_folder_in_which_the_same_co
     assert error.endswith("no checkpoint yet; the same command starts again\ninterrupted\n")
     assert (out / "replay").is_dir()
     assert finetune.main(line) == 0
+
+
+def test_a_run_that_fails_says_what_to_mend_what_it_kept_and_how_to_continue(
+    settings: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, taken, advance = tmp_path / "my run", itertools.count(), PointReach._advance
+
+    def overheats(self: PointReach, action: Any) -> tuple[float, bool, bool]:
+        if next(taken) > 40:
+            raise RuntimeError("motor 2 overheated")
+        return advance(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PointReach, "_advance", overheats)
+        error = refused(finetune.main, "--config", settings, "--out", out, code=1)
+    said, kept = error.splitlines()[-2:]
+    assert said.endswith("RuntimeError: motor 2 overheated; mend the environment, or correct env.task and env.kwargs")
+    assert kept == (
+        f"kept: {out}/checkpoints/000000000; when that is mended, prelar-ray finetune --resume --out '{out}' "
+        "continues from there"
+    )
+    error = refused(finetune.main, "--config", settings, "--out", out, code=2)  # before its first update, too
+    assert f"already holds a run; --resume --out '{out}' alone continues it with its own settings" in error
+    error = refused(finetune.main, "--resume", "--out", out, "seed=5", code=2)
+    assert "kept:" not in error  # what was not begun has not failed
+    assert finetune.main(["--resume", "--out", str(out)]) == 0
 
 
 def test_a_resume_names_another_pretraining_than_the_run_started_from(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -48,6 +49,15 @@ def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
     assert f"{command} env.task=prelar/point-reach\n" in said
     assert f"prelar-ray report '{out}'" in said
     assert "diagnose" not in said
+
+
+def test_a_run_says_what_it_is_before_it_begins(
+    settings: str, videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    with caplog.at_level(logging.INFO):
+        assert pretrain.main(["--config", settings, "--videos", str(videos), "--out", str(out)]) == 0
+    assert caplog.messages[0] == f"pretrain: {videos}, method prelar, device cpu, in {out}"
 
 
 def test_a_run_finds_its_videos_from_another_folder(
@@ -112,8 +122,7 @@ def test_resume_continues_with_the_configuration_of_the_run(
 def test_a_folder_of_another_run_is_refused(settings: str, videos: Path, pretrained: Path, refused: Refused) -> None:
     before = {path: path.read_bytes() for path in pretrained.rglob("*") if path.is_file()}
     error = refused(pretrain.main, "--config", settings, "--videos", videos, "--out", pretrained, code=2)
-    expected = f"error: {pretrained}: already holds a run; continue it with --resume or choose a new --out\n"
-    assert error == expected
+    assert f"error: {pretrained}: already holds a run; --resume --out {pretrained} alone continues it" in error
     assert {path: path.read_bytes() for path in pretrained.rglob("*") if path.is_file()} == before
 
 
@@ -179,7 +188,10 @@ def test_a_resume_with_another_preset_names_what_differs_and_leaves_the_run_as_i
     error = refused(pretrain.main, "--out", copy, "--resume", "--preset", "small", "--videos", videos, code=2)
     expected = "made with world_model.encoder.depth=2 (here 24), world_model.encoder.stacks=1 (here 3) and "
     assert error.startswith(f"error: {copy}/checkpoints/000000005: {expected}")
-    assert "leave --preset, --config and changed keys out, or start a new --out" in error
+    own = (
+        "leave --preset, --config and changed keys out, as --resume reads the run's own settings, or start a new --out"
+    )
+    assert own in error
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     assert pretrain.main(["--out", str(copy), "--resume"]) == 0
 

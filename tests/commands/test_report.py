@@ -22,9 +22,7 @@ SCORES = "method,task,seed,env_step,success_rate\n" + "".join(
 )
 
 
-def test_the_page_lies_in_the_first_run_unless_told_otherwise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_lies_in_the_run_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunFolder.create(tmp_path / "run", "", "pretrain")
     assert report.main([str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").is_file()
@@ -33,6 +31,22 @@ def test_the_page_lies_in_the_first_run_unless_told_otherwise(
     output = capsys.readouterr().out
     assert "page.html: 1 run" in output
     assert "metrics.jsonl: missing" in output  # what the page lacks is said here too
+
+
+def test_a_page_on_several_runs_lies_in_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        RunFolder.create(Path("runs", name), "", "pretrain")
+    own = Path("runs/a/report.html")
+    assert report.main(["runs/a"]) == 0
+    before = own.read_bytes()
+    assert report.main(["runs/a", "runs/b"]) == 0
+    assert capsys.readouterr().out.endswith("comparison/report.html: 2 runs\n")
+    assert "<title>prelar_ray: a, b" in Path("comparison/report.html").read_text()
+    assert own.read_bytes() == before
+    assert not Path("runs/b/report.html").exists()
 
 
 def test_a_folder_that_is_no_run_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -69,6 +83,16 @@ def test_a_table_of_scores_becomes_a_report_in_a_folder(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_a_comparison_of_several_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "other"):
+        rows = [line for line in SCORES.splitlines(keepends=True) if line.startswith(("method", name))]
+        Path(f"{name}.csv").write_text("".join(rows))
+    assert report.main(["one.csv", "other.csv"]) == 0
+    assert {path.name for path in Path("comparison").iterdir()} == {"report.html", "report"}
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_options_reach_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data.csv").write_text(SCORES)
     options = ["--at", "100", "--threshold", "0.15", "--no-published"]
@@ -94,8 +118,8 @@ def test_a_study_is_reported_into_its_own_folder(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "error", "reason"),
     [
-        (["data.csv", "runs"], UsageError, "where should the report go?"),
-        (["data.csv"], UsageError, "where should the report go? Name a folder with --out DIR"),
+        (["data.csv", "missing"], DataError, "missing: not a run folder"),
+        (["missing", "data"], DataError, "missing: not a run folder"),
         (["data.csv", "--out", "page.html"], UsageError, "name a folder as --out"),
         (["data.csv", "--out", "data.csv"], UsageError, "name a folder as --out"),
         (["empty.csv", "--out", "out"], DataError, "empty.csv: not a table of scores"),

@@ -44,7 +44,7 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "seed: 0\n", "pretrain").update(status="finished")
-    with pytest.raises(RunFolderError, match=r"already holds a run; continue it with --resume or choose a new --out"):
+    with pytest.raises(RunFolderError, match=r"already holds a run; --resume --out \S+ alone continues it"):
         RunFolder.create(tmp_path, "seed: 1\n", "pretrain")
     assert record_of(tmp_path)["status"] == "finished"
     assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
