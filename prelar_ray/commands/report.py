@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_comparison(write_comparison(paths, _folder(args.out or _home(paths)), options), console)
         return 0
     out: Path = args.out or _home(paths) / "report.html"
-    find_runs(paths)  # where there is none, no folder is to be made
+    if args.out is None:
+        find_runs(paths)  # where there is none, no folder is to be made
     prepare_file(out)
     runs = write_report(paths, out)
     for run in runs:

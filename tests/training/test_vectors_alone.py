@@ -89,7 +89,7 @@ def test_an_environment_that_cannot_be_drawn_is_sound_without_images_and_refused
     findings, frames = survey(alone("finetune.segment_length=5"))
     assert frames is None
     assert all(finding.status != "FAIL" for finding in findings)
-    with pytest.raises(ConfigError, match=r"observe a vector alone with env\.image_size=0"):
+    with pytest.raises(ConfigError, match="no uint8 image is in its observations"):
         make_env(alone("env.image_size=64").env, 0)
 
 
