@@ -115,11 +115,11 @@ class WorldModelConfig(Component):
     latent_action_classes: Annotated[int, Field(ge=2)] = 8
     """Classes per group of a categorical latent action; divides latent_action."""
     inverse_dynamics_input: Literal["pair", "difference"] = "pair"
-    """What the inverse dynamics encoder sees: its frames concatenated by channel, or the last two subtracted."""
+    """What the inverse dynamics encoder sees, concatenated by channel: its frames, or each less the one before."""
     inverse_dynamics_frames: Annotated[int, Field(ge=2)] = 2
-    """Frames n that the inverse dynamics encoder concatenates, up to the one that the latent action leads to."""
-    inverse_dynamics_pooling: Literal["none", "mean"] = "none"
-    """Its last feature map as it is, or averaged over positions: then it tells what moved and how, not where."""
+    """Frames n that the inverse dynamics encoder sees, up to the one that the latent action leads to."""
+    inverse_dynamics_pooling: Literal["none", "sum"] = "none"
+    """Its last feature map as it is, or what it has beyond that of a still picture, summed: what moved, not where."""
     action_input: Literal["encoder", "padded", "raw"] = "encoder"
     """Fine-tuning: actions through the action encoder, padded with zeros to latent_action, or as they are."""
     inverse_dynamics: ConvConfig = ConvConfig()
@@ -147,11 +147,11 @@ class WorldModelConfig(Component):
         return self
 
     @model_validator(mode="after")
-    def _more_frames_are_concatenated(self) -> WorldModelConfig:
-        if self.inverse_dynamics_frames > 2 and self.inverse_dynamics_input != "pair":
+    def _a_still_picture_is_known(self) -> WorldModelConfig:
+        if self.inverse_dynamics_pooling == "sum" and self.inverse_dynamics_input != "difference":
             raise ValueError(
-                f"world_model.inverse_dynamics_frames={self.inverse_dynamics_frames}: more than two frames are "
-                "concatenated; set world_model.inverse_dynamics_input=pair"
+                "world_model.inverse_dynamics_pooling=sum takes away the features of a still picture, which is known "
+                "where frames are subtracted; set world_model.inverse_dynamics_input=difference"
             )
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from prelar_ray.models.layer_norm import LayerNorm2d
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
+    "Padding",
     "ResidualEncoder",
     "ResidualLayer",
     "fold_norms",
@@ -27,6 +29,8 @@ __all__ = [
 ]
 
 _EPS = 1e-5
+Padding = Literal["zeros", "replicate"]
+"""What convolutions see beyond the border; zeros tell them where the border is."""
 
 
 def norm_layer(channels: int, kind: str) -> nn.Module:
@@ -42,12 +46,12 @@ class ResidualLayer(nn.Module):
     The skip may start at another tensor ``around``, ``(N, inputs, h, w)``.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, padding: Padding = "zeros") -> None:
         super().__init__()
         bias = norm == "none"  # a norm layer has its own shift
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding, bias=bias)
         self.norm1 = norm_layer(outputs, norm)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, padding_mode=padding, bias=bias)
         self.norm2 = norm_layer(outputs, norm)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs:
@@ -117,16 +121,18 @@ class ResidualEncoder(nn.Module):
     ``(N, channels, Hpx, Wpx) -> (N, E)``, flattened in (channel, row, column) order.
     """
 
-    def __init__(self, channels: int, config: ConvConfig, image_size: int = IMAGE_SIZE) -> None:
+    def __init__(
+        self, channels: int, config: ConvConfig, image_size: int = IMAGE_SIZE, padding: Padding = "zeros"
+    ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, config.depth, 3, stride=2, padding=1)
+        self.conv_in = nn.Conv2d(channels, config.depth, 3, stride=2, padding=1, padding_mode=padding)
         self.stacks = nn.ModuleList()
         inputs = config.depth
         for i in range(stack_count(config, image_size)):
             outputs = config.depth * 2**i
             sizes = [inputs] + [outputs] * config.layers
             pairs = pairwise(sizes)
-            self.stacks.append(nn.Sequential(*(ResidualLayer(a, b, config.norm) for a, b in pairs)))
+            self.stacks.append(nn.Sequential(*(ResidualLayer(a, b, config.norm, padding) for a, b in pairs)))
             inputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:

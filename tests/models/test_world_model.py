@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 
@@ -51,28 +49,60 @@ def test_a_latent_action_is_inferred_from_the_frames_up_to_the_one_it_leads_to()
     torch.testing.assert_close(points[:1], inferred(image[:, [0, 0, 1]])[1:])  # before the first is the first again
 
 
-def test_more_than_two_frames_are_not_subtracted() -> None:
-    with pytest.raises(ConfigError, match=r"inverse_dynamics_frames=3: .*set world_model\.inverse_dynamics_input=pair"):
-        tiny_config("world_model.inverse_dynamics_frames=3", "world_model.inverse_dynamics_input=difference")
-
-
-@pytest.mark.parametrize(("pooling", "same"), [("mean", True), ("none", False)])
-def test_a_pooled_latent_action_does_not_tell_where_it_happened(pooling: str, same: bool) -> None:
-    config = tiny_config(f"world_model.inverse_dynamics_pooling={pooling}")
+def test_each_frame_less_the_one_before_shows_movement_alone() -> None:
+    config = tiny_config("world_model.inverse_dynamics_frames=3", "world_model.inverse_dynamics_input=difference")
     encoder = PretrainWorldModel.of_run(config).eval().inverse_dynamics
     assert encoder is not None
-    channels, side = innermost_map(config.world_model.inverse_dynamics, 64)
-    image = torch.zeros(1, 4, 3, 64, 64)
-    features = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    points = encoder(image).point[0]
+    torch.testing.assert_close(encoder(image + torch.randn(3, 64, 64)).point[0], points)  # whatever stands still
+    for frame in range(6):
+        other = image.clone()
+        other[:, frame] += 1
+        moved = (encoder(other).point[0] != points).any(-1).nonzero().flatten().tolist()
+        assert moved == [row for row in range(5) if row - 1 <= frame <= row + 1]  # row t-1 sees t-2, t-1 and t
 
-    def inferred(features: torch.Tensor) -> torch.Tensor:
-        with mock.patch.object(encoder.trunk, "forward", return_value=features.flatten(1)):
-            point: torch.Tensor = encoder(image).point
-        return point
 
-    here, elsewhere = inferred(features), inferred(features.flip(-1, -2))
-    assert torch.allclose(here, elsewhere, atol=1e-6) == same
-    assert not torch.allclose(here, inferred(features + 1), atol=1e-6)
+def test_features_are_summed_where_a_still_picture_is_known() -> None:
+    with pytest.raises(ConfigError, match=r"set world_model\.inverse_dynamics_input=difference"):
+        tiny_config("world_model.inverse_dynamics_pooling=sum")
+
+
+def small_movement(row: int, column: int, step: int) -> torch.Tensor:
+    """Two frames ``(1, 2, 3, 64, 64)`` of a spot that moves to the right."""
+    image = torch.zeros(1, 2, 3, 64, 64)
+    for frame in range(2):
+        start = column + frame * step
+        image[0, frame, :, row : row + 4, start : start + 4] = 1
+    return image
+
+
+@pytest.mark.parametrize(("pooling", "same"), [("sum", True), ("none", False)])
+def test_a_summed_latent_action_tells_what_moved_and_not_where(pooling: str, same: bool) -> None:
+    config = tiny_config(
+        f"world_model.inverse_dynamics_pooling={pooling}", "world_model.inverse_dynamics_input=difference"
+    )
+    encoder = PretrainWorldModel.of_run(config).eval().inverse_dynamics
+    assert encoder is not None
+    side = 64 // innermost_map(config.world_model.inverse_dynamics, 64)[1]  # pixels of one position of the last map
+    here, faster = encoder(small_movement(24, 24, 3)).point, encoder(small_movement(24, 24, 6)).point
+    inside, border = (encoder(small_movement(*place, 3)).point for place in ((24 - side, 24 + side), (24, 0)))
+    moved = (here - faster).norm()
+    assert ((here - inside).norm() < 1e-5 * moved) == same
+    assert not same or (here - border).norm() < 0.2 * moved  # with zeros beyond the border it is 0.35
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_summed_latent_action_of_a_still_picture_is_that_of_no_features(training: bool) -> None:
+    config = tiny_config("world_model.inverse_dynamics_pooling=sum", "world_model.inverse_dynamics_input=difference")
+    encoder = PretrainWorldModel.of_run(config).train(training).inverse_dynamics
+    assert encoder is not None
+    seen: list[torch.Tensor] = []
+    encoder.hidden.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    still, moving = torch.rand(1, 1, 3, 64, 64).expand(1, 2, -1, -1, -1), small_movement(24, 24, 3)
+    encoder(torch.cat([still, moving]))
+    assert seen[0][0].abs().max() < 1e-4
+    assert seen[0][1].abs().max() > 0.1
 
 
 def test_slow_critic_starts_as_the_critic_and_is_not_trained() -> None:
