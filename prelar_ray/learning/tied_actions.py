@@ -3,7 +3,7 @@
 Replay holds the pair of frames (o_{t-1}, o_t) and the action a_t that led to o_t. So two latent actions are known at t:
 that of the action encoder e, z_t = e(a_t), Eq. (12), and that of the inverse dynamics encoder, q(z_t | o_{t-1}, o_t)
 with mean mu_t, Eq. (11). The tie draws the first to the second; a decoder d of actions keeps the second about the
-action. Steps that begin an episode are left out: no action led to them, and their pair of frames is of two episodes.
+action. Steps that begin an episode are left out: no action led to them, and their frames are of two episodes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def infer_latent_actions(
 
 
 def tie_loss(
-    latent: LatentAction, latent_action: Tensor, is_first: Tensor, config: LossConfig, ranks: Ranks = ALONE
+    latent: LatentAction, latent_action: Tensor, across: Tensor, config: LossConfig, ranks: Ranks = ALONE
 ) -> Tensor:
     """Return half the squared distance of the two latent actions, in units s of a latent action, nats.
 
@@ -62,14 +62,14 @@ def tie_loss(
     Args:
         latent: q over ``(B, T-1, L)``; without gradient of the tie where ``config.tie_gradient`` is ``action_encoder``.
         latent_action: e(a), ``(B, T, L)``; index t led to step t.
-        is_first: ``(B, T)``.
+        across: ``(B, T)``, 1 where step t is inferred from frames of two episodes, which is left out.
         ranks: group of learners that share the batch.
 
     Returns:
         Scalar.
     """
     mean = latent.logits.softmax(-1).flatten(-2) if isinstance(latent, CategoricalAction) else latent.point
-    pairs = 1 - is_first[:, 1:]
+    pairs = 1 - across[:, 1:]
     if config.tie_gradient == "action_encoder":
         mean = mean.detach()
     distance = (latent_action[:, 1:] - mean).square().sum(-1)  # (B, T-1)
@@ -81,7 +81,7 @@ def tie_loss(
     return ranks.mean_where(0.5 * distance, pairs)
 
 
-def action_decoder_loss(decoded: Tensor, action: Tensor, is_first: Tensor, ranks: Ranks = ALONE) -> Tensor:
+def action_decoder_loss(decoded: Tensor, action: Tensor, across: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """Return the negative log-likelihood of the action under a unit-variance Gaussian, without its constant, nats.
 
         L_dec = E_t [ 1/2 || d(z_t) - a_t ||^2 ],  z_t ~ q(z_t | o_{t-1}, o_t)
@@ -91,23 +91,23 @@ def action_decoder_loss(decoded: Tensor, action: Tensor, is_first: Tensor, ranks
     Args:
         decoded: d(z), ``(B, T-1, A)``.
         action: ``(B, T, A)``; index t led to step t.
-        is_first: ``(B, T)``.
+        across: ``(B, T)``, 1 where step t is inferred from frames of two episodes, which is left out.
         ranks: group of learners that share the batch.
 
     Returns:
         Scalar.
     """
     distance = (decoded - action[:, 1:]).square().sum(-1)
-    return ranks.mean_where(0.5 * distance, 1 - is_first[:, 1:])
+    return ranks.mean_where(0.5 * distance, 1 - across[:, 1:])
 
 
 @torch.no_grad()
-def decoded_variance(decoded: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
+def decoded_variance(decoded: Tensor, action: Tensor, across: Tensor) -> Tensor:
     """Return the share of the actions' variance that is decoded, R^2 of all dimensions together, scalar.
 
     1: all of it. 0: no more than by their mean, or the actions do not vary. Arguments: see :func:`action_decoder_loss`.
     """
-    pairs, real = (1 - is_first[:, 1:]).unsqueeze(-1), action[:, 1:]
+    pairs, real = (1 - across[:, 1:]).unsqueeze(-1), action[:, 1:]
     count = pairs.sum().clamp_min(1)
     mean = (pairs * real).sum((0, 1)) / count
     error, variance = ((pairs * (real - x).square()).sum() / count for x in (decoded, mean))

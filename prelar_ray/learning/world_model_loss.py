@@ -149,14 +149,17 @@ def finetune_loss(
         assert vector is not None, "what is observed is predicted"
         terms["vector"] = model.vector_head.loss(feature, vector).mean()
         weights["vector"] = config.vector_weight
-    if replayed is not None and config.tie_weight:
-        terms["tie"] = tie_loss(replayed, encoded, is_first, config, ranks)
-        weights["tie"] = config.tie_weight
-    if replayed is not None and model.action_decoder is not None:
-        told = model.action_decoder(replayed.sample(noise))
-        terms["action_decoder"] = action_decoder_loss(told, action, is_first, ranks)
-        weights["action_decoder"] = config.action_decoder_weight
-        metrics["model/action_r2"] = decoded_variance(told, action, is_first)
+    if replayed is not None:
+        assert model.inverse_dynamics is not None
+        across = model.inverse_dynamics.across_episodes(is_first)
+        if config.tie_weight:
+            terms["tie"] = tie_loss(replayed, encoded, across, config, ranks)
+            weights["tie"] = config.tie_weight
+        if model.action_decoder is not None:
+            told = model.action_decoder(replayed.sample(noise))
+            terms["action_decoder"] = action_decoder_loss(told, action, across, ranks)
+            weights["action_decoder"] = config.action_decoder_weight
+            metrics["model/action_r2"] = decoded_variance(told, action, across)
     if seen is not None and error is not None:
         clips, share = slice(rows, None), 1 - rows / len(image)
         states = posterior.at(clips), prior[clips], latent_action[clips]

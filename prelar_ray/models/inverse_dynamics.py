@@ -61,6 +61,21 @@ class InverseDynamicsEncoder(nn.Module):
         mean, raw = out.chunk(2, dim=-1)
         return GaussianAction(mean, 2 * torch.sigmoid(raw / 2))
 
+    def across_episodes(self, is_first: Tensor) -> Tensor:
+        """Return 1 for the steps that are inferred from frames of two episodes, else 0.
+
+        Args:
+            is_first: ``(B, T)``; the frames before index 0 are the first again.
+
+        Returns:
+            ``(B, T)``; with n = 2, where an episode begins.
+        """
+        begins = torch.cat([torch.zeros_like(is_first[:, :1]), is_first[:, 1:]], dim=1)
+        across = begins
+        for lag in range(1, min(self.frames - 1, is_first.shape[1])):
+            across = torch.maximum(across, F.pad(begins[:, :-lag], (lag, 0)))
+        return across
+
     def _seen(self, image: Tensor) -> Tensor:
         """Return what is seen of each pair: ``(B, T, C, Hpx, Wpx) -> (B, T-1, nC or (n-1)C, Hpx, Wpx)``."""
         pairs = image.shape[1] - 1

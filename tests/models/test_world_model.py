@@ -49,6 +49,16 @@ def test_a_latent_action_is_inferred_from_the_frames_up_to_the_one_it_leads_to()
     torch.testing.assert_close(points[:1], inferred(image[:, [0, 0, 1]])[1:])  # before the first is the first again
 
 
+@pytest.mark.parametrize(
+    ("frames", "across"), [(2, [0, 0, 1, 0, 0, 1]), (3, [0, 0, 1, 1, 0, 1]), (9, [0, 0, 1, 1, 1, 1])]
+)
+def test_steps_inferred_from_frames_of_two_episodes_are_known(frames: int, across: list[int]) -> None:
+    encoder = PretrainWorldModel.of_run(tiny_config(f"world_model.inverse_dynamics_frames={frames}")).inverse_dynamics
+    assert encoder is not None
+    is_first = torch.tensor([[1, 0, 1, 0, 0, 1]])  # before the first frame is that frame again
+    assert encoder.across_episodes(is_first).tolist() == [across]
+
+
 def test_each_frame_less_the_one_before_shows_movement_alone() -> None:
     config = tiny_config("world_model.inverse_dynamics_frames=3", "world_model.inverse_dynamics_input=difference")
     encoder = PretrainWorldModel.of_run(config).eval().inverse_dynamics
