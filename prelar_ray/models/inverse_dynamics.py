@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,8 +23,8 @@ class InverseDynamicsEncoder(nn.Module):
     Eq. (11) has n = 2. Frames before the first of a sequence are the first again.
 
     A whole feature map tells where things will be, which predicts the next frame without any dynamics. The sum over
-    positions p of what features have beyond those of a still picture, sum_p (f_p(x) - f_p(0)), tells what moved and
-    how. Beyond the border such a network sees the border again, for zeros would tell how far away it is.
+    P positions of what features have beyond those of a still picture, sum_p (f_p(x) - f_p(0)) / sqrt(P), tells what
+    moved and how. Beyond the border such a network sees the border again, for zeros would tell how far away it is.
     """
 
     def __init__(self, config: WorldModelConfig, image_size: int = IMAGE_SIZE) -> None:
@@ -94,4 +96,5 @@ class InverseDynamicsEncoder(nn.Module):
             return features
         still = torch.zeros_like(x[:1])  # in the same pass, so that it meets the same statistics of batch norm
         features = self.trunk(torch.cat([x, still]))
-        return (features[:-1] - features[-1:]).unflatten(1, (self.channels, -1)).sum(dim=-1)
+        moved = (features[:-1] - features[-1:]).unflatten(1, (self.channels, -1))  # (N, c, P)
+        return moved.sum(dim=-1) / math.sqrt(moved.shape[-1])  # not large where everything moves, as at a cut

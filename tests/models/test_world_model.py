@@ -112,7 +112,7 @@ def test_a_summed_latent_action_of_a_still_picture_is_that_of_no_features(traini
     still, moving = torch.rand(1, 1, 3, 64, 64).expand(1, 2, -1, -1, -1), small_movement(24, 24, 3)
     encoder(torch.cat([still, moving]))
     assert seen[0][0].abs().max() < 1e-4
-    assert seen[0][1].abs().max() > 0.1
+    assert seen[0][1].abs().max() > 0.01
 
 
 def test_slow_critic_starts_as_the_critic_and_is_not_trained() -> None:
