@@ -20,6 +20,8 @@ __all__ = ["MEND", "Acts", "EpisodeSeeds", "Rollout"]
 EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 """From (environment index, episode number) to the environment's seed and the generator of the actions."""
 
+SMALLEST = np.finfo(np.float32).tiny
+
 MEND = "mend the environment, or correct env.task and env.kwargs"
 """What to do about an environment that fails again and again."""
 
@@ -166,7 +168,8 @@ class Rollout:
             shown = [self._rows[i][-1][0] for i in self._active]
             image, vector = np.stack([step.image for step in shown]), np.stack([step.vector for step in shown])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
-            noise = ActingNoise(gumbel=-np.log(exponential), uniform=uniform if sample else None)
+            gumbel = -np.log(np.maximum(exponential, SMALLEST))  # one number in millions is 0
+            noise = ActingNoise(gumbel=gumbel, uniform=uniform if sample else None)
             chosen, state = policy.act(image, first, self._policy_state(policy), noise, vector)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -170,6 +171,23 @@ def test_sampling_is_random_by_the_episode_and_the_mode_is_not(
     key = "env0000-episode000000"
     assert_same_episode(sampled[key], again[key])
     assert np.abs(sampled[key].action - mode[key].action).max() > 0.05
+
+
+class ZeroExponential(np.random.Generator):
+    """Draws an exponential of 0, as one of single precision is now and then."""
+
+    def standard_exponential(self, size: Any = None, dtype: Any = np.float64, *others: Any) -> Any:
+        return np.zeros(size, dtype)
+
+
+@pytest.mark.filterwarnings("error")
+def test_noise_of_categoricals_is_finite(random_length: Any, policy: Policy) -> None:
+    acting = Rollout(
+        random_length, EnvConfig(), [0], [0], lambda i, n: (n, ZeroExponential(np.random.PCG64(0))), 0, timeout=60
+    )
+    with mock.patch.object(policy, "act", wraps=policy.act) as act:
+        run(acting, policy, 2)
+    assert all(np.isfinite(call.args[3].gumbel).all() for call in act.call_args_list)
 
 
 def test_exploration_noise_is_added_within_the_box_and_remembered_by_the_policy(
