@@ -30,6 +30,7 @@ class EvaluationResult:
     successes: tuple[bool, ...]  # any step of the episode succeeded; none where the task has no success
     lengths: tuple[int, ...]  # agent steps
     frames: tuple[Frames, ...]  # of the first `keep_frames` episodes
+    replaced: int = 0  # more episodes that failed, and count in none of these
 
 
 class Evaluator:
@@ -112,7 +113,7 @@ def evaluate_policy(
                     rollout.stop(position)
         for failure in rollout.failures:
             log.warning("evaluation: %s; another episode replaces it", failure)
-        has_success = rollout.has_success
+        has_success, replaced = rollout.has_success, len(rollout.failures)
     finally:
         rollout.close()
     done.sort(key=lambda episode: (episode.number, episode.env_index))
@@ -121,4 +122,5 @@ def evaluate_policy(
         successes=tuple(episode.succeeded for episode in done) if has_success else (),
         lengths=tuple(episode.steps for episode in done),
         frames=tuple(episode.image for episode in done[:keep_frames]),
+        replaced=replaced,
     )

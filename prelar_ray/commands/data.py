@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prelar_ray.commands.cli import print_next
 from prelar_ray.commands.options import plain_parser, positive, size_settings
-from prelar_ray.config import VideoConfig
+from prelar_ray.config import PretrainConfig, VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.seeding import generator
 from prelar_ray.storage.files import prepare_file
@@ -29,6 +29,8 @@ __all__ = ["main"]
 
 DAMAGED = 3
 """Exit code of verify when a shard is damaged."""
+PAPER_LENGTH = PretrainConfig().segment_length
+"""Frames of a clip where the user names no number; presets differ, and a store is of none."""
 RATE = 10
 """Frames per second of a film: slow enough to look at."""
 
@@ -70,15 +72,16 @@ def _info(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--segment-length",
         type=positive,
-        default=25,
         metavar="N",
-        help="count the episodes that are shorter than a segment of N frames, which training cannot use (default 25)",
+        help="count the episodes that are shorter than a segment of N frames, which training cannot use (default "
+        f"{PAPER_LENGTH}, preset paper's; that of a run is its pretrain.segment_length)",
     )
     _stride_option(parser)
     args = parser.parse_args(argv)
     store = VideoStore.open(args.store, VideoConfig(verify=False, skip_bad=True))
-    span = (args.segment_length - 1) * args.stride + 1
-    lines = _lines(store, summarise(store, span), span)
+    span = ((args.segment_length or PAPER_LENGTH) - 1) * args.stride + 1
+    clip = f"{span} frames" if args.segment_length else f"{span} frames (clips of preset paper; see --segment-length)"
+    lines = _lines(store, summarise(store, span), clip)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         console.print(f"{name:<{width}}  {value}")
@@ -91,7 +94,7 @@ def _stride_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _lines(store: VideoStore, summary: Summary, clip_span: int) -> list[tuple[str, str]]:
+def _lines(store: VideoStore, summary: Summary, clip: str) -> list[tuple[str, str]]:
     """Return what ``info`` prints: names and values."""
     most = max(count for _, _, count in summary.histogram)
     width = len(str(summary.longest))
@@ -106,7 +109,7 @@ def _lines(store: VideoStore, summary: Summary, clip_span: int) -> list[tuple[st
     ]
     for first, last, count in summary.histogram:
         lines.append(("", f"{first:>{width}} - {last:<{width}}  {'#' * round(24 * count / most):<24}  {count}"))
-    lines.append(("too short", f"{counted(summary.too_short, 'episode')} of fewer than {clip_span} frames"))
+    lines.append(("too short", f"{counted(summary.too_short, 'episode')} of fewer than {clip}"))
     lines += [(f"source {name}", counted(count, "episode")) for name, count in summary.sources.items()]
     lines += [("damaged", name) for name in store.damaged]
     lines += [(f"attribute {key}", str(value)) for key, value in store.attributes.items()]

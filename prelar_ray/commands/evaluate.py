@@ -88,7 +88,8 @@ def evaluation_lines(result: EvaluationResult) -> list[str]:
     lines = [f"return   {mean_interval(result.returns).format(2)}"]
     if result.successes:
         lines.append(f"success  {success_interval(result.successes).format(2)} (any step of an episode)")
-    return [*lines, f"95 % intervals over {counted(len(result.returns), 'episode')}"]
+    replaced = f"; {result.replaced} more failed and were replaced" if result.replaced else ""
+    return [*lines, f"95 % intervals over {counted(len(result.returns), 'episode')}{replaced}"]
 
 
 def _write_json(path: Path, config: RunConfig, update: int, random: bool, result: EvaluationResult) -> None:
@@ -101,6 +102,7 @@ def _write_json(path: Path, config: RunConfig, update: int, random: bool, result
         "returns": list(result.returns),
         "successes": [bool(x) for x in result.successes],
         "lengths": list(result.lengths),
+        "replaced": result.replaced,
     }
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")

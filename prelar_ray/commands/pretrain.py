@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
@@ -19,10 +20,13 @@ from prelar_ray.commands.options import (
     verify_option,
 )
 from prelar_ray.config import EnvConfig, RunConfig, to_yaml
+from prelar_ray.envs.families import families
+from prelar_ray.errors import DataError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.video.layout import check_image_size, read_manifest
+from prelar_ray.video.remote import store_folder
 
 __all__ = ["main"]
 
@@ -78,8 +82,7 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     with saying_what_is_kept(run):
         run_to_end(kind.iterate(config, run, None, args.resume))
     inferred = config.world_model.latent_action_source == "inverse_dynamics"
-    # The task is named: it may be the preset's, and not one of the videos.
-    tuned = ["--config", run.config_path, "--out", "runs/finetune", f"env.task={config.env.task}"]
+    tuned = ["--config", run.config_path, "--out", "runs/finetune", f"env.task={_task_to_tune(config)}"]
     print_next(
         f"pre-trained: {run.last_checkpoint()}",
         *([["diagnose", args.out]] if inferred else []),
@@ -87,6 +90,25 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         ["report", args.out],
     )
     return 0
+
+
+def _task_to_tune(config: RunConfig) -> str:
+    """Return the task to propose: the configuration's, which may be its preset's, only if the videos are of its family.
+
+    Else it is the first task among the sources of the videos, or a placeholder where these name none.
+    """
+    tasks: list[str] = []
+    for path in config.video.paths:
+        with suppress(DataError):  # the run is done: videos that are gone by now do not matter
+            shards = store_folder(path, config.video.cache).contents().shards
+            tasks += [name for shard in shards for name in shard.sources if _family(name) in families()]
+    if _family(config.env.task) in map(_family, tasks):
+        return config.env.task
+    return tasks[0] if tasks else "TASK"
+
+
+def _family(task: str) -> str:
+    return task.partition("/")[0]
 
 
 def _with_absolute_videos(config: RunConfig) -> RunConfig:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(args.at, thresholds, args.mix_protocols, not args.no_published)
         _print_comparison(write_comparison(paths, _folder(args.out or _home(paths)), options), console)
         return 0
-    out: Path = args.out or _home(paths) / "report.html"
+    out = _page(args.out or _home(paths))
     if args.out is None:
         find_runs(paths)  # where there is none, no folder is to be made
     prepare_file(out)
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="PATH",
-        help="single runs: the page to write; comparisons: the folder to write into (without: into the RUN or STUDY if "
-        "it is only one, else into comparison/ here)",
+        help="the folder to write into, or for single runs also the page, a name with .html (without: into the RUN or "
+        "STUDY if it is only one, else into comparison/ here)",
     )
     options = parser.add_argument_group("comparisons")
     options.add_argument(
@@ -121,6 +121,11 @@ def _finite(text: str) -> float:
 def _home(paths: Sequence[Path]) -> Path:
     """Return the folder of a report that is told none: what it is on or, where that is several or a table, its own."""
     return paths[0] if len(paths) == 1 and paths[0].is_dir() else COMPARISON
+
+
+def _page(out: Path) -> Path:
+    """Return the page on single runs: ``out`` itself if it is named as a page, else report.html in that folder."""
+    return out if out.suffix == ".html" and not out.is_dir() else out / "report.html"
 
 
 def _folder(folder: Path) -> Path:

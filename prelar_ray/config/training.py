@@ -314,7 +314,8 @@ class EvaluationConfig(Component):
     episodes: PositiveInt = 10
     """Episodes per evaluation."""
     every_env_steps: PositiveInt = 10_000
-    """Environment steps between evaluations."""
+    """Environment steps between evaluations. None is made before the first update; the last weights are evaluated at
+    the end of a run, also where none is due."""
     envs: PositiveInt = 1
     """Environments stepped together during evaluation."""
     workers: NonNegativeInt = 0

@@ -34,6 +34,11 @@ def check_task(task: str, path: str = "env.task") -> None:
     if family not in families():
         if ":" in family or task in gymnasium.registry:  # known without the simulators, which take long to load
             raise ConfigError(f"{path}={task}: no such task; did you mean gym/{task}?")
+        if family and name:
+            raise ConfigError(
+                f"{path}={task}: no family {family}; there are {', '.join(sorted(families()))}; "
+                f"a gymnasium id of a module {family} is gym/{family}:{name}"
+            )
         check_task_name(path, task, known_tasks())
     families()[family].check(family, name, path)
 

@@ -162,6 +162,8 @@ class EvaluationRecord(_OpenRecord):
     """:data:`ANY_STEP` or :data:`NO_SUCCESS`, or another rule of another version."""
     policy: str
     """How actions were chosen: ``mode``."""
+    replaced: Count = 0
+    """More episodes that failed and were replaced; success and return are of those that did not fail."""
 
     @model_validator(mode="after")
     def _can_be_averaged(self) -> Self:

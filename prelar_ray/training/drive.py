@@ -164,6 +164,7 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line
         log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
         try:
             loop.interrupt()
+            bar.reach(min(loop.reached, total), **loop.shown)  # with what saving finished first
         except RoleDied as death:  # the interrupt takes effect: nothing restarts
             log.warning("%s; the last checkpoint stands", death)
         record_lost_log()  # the warning above may have been the first line that nobody could read

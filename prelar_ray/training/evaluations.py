@@ -177,11 +177,14 @@ def record_evaluation(run: RunFolder, evaluated: Evaluated, task: str) -> dict[s
         successes=evaluated.result.successes,
         success_rule=ANY_STEP if evaluated.result.successes else NO_SUCCESS,
         policy="mode",
+        replaced=evaluated.result.replaced,
     )
     run.append_evaluation(record)
     values, said = {"evaluation/return_mean": record.mean_return}, f"return {record.mean_return:.1f}"
     if record.success_rate is not None:
         values["evaluation/success_rate"] = record.success_rate
         said += f", success {record.success_rate:.2f}"
+    if record.replaced:
+        said += f"; {record.replaced} more failed and were replaced"
     log.info("evaluation at %d env steps: %s", evaluated.env_steps, said)
     return values

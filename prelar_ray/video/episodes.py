@@ -37,8 +37,8 @@ class RecordedEpisode:
     """uint8 ``(T, Hpx, Wpx, C)``."""
     actions: Actions
     """float32 ``(T, A)``."""
-    succeeded: bool
-    """Whether any of its steps succeeded."""
+    succeeded: bool | None
+    """Whether any of its steps succeeded; None where the environment has shown no success so far."""
     nuisance: Actions | None = None
     """float32 ``(T, D)``, how far that moved which moves by itself, on the way to each frame; None where nothing does.
     """
@@ -119,7 +119,8 @@ class EpisodeRoller:
             ended = terminated or truncated
             on_frames(1)
         led_to = [np.zeros_like(actions[0]), *actions]  # row t led to frame t; no action led to the first frame
-        return RecordedEpisode(np.stack(frames), np.stack(led_to), succeeded, _moved(positions))
+        known = succeeded if env.has_success else None
+        return RecordedEpisode(np.stack(frames), np.stack(led_to), known, _moved(positions))
 
 
 def _moved(positions: Sequence[npt.NDArray[np.float64] | None]) -> Actions | None:

@@ -41,7 +41,7 @@ class RecordSummary:
     seconds: float
     """Wall time."""
     success_rates: dict[str, float]
-    """Share of episodes with success at any recorded step, by task."""
+    """Share of episodes with success at any recorded step, by task; those without success are left out."""
 
 
 def record(config: RunConfig, path: Path, on_frames: Callable[[int], None], roll: Roll = roll_locally) -> RecordSummary:
@@ -79,7 +79,7 @@ def record(config: RunConfig, path: Path, on_frames: Callable[[int], None], roll
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         log.warning("%s: %s, kept %s; record into a new folder for all of them", path, why, kept)
         raise
-    rates = {task: float(np.mean(flags)) for task, flags in successes.items()}
+    rates = {task: float(np.mean(known)) for task, flags in successes.items() if (known := _known(flags))}
     return RecordSummary(path, writer.episodes, writer.frames, time.perf_counter() - start, rates)
 
 
@@ -91,9 +91,9 @@ def discard(path: Path) -> None:
 
 def _write_all(
     config: RunConfig, writer: VideoWriter, actions: ActionWriter, recorded: Generator[RecordedEpisode]
-) -> dict[str, list[bool]]:
+) -> dict[str, list[bool | None]]:
     """Write all episodes and return their successes by task."""
-    successes: dict[str, list[bool]] = {task: [] for task in config.record.tasks}
+    successes: dict[str, list[bool | None]] = {task: [] for task in config.record.tasks}
     with closing(recorded):
         for episode, rolled in zip(all_episodes(config), recorded, strict=True):
             task = config.record.tasks[episode.task]
@@ -101,10 +101,14 @@ def _write_all(
             writer.append(rolled.frames, task)
             successes[task].append(rolled.succeeded)
             if episode.number == config.record.episodes_per_task - 1:
-                log.info(
-                    "%s: success in %d of %s", task, sum(successes[task]), counted(len(successes[task]), "episode")
-                )
+                count, known = counted(len(successes[task]), "episode"), _known(successes[task])
+                log.info("%s: %s", task, f"success in {sum(known)} of {count}" if known else count)
     return successes
+
+
+def _known(flags: list[bool | None]) -> list[bool]:
+    """Return the successes of a task's episodes; none where no episode's environment showed that there is success."""
+    return [bool(flag) for flag in flags] if any(flag is not None for flag in flags) else []
 
 
 def _refuse_earlier_recording(path: Path) -> None:

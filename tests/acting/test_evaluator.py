@@ -102,7 +102,7 @@ def test_environments_are_closed_afterwards_also_when_one_fails(
     assert all(env.closed for env in envs)
 
 
-def test_an_episode_that_fails_is_replaced_by_another(
+def test_an_episode_that_fails_is_replaced_by_another_and_counted(
     minute_config: RunConfig, random_length: Any, envs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reset = random_length.reset
@@ -117,3 +117,4 @@ def test_an_episode_that_fails_is_replaced_by_another(
     result = evaluator(minute_config, 2).evaluate(None, 5)
     assert len(result.returns) == 5
     assert len(envs) == 3
+    assert result.replaced == 1

@@ -47,7 +47,7 @@ def test_info_says_what_a_store_holds(store: Path, capsys: pytest.CaptureFixture
         "frames": "306",
         "compression": "lz4",
         "lengths": "20 to 31 frames, median 25.5",
-        "too short": "5 episodes of fewer than 25 frames",
+        "too short": "5 episodes of fewer than 25 frames (clips of preset paper; see --segment-length)",
         "source task-0": "6 episodes",
         "attribute camera": "corner",
         "checksum": VideoStore(store).checksum,

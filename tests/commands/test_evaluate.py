@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from prelar_ray.acting.rollout import Rollout
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.commands import evaluate
+from prelar_ray.envs.point_reach import PointReach
 from prelar_ray.storage.run_folder import RunFolder
 
 Refused = Callable[..., str]
@@ -83,6 +86,24 @@ def test_episodes_are_as_many_as_the_run_or_the_command_line_says(
     ):
         evaluate.main([str(finetuned), *arguments])
         assert capsys.readouterr().out.endswith(f"95 % intervals over {said}\n")
+
+
+def test_episodes_that_failed_and_were_replaced_are_said(
+    finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reset, resets = PointReach.reset, itertools.count(1)
+
+    def failing_twice(self: PointReach, **options: Any) -> Any:
+        if next(resets) in (2, 4):
+            raise ValueError("unstable")
+        return reset(self, **options)
+
+    monkeypatch.setattr(PointReach, "reset", failing_twice)
+    evaluate.main([str(finetuned), "--episodes", "3", "--json", str(tmp_path / "scores.json"), "evaluation.envs=1"])
+    said = "95 % intervals over 3 episodes; 2 more failed and were replaced\n"
+    assert capsys.readouterr().out.endswith(said)
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert (len(result["returns"]), result["replaced"]) == (3, 2)
 
 
 def test_the_folder_of_a_result_is_made(finetuned: Path, tmp_path: Path) -> None:

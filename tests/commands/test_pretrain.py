@@ -51,6 +51,21 @@ def test_the_next_commands_are_quoted_and_only_those_that_the_method_knows(
     assert "diagnose" not in said
 
 
+@pytest.mark.parametrize(
+    ("source", "task"),
+    [("gym/wetlab:Pipette-v0", "gym/wetlab:Pipette-v0"), ("kitchen/one.mp4", "TASK"), ("prelar/arena-push", None)],
+)
+def test_the_task_to_fine_tune_is_one_that_the_videos_are_of(
+    settings: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, task: str | None
+) -> None:
+    with VideoWriter(tmp_path / "videos", {}, shard_frames=8) as writer:
+        for frames in map(VideoStore(videos).frames, range(3)):
+            writer.append(frames, source)
+    line = ["--config", settings, "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "run")]
+    assert pretrain.main([*line, "pretrain.updates=1"]) == 0
+    assert f"--out runs/finetune env.task={task or 'prelar/point-reach'}\n" in capsys.readouterr().err
+
+
 def test_a_run_says_what_it_is_before_it_begins(
     settings: str, videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,17 @@ def test_the_page_lies_in_the_run_unless_told_otherwise(tmp_path: Path, capsys: 
     assert "metrics.jsonl: missing" in output  # what the page lacks is said here too
 
 
+def test_a_page_on_several_runs_goes_into_the_folder_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(RunFolder.create(tmp_path / name, "", "pretrain").path) for name in ("a", "b")]
+    (tmp_path / "there.html").mkdir()
+    for name in ("new", "there.html", "new"):
+        assert report.main([*runs, "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.endswith(f"{name}/report.html: 2 runs\n")
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["report.html"]
+
+
 def test_a_page_on_several_runs_lies_in_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,18 @@ def test_a_task_of_gymnasium_without_its_family_is_answered_before_simulators_ar
     assert str(refusal.value) == f"env.task={task}: no such task; did you mean gym/{task}?"
 
 
+def test_a_family_that_does_not_exist_is_answered_with_those_that_do_before_simulators_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("prelar_ray.envs.registry.known_tasks")
+    with pytest.raises(ConfigError) as refusal:
+        check_task("wetlab/Pipette-v0")
+    assert str(refusal.value) == (
+        "env.task=wetlab/Pipette-v0: no family wetlab; there are dmc, gym, metaworld, prelar; "
+        "a gymnasium id of a module wetlab is gym/wetlab:Pipette-v0"
+    )
+
+
 @pytest.mark.render
 def test_all_families_are_known() -> None:
     tasks = known_tasks()

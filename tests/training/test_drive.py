@@ -107,6 +107,20 @@ def test_an_interrupt_saves_and_takes_effect(start: Any, log: list[str], tmp_pat
     assert status(tmp_path) == "interrupted"
 
 
+def test_the_last_line_of_progress_is_of_what_an_interrupt_saved(
+    start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finishing(self: Counting) -> None:
+        self.count = 7  # updates that were in flight
+
+    monkeypatch.setattr(Counting, "save", finishing)
+    lines = start()
+    next(lines)
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt())
+    assert "pretrain: 7/10 updates, stopped" in capsys.readouterr().err
+
+
 def test_an_interrupt_takes_effect_also_when_saving_fails_because_a_role_is_dead(
     start: Any, log: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,16 +3,18 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prelar_ray.acting.evaluator import Evaluator
+from prelar_ray.acting.evaluator import EvaluationResult, Evaluator
 from prelar_ray.checkpoint.store import CheckpointStore, load_checkpoint
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.writers import read_metrics
+from prelar_ray.training.evaluations import Evaluated, record_evaluation
 from prelar_ray.training.local_backend import LocalBackend
 from tests.training.runs import EVALUATOR, Mortal, Run, SlowEvaluator, checkpoints, ctrl_c, never
 
@@ -220,3 +222,18 @@ def test_an_evaluation_due_at_the_update_of_the_last_checkpoint_survives_a_kill(
             run("run", *OFTEN, backend=SlowEvaluator)
     pending = load_checkpoint(tmp_path / "run").counters["evaluations_owed"]
     assert [one["update"] for one in pending] == [load_checkpoint(tmp_path / "run").update]
+
+
+def test_the_record_of_an_evaluation_counts_episodes_that_failed_and_were_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", "", "finetune")
+    for update, replaced in enumerate((0, 2)):
+        result = EvaluationResult(returns=(1.0,), successes=(True,), lengths=(5,), frames=(), replaced=replaced)
+        with caplog.at_level(logging.INFO):
+            record_evaluation(folder, Evaluated(update, 10, result), "prelar/point-reach")
+    assert [row.replaced for row in folder.evaluations()] == [0, 2]
+    assert [message.endswith("success 1.00; 2 more failed and were replaced") for message in caplog.messages] == [
+        False,
+        True,
+    ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def test_expert_succeeds_and_random_actions_hardly_do(run: Run) -> None:
     settings = {"episodes_per_task": 10, "frames_per_episode": 60}
     assert run(policy="expert", **settings)[0].success_rates == {POINT_REACH: 1.0}
     assert run(policy="random", **settings)[0].success_rates[POINT_REACH] < 0.5
+
+
+def test_nothing_is_said_of_success_where_a_task_has_none(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert run(frames_per_episode=2)[0].success_rates == {POINT_REACH: 0.0}
+        monkeypatch.setattr("prelar_ray.envs.point_reach.PointReach.has_success", False)
+        assert run(frames_per_episode=2)[0].success_rates == {}
+    said = [message for message in caplog.messages if message.startswith(POINT_REACH)]
+    assert said == [f"{POINT_REACH}: success in 0 of 3 episodes", f"{POINT_REACH}: 3 episodes"]
 
 
 def test_mixed_takes_expert_and_random_actions_in_turn(run: Run) -> None:
