@@ -192,7 +192,7 @@ def test_evaluations_beyond_the_checkpoint_are_forgotten(tmp_path: Path) -> None
                 policy="mode",
             )
         )
-    keys = {"update", "env_steps", "task", "returns", "successes", "success_rule", "policy", "checksum"}
+    keys = {"update", "env_steps", "task", "returns", "successes", "success_rule", "policy", "replaced", "checksum"}
     assert all(json.loads(line).keys() == keys for line in folder.evaluations_path.read_text().splitlines())
     folder.forget_evaluations_after(20)
     assert [row.update for row in folder.evaluations()] == [10, 20]
