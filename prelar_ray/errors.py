@@ -7,6 +7,8 @@ tensor, what was expected and what to do.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from prelar_ray.roles import RoleId
 
 __all__ = [
@@ -22,9 +24,12 @@ __all__ = [
     "RanksDiverged",
     "RenderingError",
     "ResourceError",
+    "RewardFailure",
     "RoleDied",
     "RunFolderError",
+    "SuccessFailure",
     "UsageError",
+    "VectorFailure",
 ]
 
 
@@ -86,9 +91,32 @@ class RanksDiverged(PrelarError):
 class EnvironmentFailure(PrelarError):
     """An environment raised, hung, or returned something that is not an observation."""
 
+    part: ClassVar[str] = ""
+    """What of its answer is wrong, as the doctor's checks name it; empty where it is none of those."""
+
 
 class FrameFailure(EnvironmentFailure):
     """An environment drew something that is no frame, or a frame of another size than before."""
+
+    part = "image"
+
+
+class VectorFailure(EnvironmentFailure):
+    """An environment showed a vector of another size than it declares."""
+
+    part = "vector"
+
+
+class RewardFailure(EnvironmentFailure):
+    """An environment gave a reward that is no number."""
+
+    part = "reward"
+
+
+class SuccessFailure(EnvironmentFailure):
+    """An environment said of success what is neither true nor false."""
+
+    part = "success"
 
 
 class RenderingError(PrelarError):

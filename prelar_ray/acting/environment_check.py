@@ -23,8 +23,9 @@ from prelar_ray.config import RLLIB, RunConfig
 from prelar_ray.envs import PixelEnv, make_env
 from prelar_ray.envs.families import TESTED
 from prelar_ray.envs.pixel_env import Action
-from prelar_ray.errors import ConfigError, DataError, FrameFailure, NoImageError, PrelarError
+from prelar_ray.errors import ConfigError, DataError, EnvironmentFailure, NoImageError, PrelarError
 from prelar_ray.types import Frames, check_frames
+from prelar_ray.wording import counted
 
 __all__ = ["Finding", "check_before_training", "check_environment", "survey"]
 
@@ -186,7 +187,7 @@ def _roll(env: PixelEnv, config: RunConfig, steps: int) -> _Rolled:
             _note(rolled, observation, reward, info)
     except Exception as error:  # the environment's own code
         where = f"step {rolled.steps + 1}" if rolled.observations else "reset"
-        check = "env-image" if isinstance(error, FrameFailure) else "env"
+        check = f"env-{error.part}".rstrip("-") if isinstance(error, EnvironmentFailure) else "env"
         rolled.error = Finding(check, "FAIL", f"{where}: {_said(error)}", _remedy(error))
     return rolled
 
@@ -223,13 +224,14 @@ def _short_checks(env: PixelEnv, config: RunConfig, rolled: _Rolled) -> Iterator
     yield _actions(env)
     if not rolled.observations:
         return
-    if config.env.image_size and not (rolled.error and rolled.error.check == "env-image"):
+    broken = rolled.error.check if rolled.error else ""
+    if config.env.image_size and broken != "env-image":
         yield _images(rolled, env)
-    if config.env.vector_size:
+    if config.env.vector_size and broken != "env-vector":
         yield _vectors(rolled, config.env.vector_size)
     told = _rewards(rolled), _successes(env, rolled)
     is_enough = rolled.steps >= REPEATED_STEPS or rolled.terminated or rolled.truncated
-    yield from (finding for finding in told if is_enough or finding.status == "FAIL")
+    yield from (of for of in told if of.check != broken and (is_enough or of.status == "FAIL"))
 
 
 def _attributes(env: PixelEnv, config: RunConfig) -> Finding:
@@ -321,7 +323,10 @@ def _successes(env: PixelEnv, rolled: _Rolled) -> Finding:
             return Finding("env-success", "FAIL", text, "return True or False at every reset and step")
     if not env.has_success:
         return Finding("env-success", "WARN", "info says nothing of it", "set env.success_key; else only returns count")
-    count = sum(bool(info["success"]) for info in rolled.infos)
+    count = sum(bool(info["success"]) for info in rolled.infos[1:])
+    if count and count == rolled.steps:
+        text = f"at every one of {counted(count, 'random step')}"
+        return Finding("env-success", "WARN", text, "a policy has nothing to learn for it; check what it says")
     return Finding("env-success", "OK", f"at {count} of {rolled.steps} random steps")
 
 
@@ -344,6 +349,9 @@ def _long_checks(env: PixelEnv, config: RunConfig, episode: _Rolled, reset_secon
         pass  # how it would have ended is not known
     elif not (episode.terminated or episode.truncated):
         yield Finding("env-end", "OK", f"not within {episode.steps} steps, after which this check has left it")
+    elif episode.steps == 1:
+        text = "an episode of one step, from which nothing can be learnt"
+        yield Finding("env-end", "WARN", text, "check what ends it")
     elif episode.terminated and not env.terminates:
         text = f"terminated after {episode.steps} steps, and says that it never does"
         yield Finding("env-end", "WARN", text, "set terminates = True, or its future is valued beyond its end")
@@ -367,7 +375,7 @@ def _as_gymnasium_sees_it(env: Any) -> Finding:
         warnings.simplefilter("always")
         try:
             check_env(env, skip_render_check=True, skip_close_check=True)
-        except Exception as error:  # assertions, and whatever the environment raises
+        except (Exception, SystemExit) as error:  # assertions, and whatever the environment raises
             return Finding("env-gymnasium", "WARN", f"check_env: {_said(error)}", remedy)
     remarks = f", with {len(caught)} remarks, such as: {_plain(caught[0].message)}" if caught else ""
     return Finding("env-gymnasium", "OK", f"check_env passes{remarks}")

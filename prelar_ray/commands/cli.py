@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import faulthandler
 import importlib
 import logging
 import os
@@ -107,6 +108,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
     outlives the readers of its log.
     """
     with lasting_streams(), stopping_signals() as came:
+        _say_where_it_crashes()
         _log_to_stderr()
         try:
             code = _code(command)
@@ -154,6 +156,12 @@ def _unread() -> int:
         return BROKEN_PIPE
     sys.stderr.write(f"error: standard output: {getattr(lost, 'strerror', None) or lost}; direct it elsewhere\n")
     return 1
+
+
+def _say_where_it_crashes() -> None:
+    """Have Python write to stderr where it was when native code, such as a simulator's, crashes the process."""
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
 
 
 def _log_to_stderr() -> None:

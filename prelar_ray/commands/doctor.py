@@ -322,9 +322,9 @@ def check_cluster(config: RunConfig) -> Check:
 
 def check_environment(config: RunConfig, sheet: Path | None) -> Iterator[tuple[str, Check]]:
     """Yield the checks of the environment, by name; ``sheet`` is a file for pictures of an episode of it."""
-    from prelar_ray.acting.environment_check import survey  # imports gymnasium, and the environment's own package
+    from prelar_ray.acting.survey_process import survey_apart  # imports the simulators, which may be broken
 
-    findings, frames = survey(config)
+    findings, frames = survey_apart(config)
     for finding in findings:
         yield finding.check, Check(finding.status, finding.text, finding.remedy)
     if sheet is None:

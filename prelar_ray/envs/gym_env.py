@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,8 +19,17 @@ from prelar_ray.envs.gym_actions import gym_actions
 from prelar_ray.envs.gym_making import make_gym
 from prelar_ray.envs.opengl import configure_gl
 from prelar_ray.envs.pixel_env import Action, Image, PixelEnv
-from prelar_ray.errors import ConfigError, EnvironmentFailure, FrameFailure, NoImageError
+from prelar_ray.errors import (
+    ConfigError,
+    EnvironmentFailure,
+    FrameFailure,
+    NoImageError,
+    RewardFailure,
+    SuccessFailure,
+    VectorFailure,
+)
 from prelar_ray.fitting import fitted
+from prelar_ray.wording import printable
 
 __all__ = ["GymEnv", "GymFamily"]
 
@@ -116,13 +126,19 @@ class GymEnv(PixelEnv):
 
     def _begin(self) -> None:
         self._cut = False
-        self._observation, _ = self._env.reset(seed=int(self.np_random.integers(2**31)))
+        answer: Any = self._env.reset(seed=int(self.np_random.integers(2**31)))
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            found = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+            raise EnvironmentFailure(f"reset returned {found}, must be (observation, info)")
+        self._observation, _ = answer
 
     def _advance(self, action: Action) -> tuple[float, bool, bool]:
         self._observation, reward, terminated, self._cut, info = self._env.step(self._given(action))
-        return float(reward), self._succeeded(info), bool(terminated)
+        return _number(reward), self._succeeded(info), bool(terminated)
 
-    def _succeeded(self, info: dict[str, Any]) -> bool:
+    def _succeeded(self, info: Any) -> bool:
+        if not isinstance(info, Mapping):
+            raise EnvironmentFailure(f"info is {printable(repr(info))}, must be a dict")
         chosen = self._config.success_key
         if chosen and chosen not in info:
             raise EnvironmentFailure(
@@ -131,14 +147,21 @@ class GymEnv(PixelEnv):
             )
         key = next((key for key in ((chosen,) if chosen else SUCCESS_KEYS) if key in info), None)
         self.has_success |= key is not None
-        return key is not None and bool(info[key])
+        return key is not None and _truth(key, info[key])
 
     def _times_out(self) -> bool:
         return self._cut or super()._times_out()
 
     def _vector(self) -> npt.NDArray[Any]:
         seen = self._observation if self._vector_key == EVERYTHING else self._observation[self._vector_key]
-        return np.asarray(seen)
+        vector = np.asarray(seen)
+        if vector.size != self.vector_size:
+            place = "the observation" if self._vector_key == EVERYTHING else self._vector_key
+            raise VectorFailure(
+                f"the space of {place} declares {self.vector_size} numbers, the observation has {vector.size}; correct "
+                "the space"
+            )
+        return vector
 
     def _draw(self) -> Image:
         image: Any
@@ -153,6 +176,29 @@ class GymEnv(PixelEnv):
                 f"{_place(self._key)} has shape {self._drawn_shape}, and {before} before; draw all frames of one shape"
             )
         return fitted(pixels, self._config.fit, self.image_size)
+
+
+def _number(reward: Any) -> float:
+    """Return a reward of any type of number.
+
+    Raises:
+        RewardFailure: it is none.
+    """
+    if getattr(reward, "ndim", 0) == 0 and not isinstance(reward, str | bytes):
+        with suppress(TypeError, ValueError):
+            return float(reward)
+    raise RewardFailure(f"the reward is {printable(repr(reward))}, must be a number")
+
+
+def _truth(key: str, said: Any) -> bool:
+    """Return what ``info[key]`` says of success: a bool of any type, or 0 or 1.
+
+    Raises:
+        SuccessFailure: it is something else, such as a word, which Python would take for true.
+    """
+    if getattr(said, "ndim", 0) or said not in (0, 1):
+        raise SuccessFailure(f'info["{key}"] is {printable(repr(said))}, must be a bool')
+    return bool(said)
 
 
 def _time_limit(name: str, env: gymnasium.Env[Any, Any]) -> int:
@@ -177,7 +223,12 @@ def _image_key(name: str, env: gymnasium.Env[Any, Any], config: EnvConfig) -> st
     images = [key for key, space in found.items() if _is_image(space)]
     if chosen and chosen not in images:
         seen = f"{_place(chosen)} of {name}"
-        wrong = f"{seen} is {_short(found[chosen])}, must be {PICTURE}" if chosen in found else f"there is no {seen}"
+        if chosen in found:
+            wrong = f"{seen} is {_short(found[chosen])}, must be {PICTURE}"
+        elif chosen == EVERYTHING:
+            wrong = f"{seen} is a Dict of {', '.join(found)}"
+        else:
+            wrong = f"there is no {seen}"
         remedy = f"use {' or '.join(images)}" if images else "leave it empty to see render()"
         raise ConfigError(f"env.image_key={chosen}: {wrong}; {remedy}")
     if chosen or len(images) == 1:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from prelar_ray.action_space import ActionSpace
+from prelar_ray.envs.leaving import refusing_to_leave
 from prelar_ray.errors import DataError, EnvironmentFailure
 from prelar_ray.types import IMAGE_SIZE
 
@@ -121,21 +122,28 @@ class PixelEnv(gymnasium.Env[Observation, Action], ABC):
         """Return where that is which moves by itself, ``(D,)``, whatever the actions; None where nothing does."""
         return None
 
+    @refusing_to_leave()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode of the stream, or the first one of a new stream where a seed is given."""
+        """Start the next episode of the stream, or the first one of a new stream where a seed is given.
+
+        Raises:
+            EnvironmentFailure: the environment left with ``sys.exit``.
+        """
         super().reset(seed=seed)
         self._elapsed = 0
         self._running = True
         self._begin()
         return self._observe(), {"success": False}
 
+    @refusing_to_leave()
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Do ``action_repeat`` environment steps, fewer where the episode ends.
 
         Raises:
-            EnvironmentFailure: the episode has ended or never began, or the action has another shape.
+            EnvironmentFailure: the episode has ended or never began, the action has another shape, or the environment
+                left with ``sys.exit``.
         """
         if not self._running:
             raise EnvironmentFailure(f"{type(self).__name__}: step() outside an episode; call reset() first")

@@ -8,8 +8,9 @@ from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs.families import families
 from prelar_ray.envs.family import check_task_name
+from prelar_ray.envs.leaving import refusing_to_leave
 from prelar_ray.envs.pixel_env import PixelEnv
-from prelar_ray.errors import ConfigError
+from prelar_ray.errors import ConfigError, EnvironmentFailure
 
 __all__ = ["action_space", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
@@ -47,12 +48,17 @@ def make_env(env: EnvConfig, seed: int) -> PixelEnv:
     """Return the environment of a configuration; ``seed`` determines its stream of episodes.
 
     Raises:
-        ConfigError: unknown task (``env.task``) or camera (``env.camera``), or a setting that the task does not have.
+        ConfigError: unknown task (``env.task``) or camera (``env.camera``), a setting that the task does not have, or
+            an environment that fails while it is made.
         RenderingError: headless rendering does not work.
     """
     check_task(env.task)
     family, _, name = env.task.partition("/")
-    made = families()[family].make(name, env, seed)
+    try:
+        with refusing_to_leave():
+            made = families()[family].make(name, env, seed)
+    except EnvironmentFailure as error:
+        raise ConfigError(f"env.task={env.task}: {error}") from error
     try:
         _check_vector(env, made.vector_size)
         _check_image_size(env, made.image_size)

@@ -92,8 +92,10 @@ def test_a_sound_environment_passes_every_check_and_shows_an_episode() -> None:
         ("env-reward", "WARN", "7 at every one of 30 random steps", {"reward": 7.0}),
         ("env-success", "FAIL", "info[\"success\"] is 'missing' at step 1", {"info": {}}),
         ("env-success", "WARN", "info says nothing of it", {"has_success": False}),
+        ("env-success", "WARN", "at every one of 30 random steps", {"info": {"success": True}}),
         ("env-length", "FAIL", "4 rows at most, fewer than finetune.segment_length=10", {"episode": 3}),
         ("env-end", "WARN", "terminated after 5 steps, and says that it never does", {"lives": 5}),
+        ("env-end", "WARN", "of one step, from which nothing can be learnt", {"lives": 1, "terminates": True}),
         ("env-end", "OK", "terminated after 5 steps", {"lives": 5, "terminates": True}),
         ("env-repeats", "WARN", "two episodes of one seed differ at reset", {"drifts": True}),
     ],
@@ -122,6 +124,26 @@ def test_what_an_environment_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch
         raise ValueError("the arm\nis gone")
 
     assert found(monkeypatch, _advance=broken)["env"] == ("FAIL", "step 1: ValueError: the arm is gone")
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "check"), [(1, None, "env-reward"), (4, {"success": "no"}, "env-success")]
+)
+def test_what_a_step_answers_wrongly_fails_the_check_of_that_part(
+    monkeypatch: pytest.MonkeyPatch, position: int, value: Any, check: str
+) -> None:
+    step = own_world.Track.step
+
+    def wrong(self: own_world.Track, action: Any) -> Any:
+        answer = list(step(self, action))
+        if self.steps == 12:
+            answer[position] = value
+        return tuple(answer)
+
+    monkeypatch.setattr(own_world.Track, "step", wrong)
+    findings, _ = survey(load_config("tiny", None, [f"env.task={TRACK}"]))
+    assert [(of.check, of.text[:8]) for of in findings if of.status == "FAIL"] == [(check, "step 12:")]
+    assert [of.check for of in findings].count(check) == 1
 
 
 def test_frames_that_change_their_shape_fail_at_their_step_and_those_before_are_shown(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,14 @@ def raising(error: BaseException):
 
 def test_a_command_leaves_with_its_own_code(capsys):
     assert guard(lambda: 3, capsys) == (3, "")
+
+
+def test_a_crash_of_native_code_says_where_it_was():
+    code = "from prelar_ray.commands import cli; import ctypes; cli.guarded(lambda: ctypes.string_at(0))"
+    crashed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert crashed.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in crashed.stderr
+    assert "in string_at" in crashed.stderr
 
 
 def test_expected_errors_become_one_message_and_their_exit_code(capsys):

@@ -84,6 +84,17 @@ def test_a_bad_environment_gives_exit_code_1_and_its_remedy(capsys: pytest.Captu
     assert "set env.time_limit" in said
 
 
+def test_an_environment_that_crashes_is_a_line_and_leaves_the_doctor_alive(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    task, sheet = "env.task=gym/tests.envs.own_world:Crashing-v0", str(tmp_path / "no.png")
+    assert doctor.main(["--preset", "tiny", "--only", "environment", "--sheet", sheet, task]) == 1
+    said = capfd.readouterr()
+    assert said.out.startswith("FAIL env            the process that played it was killed by SIGSEGV  -> mend")
+    assert "SKIP env-sheet" in said.out
+    assert "own_world.py" in said.err  # where it crashed
+
+
 def test_a_sheet_is_drawn_of_an_environment_that_fails_a_check_and_not_without_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import gymnasium
@@ -125,6 +127,16 @@ class Forgetful(Track):
         super().__init__()
 
 
+class Crashing(Track):
+    """One whose native code crashes at the third step."""
+
+    def step(self, action: Any) -> Any:
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(action)
+
+
+gymnasium.register("Crashing-v0", entry_point=Crashing, max_episode_steps=30)
 gymnasium.register("Flattened-v0", entry_point=flattened, max_episode_steps=30)
 gymnasium.register("Broken-v0", entry_point=Broken, max_episode_steps=30)
 gymnasium.register("Forgetful-v0", entry_point=Forgetful, max_episode_steps=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs import check_task, make_env
-from prelar_ray.errors import ConfigError, EnvironmentFailure, FrameFailure, NoImageError
+from prelar_ray.errors import ConfigError, EnvironmentFailure, FrameFailure, NoImageError, VectorFailure
 from prelar_ray.fitting import fitted
 from prelar_ray.types import IMAGE_SIZE
 from tests.envs import own_world
@@ -145,6 +146,10 @@ def test_success_is_what_a_chosen_key_says_and_nothing_where_there_is_none() -> 
             r"env\.image_key=up: there is no .*; use left or right$",
         ),
         (
+            {"kwargs": {"observation": "two"}, "image_key": "observation"},
+            r"=observation: the observation of .*:Track-v0 is a Dict of left, right; use left or right$",
+        ),
+        (
             {"kwargs": {"observation": "float"}, "image_key": "observation"},
             r"^env\.image_key=observation: the observation of .* is float32 \(48, 96, 3\), must be uint8 \(H, W, 3\);",
         ),
@@ -228,6 +233,99 @@ def test_frames_that_change_their_shape_are_refused_with_both(monkeypatch: pytes
     monkeypatch.setattr(env._env.unwrapped, "render", lambda: np.zeros((40, 96, 3), np.uint8))
     with pytest.raises(FrameFailure, match=r"^render\(\) has shape \(40, 96, 3\), and \(48, 96, 3\) before; draw all"):
         env.step(np.zeros(2, np.float32))
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, **parts: Any) -> None:
+    """Have the steps of :class:`own_world.Track` answer other parts: reward, info."""
+    step = own_world.Track.step
+
+    def other(self: own_world.Track, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = step(self, action)
+        return observation, parts.get("reward", reward), terminated, truncated, parts.get("info", info)
+
+    monkeypatch.setattr(own_world.Track, "step", other)
+
+
+def failure(env: Any) -> str:
+    """What is said of a reset and a step."""
+    with pytest.raises(EnvironmentFailure) as said:
+        env.reset(), env.step(np.zeros(2, np.float32))
+    return str(said.value)
+
+
+@pytest.mark.parametrize(("code", "call"), [(0, "sys.exit(0)"), (None, "sys.exit()"), ("no\nrobot", "'no\\nrobot')")])
+@pytest.mark.parametrize("method", ["__init__", "reset", "step"])
+def test_an_environment_that_leaves_with_sys_exit_fails_as_with_any_error(
+    monkeypatch: pytest.MonkeyPatch, method: str, code: Any, call: str
+) -> None:
+    monkeypatch.setattr(own_world.Track, method, lambda self, *given, **named: sys.exit(code))
+    if method == "__init__":
+        with pytest.raises(ConfigError) as refusal:
+            made()
+        said = str(refusal.value).removeprefix(f"env.task={TRACK}: ")
+    else:
+        said = failure(made())
+    assert said.startswith("the environment left with sys.exit(")
+    assert said.endswith(f"{call}; have it raise an error instead")
+
+
+def test_ctrl_c_and_the_end_of_a_process_of_ray_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SystemExit(1)
+    ended.ray_terminate_msg = "SIGTERM"  # type: ignore[attr-defined]
+    for raised in (KeyboardInterrupt(), ended):
+
+        def ending(self: Any, raised: BaseException = raised, **named: Any) -> None:
+            raise raised
+
+        monkeypatch.setattr(own_world.Track, "reset", ending)
+        with pytest.raises(type(raised)) as left:
+            made().reset()
+        assert left.value is raised
+
+
+@pytest.mark.parametrize("said", [True, np.True_, 1, 1.0, np.float32(1), np.array(True)])
+def test_success_may_be_a_bool_of_any_type(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    replaced(monkeypatch, info={"solved": said})
+    env = made(success_key="solved")
+    env.reset()
+    assert env.step(np.zeros(2, np.float32))[4]["success"] is True
+
+
+@pytest.mark.parametrize("said", ["no", "", None, 0.5, float("nan"), [], np.array([True])])
+def test_success_that_is_no_bool_is_refused(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    replaced(monkeypatch, info={"solved": said})
+    assert failure(made(success_key="solved")) == f'info["solved"] is {said!r}, must be a bool'
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"reward": None}, "the reward is None, must be a number"),
+        ({"reward": np.array([2.5])}, "the reward is array([2.5]), must be a number"),
+        ({"reward": "1"}, "the reward is '1', must be a number"),
+        ({"info": None}, "info is None, must be a dict"),
+    ],
+)
+def test_a_step_that_answers_something_else_is_told_what_it_must_be(
+    monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any], said: str
+) -> None:
+    replaced(monkeypatch, **parts)
+    assert failure(made()) == said
+
+
+@pytest.mark.parametrize(("answer", "found"), [({"a": 1, "b": 2}, "dict"), (None, "NoneType"), ((1, 2, 3), "3 values")])
+def test_a_reset_that_answers_no_pair_is_told_so(monkeypatch: pytest.MonkeyPatch, answer: Any, found: str) -> None:
+    monkeypatch.setattr(own_world.Track, "reset", lambda self, **named: answer)
+    assert failure(made()) == f"reset returned {found}, must be (observation, info)"
+
+
+def test_a_vector_of_another_size_than_its_space_declares_is_refused_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = made(kwargs={"observation": "dict"}, vector_key="state", vector_size=1)
+    observe = own_world.Track._observe
+    monkeypatch.setattr(own_world.Track, "_observe", lambda self: observe(self) | {"state": np.zeros(4)})
+    with pytest.raises(VectorFailure) as said:
+        env.reset()
+    assert str(said.value) == "the space of state declares 1 numbers, the observation has 4; correct the space"
 
 
 def test_pictures_of_other_kinds_are_coloured_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
