@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -136,11 +137,13 @@ def prepare_file(path: Path) -> None:
     """Create the folder of an output file and check that the file can be written, before long work starts.
 
     Raises:
-        DataError: it cannot.
+        DataError: it cannot; OSError: a name is too long.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # named by its length, as everywhere
+            raise
         reason = f"no folder can be made for it ({error.strerror})"
         raise DataError(f"{path}: cannot write: {reason}; choose another") from error
     if path.is_dir():
