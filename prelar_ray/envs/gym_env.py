@@ -197,7 +197,9 @@ def _truth(key: str, said: Any) -> bool:
         SuccessFailure: it is something else, such as a word, which Python would take for true.
     """
     if getattr(said, "ndim", 0) or said not in (0, 1):
-        raise SuccessFailure(f'info["{key}"] is {printable(repr(said))}, must be a bool')
+        raise SuccessFailure(
+            f'info["{key}"] is {printable(repr(said))}, must be a bool; correct that, or name another in env.success_key'
+        )
     return bool(said)
 
 
