@@ -198,7 +198,7 @@ def _truth(key: str, said: Any) -> bool:
     """
     if getattr(said, "ndim", 0) or said not in (0, 1):
         raise SuccessFailure(
-            f'info["{key}"] is {printable(repr(said))}, must be a bool; correct that, or name another in env.success_key'
+            f'info["{key}"] is {printable(repr(said))}, must be a bool; correct it, or name another in env.success_key'
         )
     return bool(said)
 

@@ -294,7 +294,7 @@ def test_success_may_be_a_bool_of_any_type(monkeypatch: pytest.MonkeyPatch, said
 @pytest.mark.parametrize("said", ["no", "", None, 0.5, float("nan"), [], np.array([True])])
 def test_success_that_is_no_bool_is_refused(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
     replaced(monkeypatch, info={"solved": said})
-    remedy = "correct that, or name another in env.success_key"
+    remedy = "correct it, or name another in env.success_key"
     assert failure(made(success_key="solved")) == f'info["solved"] is {said!r}, must be a bool; {remedy}'
 
 
