@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from prelar_ray.errors import ConfigError
 from prelar_ray.study.plan import PlannedRun, plan_runs, recording
@@ -309,6 +310,24 @@ def test_a_pretraining_of_its_own_seed_starts_each_seed_of_fine_tuning_where_see
     assert [(run.phase, run.seed) for run in runs if run.phase == "pretrain"] == [("pretrain", 3), ("pretrain", 1)]
     assert [seeds[run.init] == run.seed for run in finetunings(runs) if run.init] == [True] * 4
     assert all("pretrain.seed" not in run.labels for run in runs)  # it is the run's seed, not something to choose
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"pretrain": {"videos": {"a": "v"}, "paired_seeds": True}}, "no finetune section"),
+        (
+            {
+                "pretrain": {"videos": {"a": "v"}, "paired_seeds": True, "seeds": (0, 1)},
+                "finetune": {"tasks": (TASK,)},
+            },
+            r"give pretrain\.seeds or pretrain\.paired_seeds",
+        ),
+    ],
+)
+def test_seeds_are_paired_with_those_of_fine_tuning_and_no_others(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        study(**parts)
 
 
 @pytest.mark.parametrize("paired", [True, False])
