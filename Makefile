@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-local test-cluster nightly lint
+.PHONY: help setup demo test test-local test-cluster nightly lint wheel
 .NOTPARALLEL:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test     set up, then run the tests that need no GPU: minutes on 2 CPU cores"
 	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
 	@echo "make lint     set up, then ruff and mypy"
+	@echo "make wheel    set up, then build the package that clusters install: dist/"
 	@echo "make setup    create or update .venv, check headless rendering"
 
 setup: .venv/rendering.stamp
@@ -70,3 +71,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What `ray up` copies to every machine of a cluster. The version says the commit, so that runs do.
+wheel: setup
+	@rm -rf dist build/lib
+	@commit=$$(git describe --always --dirty=.dirty --abbrev=12 --exclude='*' 2>/dev/null) || commit=; \
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist \
+		--config-settings=--global-option=egg_info --config-settings=--global-option=--tag-build="$${commit:++g$$commit}" .
+	@cp constraints.txt cluster/install.sh cluster/start.sh dist/
+	@ls -l dist

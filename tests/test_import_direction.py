@@ -24,7 +24,18 @@ EVERYTHING = {
     *RECORDS,
     *DATA,
     *ALGORITHM,
-    *("published", "acting", "training", "distributed", "baselines", "kinds", "study", "reporting", "commands"),
+    *(
+        "published",
+        "acting",
+        "training",
+        "distributed",
+        "baselines",
+        "kinds",
+        "study",
+        "reporting",
+        "cluster",
+        "commands",
+    ),
 }
 
 # Package, or module at the root: what it may import besides itself.
@@ -49,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kinds": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "training", "distributed", "baselines"},
     "study": ROOT | RECORDS | DATA | ALGORITHM | {"distributed", "kinds"},
     "reporting": ROOT | RECORDS | {"kinds"},
+    "cluster": ROOT | RECORDS,
     **dict.fromkeys(("commands", "__main__", "tune"), EVERYTHING),
 }
 
@@ -56,7 +68,7 @@ ENTRY = {"commands", "__main__", "tune"}
 
 # Library: the packages that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
-    "ray": {"baselines", "distributed", "study", *ENTRY},
+    "ray": {"baselines", "distributed", "study", "cluster", *ENTRY},
     "torch": {*ALGORITHM, "published", "acting", "training", "baselines", "distributed", *ENTRY},
     "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *ENTRY},
     "mujoco": {"envs", *ENTRY},

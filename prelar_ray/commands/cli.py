@@ -45,6 +45,7 @@ COMMANDS = {
     "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
     "report": "write report.html: on runs (curves, predictions, timings), or comparing studies and scores",
     "doctor": "check rendering, GPUs, memory, disk, Ray and versions, with remedies",
+    "cluster": "check the machines of a cluster over SSH, one line each, with remedies",
     "demo": "the whole pipeline in minutes: record, prepare, pretrain, diagnose, finetune, evaluate, report",
     "schema": "write the JSON schema of configuration files, for editors",
 }

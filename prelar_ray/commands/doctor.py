@@ -11,24 +11,23 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.text import Text
 
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, load_config
 from prelar_ray.replay.memory import GIB, memory_limit, step_bytes
+from prelar_ray.telemetry.checks import Check, check_line
 from prelar_ray.wording import counted
 
 if TYPE_CHECKING:  # it imports the simulators, which may be broken
     from prelar_ray.envs.rendering_check import RenderingReport
 
-__all__ = ["Check", "main"]
+__all__ = ["main"]
 
 DESCRIPTION = """\
 Check that this machine can record, train and evaluate: Python and package versions, off-screen rendering,
@@ -64,15 +63,6 @@ CHECKPOINT_SPACE = 5 * GIB
 """Disk space for checkpoints, videos and logs besides the replay buffer."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """Result of a check."""
-
-    status: Literal["OK", "WARN", "FAIL", "SKIP"]
-    finding: str
-    remedy: str = ""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = command_parser("doctor", DESCRIPTION, EPILOG)
@@ -99,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     for name, result in chain(results, check_environment(config, args.sheet) if ENVIRONMENT in chosen else ()):
         failed |= result.status == "FAIL"
-        console.print(_line(name, result))
+        console.print(check_line(name, result))
     return 1 if failed else 0
 
 
@@ -337,9 +327,3 @@ def check_environment(config: RunConfig, sheet: Path | None) -> Iterator[tuple[s
     parts = [part for part in np.array_split(np.arange(len(frames)), SHEET_PARTS) if len(part)]
     draw_sheet(sheet, [f"steps {part[0]} to {part[-1]}" for part in parts], [frames[part] for part in parts])
     yield "env-sheet", Check("OK", f"{sheet}: {config.env.task} under random actions, {counted(len(frames), 'frame')}")
-
-
-def _line(name: str, check: Check) -> Text:
-    colour = {"OK": "green", "WARN": "yellow", "FAIL": "bold red", "SKIP": "yellow"}[check.status]
-    remedy = f"  -> {check.remedy}" if check.remedy else ""
-    return Text.assemble((f"{check.status:<5}", colour), f"{name:<14} {check.finding}", (remedy, "cyan"))

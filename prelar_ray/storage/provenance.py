@@ -40,11 +40,20 @@ def installed_versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree, ``-dirty`` if changed; None outside a repository of this package."""
+    """Return the commit of the source tree, ``-dirty`` if changed, or what an installed package's version says of it.
+
+    None where neither tells.
+    """
     source = Path(__file__)
     if not _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name):
-        return None  # installed inside another project's repository, or no repository
+        return _commit_of_version(installed_versions().get("prelar-ray", ""))  # maybe inside another's repository
     return _output("git", "-C", str(source.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _commit_of_version(text: str) -> str | None:
+    """Return the commit in a version as ``make wheel`` makes them: ``0.1.0+g0123456789ab``, ``.dirty`` if changed."""
+    label = text.partition("+g")[2]
+    return label.replace(".", "-") or None
 
 
 def _hardware() -> dict[str, Any]:

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Starts Ray on this machine, as the head of a cluster or as one of its workers.
+#
+#   bash start.sh head [OPTION of ray start ...]
+#   bash start.sh worker HEAD[:PORT] [OPTION ...]
+#
+# `ray up` (cluster.yaml), Slurm (slurm.sh) and a hand all start it so. An option given here wins over the same one below.
+set -uo pipefail
+
+role=${1:-}
+shift || true
+case $role in
+head) where=(--head --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265) ;;
+worker)
+    head=${1:?usage: start.sh worker HEAD[:PORT]}
+    shift
+    case $head in *:*) ;; *) head=$head:6379 ;; esac
+    where=(--address="$head")
+    ;;
+*)
+    echo "usage: start.sh head|worker [HEAD] [OPTION of ray start ...]" >&2
+    exit 2
+    ;;
+esac
+
+ulimit -n "$(ulimit -Hn)" # Ray's processes hold thousands of files
+# Everybody who starts Ray or asks it needs the same ~/.ray/auth_token.
+export RAY_AUTH_MODE=token
+# Frames are drawn without a display; which GPU draws, each process chooses by itself.
+export MUJOCO_GL=${MUJOCO_GL:-egl} PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-egl}
+if [ "$role" = head ]; then
+    # Version 2 with the local provider starts one worker too few and waits for ever.
+    export RAY_enable_autoscaler_v2=0
+    # A machine that is cut off is noticed after 7 seconds instead of 66.
+    export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000
+    export RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=3
+fi
+
+# The object store: 16 GiB of /dev/shm; by itself Ray takes 30 % of the memory, more than any batch needs. Ports are fixed, so
+# that a firewall can let them pass.
+options=(
+    --object-store-memory=17179869184
+    --node-manager-port=6380 --object-manager-port=6381 --runtime-env-agent-port=6382
+    --dashboard-agent-listen-port=6383 --dashboard-agent-grpc-port=6384 --metrics-export-port=6385
+    --min-worker-port=20000 --max-worker-port=20999
+)
+
+# Several attempts: `ray start` waits 30 s for its own processes, and Ray's launcher never tries a machine again that failed.
+for _ in 1 2 3; do
+    ray start "${where[@]}" "${options[@]}" "$@" && exit 0
+    ray stop
+done
+exit 1

@@ -1,0 +1,164 @@
+"""A program that runs on a machine while it is checked, over SSH; it needs nothing but Python 3.8.
+
+It is sent as text, so it imports nothing of this package, and works where the package is not installed. It answers
+requests, a line of JSON each, on standard input, until that ends. Answers begin with a mark, which what shells print
+besides does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+MARK = "prelar-ray-agent:"
+
+
+def now() -> float:
+    """Return seconds since 1970."""
+    return time.time()
+
+
+def facts(token: str, home: str) -> dict[str, Any]:
+    """Return what needs no package: host name, Python, shared memory, disk, and digest and mode of the token's file."""
+    token, home = os.path.expanduser(token), os.path.expanduser(home)
+    shm = shutil.disk_usage("/dev/shm")
+    found = {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "shm_total": shm.total,
+        "shm_free": shm.free,
+        "disk_free": shutil.disk_usage(os.path.expanduser("~")).free,
+        "installed": os.path.exists(os.path.join(home, ".venv", "bin", "prelar-ray")),
+        "raylet": raylet(),
+        "token": None,
+        "token_mode": 0,
+    }
+    if os.path.exists(token):
+        with open(token, "rb") as file:
+            found["token"] = hashlib.sha256(file.read().strip()).hexdigest()
+        found["token_mode"] = os.stat(token).st_mode & 0o777
+    return found
+
+
+def raylet() -> bool:
+    """Return whether a raylet, Ray's process of every node, runs on the machine."""
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(os.path.join("/proc", process, "cmdline"), "rb") as file:
+                    if os.path.basename(file.read().split(b"\0")[0]) == b"raylet":
+                        return True
+            except OSError:
+                pass
+    return False
+
+
+def run(command: str, timeout: float) -> dict[str, Any]:
+    """Return exit code and output of a command in an interactive login shell, which is how Ray runs its own."""
+    words = ["bash", "--login", "-i", "-c", "source ~/.bashrc 2>/dev/null; " + command]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"code": None, "output": "", "errors": ""}
+    output, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    shell = ("bash: cannot set terminal process group", "bash: no job control", "logout")
+    said = [line for line in errors.splitlines() if not line.startswith(shell)]
+    return {"code": done.returncode, "output": output, "errors": "\n".join(said)}
+
+
+def write(path: str) -> str:
+    """Write an empty file; return why that is not possible."""
+    try:
+        with open(path, "x"):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def exists(path: str) -> bool:
+    """Return whether a file is there, as its folder lists it: a network file system may remember that it was not."""
+    try:
+        return os.path.basename(path) in os.listdir(os.path.dirname(path))
+    except OSError:
+        return False
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it is there."""
+    if os.path.exists(path):
+        os.remove(path)
+
+
+listening: list[socket.socket] = []
+
+
+def listen(ports: list[int]) -> dict[str, list[int]]:
+    """Listen at those ports that are free, 0 for any, until the agent ends; return their numbers, and the others."""
+    free, taken = [], []
+    for port in ports:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+            listener.listen(64)
+        except OSError:
+            taken.append(port)
+            listener.close()
+        else:
+            listening.append(listener)
+            free.append(listener.getsockname()[1])
+    return {"free": free, "taken": taken}
+
+
+def connect(to: list[tuple[str, int]], timeout: float) -> list[tuple[str, int, str]]:
+    """Connect to hosts and ports; return host, port and reason of those where it is not possible."""
+    failed = []
+    for host, port in to:
+        try:
+            socket.create_connection((host, port), timeout).close()
+        except TimeoutError:
+            failed.append((host, port, "no answer"))
+        except OSError as error:
+            failed.append((host, port, (error.strerror or str(error)).lower()))
+    return failed
+
+
+def address(host: str) -> str:
+    """Return the numeric address of a host; empty if its name is unknown here."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return ""
+
+
+REQUESTS = {f.__name__: f for f in (now, facts, run, write, exists, remove, listen, connect, address)}
+
+
+def say(answer: dict[str, Any]) -> None:
+    """Send an answer."""
+    sys.stdout.write(MARK + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"answer": REQUESTS[request.pop("ask")](**request)}
+        except Exception as error:  # whatever it is, the one who asked shall know
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        say(answer)
+
+
+if __name__ == "__main__":
+    say({"answer": "ready"})
+    serve()

@@ -1,0 +1,207 @@
+"""What the facts of a machine mean for a cluster: a ``Check`` each; no connection is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from prelar_ray.telemetry.checks import Check
+
+__all__ = [
+    "judge_clock",
+    "judge_connections",
+    "judge_disk",
+    "judge_gpus",
+    "judge_joined",
+    "judge_path",
+    "judge_shared_memory",
+    "judge_token",
+    "judge_versions",
+]
+
+GIB: Final = 2**30
+CLOCK_WARNS, CLOCK_FAILS = 1.0, 60.0
+"""Seconds by which two clocks may differ: files seem older or newer than they are; and logs cannot be compared."""
+NEARLY_FULL: Final = 0.02
+"""Share of shared memory below which a running Ray moves objects to the disk."""
+DISK_NEEDED: Final = 12 * GIB
+"""For the environment with torch and its CUDA libraries, and Ray's session."""
+GPU_BUSY: Final = 0.05
+"""Share of a GPU's memory that may be in use before anything runs."""
+INSTALLS: Final = "`ray up` installs it; or bash ~/prelar-ray/package/install.sh there"
+MUST_AGREE: Final = ("prelar-ray", "ray", "torch", "python", "numpy")
+"""Packages whose versions must be the same on all machines, for they exchange pickles."""
+
+STARTING: Final = ("waiting-for-ssh", "syncing-files", "setting-up")
+"""What the launcher says of a machine while it is at work there. ``uninitialized`` after a failure stays for ever:
+Ray 2.60 counts failures by address, which machines of one's own keep, and does not try again."""
+
+PORT_NAMES: Final = {
+    "port": "Ray's head",
+    "dashboard-port": "dashboard and jobs",
+    "node-manager-port": "node manager",
+    "object-manager-port": "objects",
+    "runtime-env-agent-port": "runtime environments",
+    "dashboard-agent-listen-port": "dashboard agent",
+    "dashboard-agent-grpc-port": "dashboard agent",
+    "metrics-export-port": "metrics",
+    "min-worker-port": "first of the processes",
+    "max-worker-port": "last of the processes",
+}
+
+
+def judge_clock(skew: float, uncertainty: float) -> Check:
+    """Compare a machine's clock with the one here; both numbers in seconds."""
+    certain = max(0.0, abs(skew) - uncertainty)
+    finding = f"{abs(skew):.2f} s {'ahead' if skew > 0 else 'behind'}, known to {uncertainty:.2f} s"
+    if certain < CLOCK_WARNS:
+        return Check("OK", finding)
+    return Check("FAIL" if certain >= CLOCK_FAILS else "WARN", finding, "sudo timedatectl set-ntp true, there and here")
+
+
+def judge_path(installed: bool, found: Sequence[str]) -> Check:
+    """Look for ray and prelar-ray on the PATH of a login shell; ``found`` is where they are."""
+    if len(found) == 2:
+        return Check("OK", ", ".join(found))
+    if not installed:
+        return Check("WARN", "the package is not installed yet", INSTALLS)
+    lacking = {"ray", "prelar-ray"} - {path.rpartition("/")[2] for path in found}
+    remedy = "bash ~/prelar-ray/package/install.sh there; it must come after nothing in ~/.bashrc that ends the shell"
+    return Check("FAIL", f"{' and '.join(sorted(lacking))} not on the PATH of bash --login -i", remedy)
+
+
+def judge_versions(theirs: Mapping[str, str] | None, reference: Mapping[str, str], whose: str) -> Check:
+    """Compare versions of packages with those of ``whose``; None where the package is not installed."""
+    if theirs is None:
+        return Check("SKIP", "the package is not installed")
+    told = ", ".join(f"{name} {theirs[name]}" for name in MUST_AGREE if name in theirs)
+    differing = [
+        f"{name} {theirs.get(name, 'missing')}, {reference[name]} {whose}"
+        for name in MUST_AGREE
+        if name in reference and theirs.get(name) != reference[name]
+    ]
+    if differing:
+        return Check("FAIL", "; ".join(differing), "make wheel here, then `ray up` again, which installs it everywhere")
+    return Check("OK", told)
+
+
+def judge_gpus(code: int | None, output: str, elsewhere: bool) -> Check:
+    """Judge what nvidia-smi says: a line of index, name, driver, MiB in all and MiB in use per GPU.
+
+    Args:
+        code: its exit code; 127 where there is no nvidia-smi, None where it hung.
+        output: of nvidia-smi.
+        elsewhere: whether another machine of the cluster has GPUs.
+    """
+    if code == 127:
+        finding = "no NVIDIA driver: the machine collects and learns on the CPU"
+        return Check("WARN", finding, "install the driver, if it has a GPU") if elsewhere else Check("OK", finding)
+    lines = [line.split(", ") for line in output.splitlines() if line.count(",") >= 4]
+    if code != 0 or not lines:
+        said = " ".join(output.split()) or ("it hangs" if code is None else "nothing")
+        return Check(
+            "FAIL", f"nvidia-smi says: {said}", "restart the machine after a driver update; else install it again"
+        )
+    busy = [line for line in lines if float(line[4]) > GPU_BUSY * float(line[3])]
+    models = sorted({line[1] for line in lines})
+    finding = f"{len(lines)} x {' and '.join(models)}, driver {lines[0][2]}, "
+    finding += f"{min(float(line[3]) - float(line[4]) for line in lines) / 1024:.1f} GiB free at least"
+    if busy:
+        listing = ", ".join(
+            f"GPU {line[0]}: {float(line[4]) / 1024:.1f} of {float(line[3]) / 1024:.1f} GiB" for line in busy
+        )
+        return Check("WARN", f"{finding}; in use on {listing}", "nvidia-smi there shows by whom")
+    return Check("OK", finding)
+
+
+def judge_shared_memory(facts: Mapping[str, Any], object_store: int) -> Check:
+    """Compare ``/dev/shm`` with the object store, in bytes; 0 where Ray chooses its size."""
+    total, free = facts["shm_total"], facts["shm_free"]
+    finding = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free in /dev/shm"
+    if not object_store:
+        return Check("OK" if free > GIB else "WARN", finding, "" if free > GIB else "free it, or mount a larger one")
+    finding += f", the object store takes {object_store / GIB:.1f}"
+    if total < object_store:
+        size = f"{object_store * 1.1 / GIB:.0f}"
+        remedy = f"sudo mount -o remount,size={size}G /dev/shm there (docker: --shm-size={size}g), "
+        return Check("FAIL", finding, remedy + "or a smaller --object-store-memory in the file")
+    if free < (NEARLY_FULL * total if facts["raylet"] else object_store):
+        return Check("FAIL", finding, "ls -l /dev/shm there, and delete what a process that crashed has left")
+    return Check("OK", finding)
+
+
+def judge_disk(facts: Mapping[str, Any]) -> Check:
+    """Compare free disk space with what an installation needs."""
+    finding = f"{facts['disk_free'] / GIB:.0f} GiB free in the home"
+    if facts["disk_free"] < GIB:
+        return Check("FAIL", finding, "free some: Ray stops to start processes on a full disk")
+    if facts["disk_free"] < DISK_NEEDED and not facts["installed"]:
+        return Check("WARN", finding, f"the package with torch for CUDA takes up to {DISK_NEEDED / GIB:.0f}")
+    return Check("OK", finding)
+
+
+def judge_token(facts: Mapping[str, Any], mine: str | None) -> Check:
+    """Compare a machine's token with the one here; both are digests, None where there is no file."""
+    if facts["token"] is None:
+        if not facts["raylet"]:
+            return Check("WARN", "none yet", "`ray up` copies it")
+        return Check("FAIL", "none, and Ray runs: it lets everybody in, or nobody", "`ray up` again, which copies it")
+    if mine is not None and facts["token"] != mine:
+        remedy = "`ray up` again, which copies the one here; every machine must have the same"
+        return Check("FAIL", "differs from the one here", remedy)
+    if facts["token_mode"] & 0o077:
+        return Check("FAIL", f"others can read it (mode {facts['token_mode']:o})", "chmod 600 ~/.ray/auth_token there")
+    return Check("OK", "the same as here, readable by its owner alone" if mine else "there is one, and none here")
+
+
+def judge_connections(
+    failed: Sequence[tuple[str, str, int, str]], taken: Sequence[int], names: Mapping[int, str], tried: int
+) -> Check:
+    """Judge whether the others reach a machine.
+
+    Args:
+        failed: from where, to where, port and reason of each connection that was not possible.
+        taken: ports that something else than Ray listens to.
+        names: what each port is for.
+        tried: how many connections.
+    """
+    if taken:
+        listing = ", ".join(f"{port} ({names.get(port, 'a process')})" for port in taken)
+        remedy = "sudo ss -ltnp there shows the process; end it, or change the port in the file"
+        return Check("FAIL", f"another process listens to {listing}", remedy)
+    if failed:
+        by_port: dict[tuple[int, str], list[str]] = {}
+        for source, _, port, reason in failed:
+            by_port.setdefault((port, reason), []).append(source)
+        listing = "; ".join(
+            f"{port} ({names.get(port, 'any other')}) from {', '.join(sources)}: {reason}"
+            for (port, reason), sources in by_port.items()
+        )
+        return Check("FAIL", f"not reached at {listing}", "let these ports pass in the firewall of that machine")
+    return Check("OK", f"{tried} connections from the other machines" if tried else "no other machine")
+
+
+def judge_joined(name: str, facts: Mapping[str, Any], address: str, alive: Sequence[str] | None, pending: str) -> Check:
+    """Judge whether a machine is a node of the running cluster.
+
+    Args:
+        name: of the machine in the file.
+        facts: of the machine.
+        address: numeric, as the head knows it.
+        alive: addresses of the nodes that the head knows; None where no Ray runs on the head.
+        pending: what Ray's launcher on the head says of the machine, such as ``setting-up``; empty if nothing.
+    """
+    if alive is None:
+        if facts["raylet"]:
+            return Check("WARN", "a Ray runs here, but none on the head", "ray stop there, then `ray up`")
+        return Check("OK", "no Ray runs yet")
+    if address in alive:
+        return Check("OK", "a node of the running cluster")
+    if pending in STARTING:
+        return Check("WARN", f"not a node yet, the launcher is at work: {pending}", "check again in a minute")
+    start = f"prelar-ray cluster start FILE {name}"
+    if facts["raylet"]:
+        finding = "not a node, although a Ray runs here: of another cluster, or one that lost the head"
+        return Check("FAIL", finding, f"ray stop there, then {start}")
+    said = f"; the launcher, which tries a machine once, says {pending}" if pending else ""
+    return Check("FAIL", f"not a node, and no Ray runs here{said}", f"mend what else FAILs for it, then {start}")

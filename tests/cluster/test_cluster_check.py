@@ -1,0 +1,233 @@
+"""The check of a cluster's machines where an `ssh` of these tests stands for the real one: each machine is this one."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prelar_ray.cluster import agent
+from prelar_ray.cluster.check import check_here, check_machines
+from prelar_ray.cluster.connection import Machine, Unreachable, describe_failure
+from prelar_ray.cluster.file import ClusterFile, read_cluster_file
+from prelar_ray.commands import cluster as command
+from prelar_ray.errors import ConfigError
+from prelar_ray.telemetry.checks import Check
+
+EXAMPLE_FILE = Path(__file__).parents[2] / "cluster" / "cluster.yaml"
+
+SSH = """\
+#!/bin/sh
+for word; do before=$last; last=$word; case $word in *@*) machine=${{word#*@}};; esac; done
+case $machine in
+  refusing) echo "root@refusing: Permission denied (publickey)." >&2; exit 255;;
+  leaving) echo "noise of a login"; sh -c "$last" | head -n {answers}; exit 0;;
+  *) echo "noise of a login"; exec sh -c "$last";;
+esac
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
+    """A cluster of two machines that answer, with all that is copied to them."""
+    fake = tmp_path / "bin" / "ssh"
+    fake.parent.mkdir()
+    fake.write_text(SSH.format(answers=3))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    (tmp_path / ".ray" / "auth_token").chmod(0o600)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "prelar_ray-0.1.0+gabc-py3-none-any.whl").touch()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    return read(tmp_path)
+
+
+def read(tmp_path: Path, **changed: Any) -> ClusterFile:
+    """The project's file with the lines marked EDIT edited, and ``changed`` sections."""
+    content = yaml.safe_load(EXAMPLE_FILE.read_text())
+    content["provider"] |= {"head_ip": "one", "worker_ips": ["two"]}
+    content["auth"] = {"ssh_user": "root", "ssh_private_key": str(tmp_path / "key")}
+    content["file_mounts"]["~/prelar-ray/package"] = str(tmp_path / "dist")
+    shutil.copy(EXAMPLE_FILE.parent / "start.sh", tmp_path / "dist")
+    content["setup_commands"] = [f"bash ~/prelar-ray/package/install.sh --storage {tmp_path}"]
+    content |= changed
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return read_cluster_file(path)
+
+
+def found(file: ClusterFile) -> dict[tuple[str, str], Check]:
+    return {(machine, name): check for machine, name, check in check_machines(file, draw=False)}
+
+
+def test_the_file_is_read_as_ray_reads_it(file: ClusterFile, tmp_path: Path) -> None:
+    assert file.machines == ("one", "two")
+    assert file.storage == str(tmp_path)
+    assert file.object_store == 16 * 2**30
+    assert file.ports["node-manager-port"] == file.head_ports["node-manager-port"] == 6380
+    assert "dashboard-port" in file.head_ports.keys() - file.ports.keys()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"provider": {"type": "aws", "region": "x"}}, "provider.type must be local"),
+        ({"provider": {"type": "local", "head_ip": "one", "worker_ips": ["two", "two"]}}, "two is listed twice"),
+        ({"provider": {"type": "local", "head_ip": "one", "worker_ips": [3]}}, "must be addresses, one is 3"),
+        ({"setup_comands": []}, "`ray up` refuses it: .*setup_comands"),
+        ({"auth": {"ssh_user": "root"}}, "auth.ssh_private_key is missing"),
+    ],
+)
+def test_a_file_that_cannot_work_is_refused_in_one_line(
+    file: ClusterFile, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        read(tmp_path, **changed)
+    assert "\n" not in str(error.value)
+
+
+def test_the_files_own_addresses_are_no_machines(tmp_path: Path) -> None:
+    checks = dict(check_here(read_cluster_file(EXAMPLE_FILE)))
+    assert checks["file"] == Check("FAIL", "192.0.2.10, 192.0.2.11 is an example", "edit the lines marked EDIT")
+
+
+def test_what_is_copied_from_here_is_checked(file: ClusterFile, tmp_path: Path) -> None:
+    assert {name: check.status for name, check in check_here(file)} == dict.fromkeys(
+        ("file", "key", "token", "package"), "OK"
+    )
+    (tmp_path / ".ray" / "auth_token").chmod(0o644)
+    (tmp_path / "dist" / "prelar_ray-0.1.0+gdef-py3-none-any.whl").touch()
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", tmp_path / "key"], check=True)
+    checks = dict(check_here(file))
+    assert "others can read it" in checks["token"].finding
+    assert checks["package"].finding.startswith("2 packages in")
+    assert "has a passphrase" in checks["key"].finding
+
+
+def test_machines_that_answer_have_a_line_for_each_check(file: ClusterFile, tmp_path: Path) -> None:
+    checks = found(file)
+    assert {name for machine, name in checks if machine == "two"} >= {
+        *(
+            "ssh",
+            "clock",
+            "path",
+            "versions",
+            "gpu",
+            "shared-memory",
+            "disk",
+            "token",
+            "storage",
+            "ports",
+        ),  # joined: a Ray may run on this machine
+    }
+    assert checks["two", "storage"] == Check("OK", f"{tmp_path}, written here and seen by 2 of 2")
+    assert checks["two", "token"].status == "OK"
+    assert checks["two", "clock"].status == "OK"
+    assert not list(tmp_path.glob(".check-*"))
+
+
+def test_a_machine_that_refuses_the_key_does_not_hide_the_others(file: ClusterFile, tmp_path: Path) -> None:
+    checks = found(read(tmp_path, provider={"type": "local", "head_ip": "one", "worker_ips": ["refusing"]}))
+    assert [name for machine, name in checks if machine == "refusing"] == ["ssh"]
+    refused = checks["refusing", "ssh"]
+    assert refused.status == "FAIL"
+    assert "does not accept" in refused.finding
+    assert "ssh-copy-id" in refused.remedy
+    assert checks["one", "storage"].status == "OK"
+
+
+def test_a_machine_that_is_lost_meanwhile_is_named_and_the_others_are_checked(
+    file: ClusterFile, tmp_path: Path
+) -> None:
+    # It answers that it is ready, its facts, the time three times and five commands; then it is gone.
+    (tmp_path / "bin" / "ssh").write_text(SSH.format(answers=9))
+    checks = found(read(tmp_path, provider={"type": "local", "head_ip": "one", "worker_ips": ["leaving"]}))
+    assert checks["leaving", "ssh"].status == "FAIL"
+    assert checks["one", "storage"].finding.endswith("seen by 1 of 1")
+
+
+def test_the_command_exits_with_1_where_a_check_fails(
+    file: ClusterFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, provider={"type": "local", "head_ip": "one", "worker_ips": ["refusing"]})
+    assert command.main(["check", str(tmp_path / "cluster.yaml"), "--quick", "--failures"]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL refusing ssh" in said
+    assert "2 machines: " in said
+    assert "OK   one" not in said
+
+
+def test_workers_are_not_started_without_a_head(
+    file: ClusterFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, provider={"type": "local", "head_ip": "refusing", "worker_ips": ["two"]})
+    with pytest.raises(Exception, match="refusing: no Ray runs on the head, or it does not answer; ray up"):
+        command.main(["start", str(tmp_path / "cluster.yaml")])
+    with pytest.raises(SystemExit):
+        command.main(["start", str(tmp_path / "cluster.yaml"), "three"])
+    assert "three: no worker of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "finding"),
+    [
+        ("ssh: Could not resolve hostname gpu2: Name or service not known", "its name is unknown here"),
+        ("ssh: connect to host gpu2 port 22: Connection refused", "no SSH server answers"),
+        ("ssh: connect to host gpu2 port 22: Connection timed out", "no answer"),
+        ("ssh: connect to host gpu2 port 22: No route to host", "no way to it"),
+        ("ray@gpu2: Permission denied (publickey,password).", "does not accept /k for user ray"),
+        ("bash: line 1: exec: python3: not found", "has no python3"),
+        ("kex_exchange_identification: read: Connection reset by peer", "kex_exchange_identification"),
+        ("", "ssh ended without a word"),
+    ],
+)
+def test_what_ssh_says_is_told_in_the_words_of_who_has_to_mend_it(said: str, finding: str) -> None:
+    failure = describe_failure("gpu2", "ray", Path("/k"), f"banner\n{said}\n" if said else "")
+    assert str(failure).startswith(finding)
+    assert failure.remedy
+
+
+def test_an_answer_that_does_not_come_is_an_error_of_that_machine(file: ClusterFile) -> None:
+    machine = Machine("one", "root", file.key)
+    machine.open()
+    try:
+        with pytest.raises(Unreachable, match="no answer within 0 s"):
+            machine.ask("run", 0.3, command="sleep 5", timeout=9)
+    finally:
+        machine.close()
+
+
+def test_a_command_that_takes_too_long_has_no_exit_code(file: ClusterFile) -> None:
+    machine = Machine("one", "root", file.key)
+    machine.open()
+    try:
+        assert machine.run("sleep 5", 0.3) == (None, "", "")
+        assert machine.run("echo out; echo err >&2; exit 3") == (3, "out\n", "err")
+    finally:
+        machine.close()
+
+
+def test_the_agent_needs_nothing_but_an_old_python() -> None:
+    source = Path(agent.__file__).read_text()
+    tree = ast.parse(source, feature_version=(3, 8))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert modules <= sys.stdlib_module_names
+
+
+def test_the_agent_writes_nothing_over_a_file_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("content")
+    assert agent.write(str(tmp_path / "there")) == "File exists"
+    assert (tmp_path / "there").read_text() == "content"
+    assert stat.S_ISREG((tmp_path / "there").stat().st_mode)
