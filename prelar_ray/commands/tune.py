@@ -23,7 +23,7 @@ from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.estimate import Estimate, estimate, measured_rates
 from prelar_ray.study.identity import Input, inputs_of, known_inputs, to_json
-from prelar_ray.study.placement import at_once, check_placeable, trial_nodes
+from prelar_ray.study.placement import at_once, check_placeable
 from prelar_ray.study.plan import PlannedRun, plan_runs
 from prelar_ray.study.sweep import Rates, Sweep, read_sweep
 from prelar_ray.telemetry.progress import console
@@ -195,14 +195,14 @@ def _dry_run(sweep: Sweep, out_folder: Path, args: argparse.Namespace) -> None:
         with connected(load_config(None, None, [f"cluster={args.cluster}", "dashboard=false"])):
             whole = cluster_nodes()
     rates: Rates = measured_rates(runs) if args.measure else sweep.update_seconds
-    nodes = trial_nodes(whole, sweep.concurrent)
-    needs = check_placeable(runs, nodes)
+    needs = check_placeable(runs, whole, sweep.concurrent)
     parameters = {
         key: sum(summarise(run.config).parameters.get(run.phase, {}).values())
         for key, run in {(run.phase, run.method): run for run in runs if _counts(run)}.items()
     }
     estimates = [
-        estimate(run, rates, list(needs[run.name].values()), parameters.get((run.phase, run.method), 0)) for run in runs
+        estimate(run, rates, list(needs[run.name].processes.values()), parameters.get((run.phase, run.method), 0))
+        for run in runs
     ]
     out = Console(soft_wrap=True, highlight=False, width=max(console.width, 180))
     out.print(_table(sweep, runs, estimates))
@@ -211,8 +211,9 @@ def _dry_run(sweep: Sweep, out_folder: Path, args: argparse.Namespace) -> None:
     total = None if any(e.hours is None for e in known) or not known else sum(e.hours or 0.0 for e in known)
     gpu_hours = None if total is None else sum(e.gpu_hours or 0.0 for e in known)
     out.print(f"nodes: {', '.join(map(str, whole))}; {together} of the largest trials at once")
-    largest = max(needs.values(), key=lambda plan: sum(x.cpus for x in plan.values()))
-    out.print("a trial: " + ", ".join(f"{name} {need}" for name, need in largest.items()))
+    largest = max(needs.values(), key=lambda one: sum(x.cpus for x in one.processes.values()))
+    where = "on one node" if largest.one_node else "over several nodes, for no node can hold it"
+    out.print(f"a trial, {where}: " + ", ".join(f"{name} {need}" for name, need in largest.processes.items()))
     if len(known) < len(estimates):
         others = counted(len(estimates) - len(known), "run")
         out.print(f"{others} of RLlib, which paces itself and keeps its own replay: in none of the numbers below")

@@ -1,18 +1,78 @@
-"""Where the trials of a study are placed: what each of their processes gets, and whether a node can hold it."""
+"""Where the trials of a study are placed: what each of their processes gets, and whether a node can hold it.
+
+A trial is placed on one node, collectors and evaluator beside the learner's GPU, wherever a node can hold it: nothing
+leaves the node then, and with as many trials as GPUs each has one. Only a trial that no node can hold is spread.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Resources
-from prelar_ray.errors import ResourceError
+from prelar_ray.errors import ConfigError, ResourceError
 from prelar_ray.kinds import Phase, kind_of
 from prelar_ray.roles import RoleId
 from prelar_ray.study.plan import PlannedRun
 
-__all__ = ["at_once", "check_placeable", "placement", "role_plan", "trial_nodes"]
+__all__ = ["Placement", "at_once", "check_placeable", "place", "trial_nodes"]
+
+ENOUGH = 0.5
+"""Share of the CPUs that a trial would like, below which more trials at once are no gain."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a trial reserves, and where."""
+
+    roles: dict[RoleId, Resources]
+    """What every role of the run gets."""
+    driver: Resources | None
+    """What the trial's own process gets; None where that is a role."""
+    nodes: tuple[Resources, ...]
+    """What of each node the trial may use; one where it is placed on one node."""
+    one_node: bool
+    """Whether all of it must be on one node; otherwise it is spread over as few as possible."""
+
+    @property
+    def processes(self) -> dict[RoleId, Resources]:
+        """What every process gets, the trial's own first."""
+        return {RoleId("trial"): self.driver, **self.roles} if self.driver else self.roles
+
+
+def place(config: RunConfig, phase: Phase, nodes: Sequence[Resources], concurrent: int | None = None) -> Placement:
+    """Plan a trial: on one node if one can hold it, else over several.
+
+    A node with GPUs is divided among as many trials as its GPUs are enough for, or, with ``concurrent``, among the
+    trials that are to run at once; where its part has fewer CPUs than a trial would like, all its processes get less.
+    Of nodes that differ, that one's part is taken with which most trials run at once.
+
+    Args:
+        config: of the run.
+        phase: pretrain or finetune.
+        nodes: what each node of the cluster has in all.
+        concurrent: trials that run at once; None for as many as fit.
+
+    Raises:
+        ResourceError: the nodes can never hold it; with the arithmetic.
+    """
+    driver = kind_of(config, phase).driver
+    spread = trial_nodes(nodes, concurrent)
+    anywhere = Placement(_roles(config, phase, spread), driver, tuple(spread), one_node=False)
+    gpus = sum(need.gpus for need in anywhere.roles.values())
+    wanted = _cpus(_roles(config, phase, [Resources(math.inf, gpus, max(node.memory for node in nodes))]))
+    found = []
+    for node in {node for node in nodes if node.gpus >= gpus}:
+        for part in _parts(node, gpus, math.ceil(concurrent / len(nodes)) if concurrent else None):
+            try:
+                one = Placement(_roles(config, phase, [part]), driver, (part,), one_node=True)
+            except (ConfigError, ResourceError):  # too small, or its part of the memory is
+                continue
+            found.append((_cpus(one.roles) >= ENOUGH * wanted, at_once([one], nodes), _cpus(one.roles), one))
+            break
+    return max(found, key=lambda each: each[:3])[3] if found else anywhere
 
 
 def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Resources]:
@@ -27,50 +87,69 @@ def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Reso
 
     def part(node: Resources) -> Resources:
         share = node.gpus / per_node
-        whole = math.floor(share) if gpus >= concurrent and share >= 1 else share
-        return Resources(math.floor(node.cpus / per_node * 100) / 100, whole, node.memory / per_node)
+        return _part(node, per_node, math.floor(share) if gpus >= concurrent and share >= 1 else share)
 
     return [part(node) for node in nodes]
 
 
-def role_plan(config: RunConfig, phase: Phase, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
-    """What every role of a trial gets beside the trial's own process.
+def _parts(node: Resources, gpus: float, trials: int | None) -> list[Resources]:
+    """Parts of a node for trials that need so many GPUs each, all on that node: the smallest first.
 
-    Raises:
-        ResourceError: the nodes can never hold it; with the arithmetic.
+    Args:
+        node: what it has in all.
+        gpus: of a trial.
+        trials: that are to share it; None for as many as its GPUs are enough for.
     """
+    if trials is not None:
+        return [*trial_nodes([node], trials)]
+    most = math.floor(round(node.gpus / gpus, 4)) if gpus else 1
+    return [_part(node, count, node.gpus / count) for count in range(most, 0, -1)]
+
+
+def _part(node: Resources, trials: int, gpus: float) -> Resources:
+    return Resources(math.floor(node.cpus / trials * 100) / 100, gpus, node.memory / trials)
+
+
+def _roles(config: RunConfig, phase: Phase, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
+    """What every role gets on nodes that hold the trial's own process too."""
     kind = kind_of(config, phase)
     return kind.plan(config, [node.without(kind.driver) for node in nodes] if kind.driver else nodes)
 
 
-def placement(config: RunConfig, phase: Phase, nodes: Sequence[Resources]) -> dict[RoleId, Resources]:
-    """What every process of a trial gets, its own included.
-
-    Raises:
-        ResourceError: the nodes can never hold it; with the arithmetic.
-    """
-    roles, driver = role_plan(config, phase, nodes), kind_of(config, phase).driver
-    return {RoleId("trial"): driver, **roles} if driver else roles
+def _cpus(roles: dict[RoleId, Resources]) -> float:
+    return round(sum(need.cpus for need in roles.values()), 4)
 
 
-def at_once(needs: Sequence[dict[RoleId, Resources]], nodes: Sequence[Resources]) -> int:
+def at_once(placements: Sequence[Placement], nodes: Sequence[Resources]) -> int:
     """How many of the largest trial have a place on empty nodes together."""
-    if not needs:
+    if not placements:
         return 0
-    need = max(needs, key=lambda plan: (sum(x.gpus for x in plan.values()), sum(x.cpus for x in plan.values())))
+    largest = max(placements, key=lambda one: (sum(x.gpus for x in one.roles.values()), _cpus(one.roles)))
     left, count = list(nodes), 0
-    while count < 10_000:
-        for part in sorted(need.values(), key=lambda x: (-x.gpus, -x.cpus)):
-            place = next((i for i, node in enumerate(left) if node.hold(part)), None)
-            if place is None:
-                return count
-            left[place] = left[place].without(part)
-        count += 1
+    while count < 10_000 and (fitted := _fit(largest, left)) is not None:
+        left, count = fitted, count + 1
     return count
 
 
-def check_placeable(runs: Sequence[PlannedRun], nodes: Sequence[Resources]) -> dict[str, dict[RoleId, Resources]]:
-    """What every process of every run gets, by run.
+def _fit(placement: Placement, nodes: Sequence[Resources]) -> list[Resources] | None:
+    """What is left of the nodes with one more such trial; None where it has no place."""
+    needs = sorted(placement.processes.values(), key=lambda need: (-need.gpus, -need.cpus))
+    for tried in [[index] for index in range(len(nodes))] if placement.one_node else [list(range(len(nodes)))]:
+        left = list(nodes)
+        for need in needs:
+            where = next((index for index in tried if left[index].hold(need)), None)
+            if where is None:
+                break
+            left[where] = left[where].without(need)
+        else:
+            return left
+    return None
+
+
+def check_placeable(
+    runs: Sequence[PlannedRun], nodes: Sequence[Resources], concurrent: int | None
+) -> dict[str, Placement]:
+    """How every run is placed, by run.
 
     Raises:
         ResourceError: one run can never be placed; names it.
@@ -78,7 +157,7 @@ def check_placeable(runs: Sequence[PlannedRun], nodes: Sequence[Resources]) -> d
     found = {}
     for run in runs:
         try:
-            found[run.name] = placement(run.config, run.phase, nodes)
+            found[run.name] = place(run.config, run.phase, nodes, concurrent)
         except ResourceError as error:
             raise ResourceError(f"{run.name}: {error}") from error
     return found

@@ -10,7 +10,7 @@ from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.shared_folder import check_shared
 from prelar_ray.storage.study_folder import StudyFolder
-from prelar_ray.study.placement import check_placeable, trial_nodes
+from prelar_ray.study.placement import check_placeable
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.study.proposals import Proposals
 from prelar_ray.study.queue import RunQueue
@@ -33,8 +33,8 @@ def run_study(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder, ret
         KeyboardInterrupt: after Ctrl-C, once the runs that were at work wrote their checkpoints.
     """
     left = _left(runs, folder, retry_failed)
-    nodes = trial_nodes(cluster_nodes(), sweep.concurrent)
-    check_placeable(left, nodes)
+    nodes = cluster_nodes()
+    check_placeable(left, nodes, sweep.concurrent)
     check_shared(folder.path)
     if left:
         for run in left:
@@ -66,4 +66,8 @@ def _settings(sweep: Sweep, folder: StudyFolder, nodes: Sequence[Resources], run
         config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"mirror": address})})
     out = folder.run_path(run.name)
     labels = {"study": sweep.name, "method": run.method, "task": run.task, "seed": run.seed, "labels": dict(run.labels)}
-    return {"name": run.name, "manifest": labels, **trial_settings(config, run.phase, out, nodes, init)}
+    return {
+        "name": run.name,
+        "manifest": labels,
+        **trial_settings(config, run.phase, out, nodes, init, sweep.concurrent),
+    }

@@ -23,7 +23,7 @@ from prelar_ray.roles import RoleId
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.records import Manifest
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.study.placement import role_plan
+from prelar_ray.study.placement import place
 
 __all__ = ["Trial", "trial_settings"]
 
@@ -31,7 +31,12 @@ CHECKPOINT_FILE = "run_folder.json"
 
 
 def trial_settings(
-    config: RunConfig, phase: Phase, out: Path, nodes: Sequence[Resources], init: Path | None = None
+    config: RunConfig,
+    phase: Phase,
+    out: Path,
+    nodes: Sequence[Resources],
+    init: Path | None = None,
+    concurrent: int | None = None,
 ) -> dict[str, Any]:
     """What :class:`Trial` takes as its configuration; JSON-able.
 
@@ -42,6 +47,7 @@ def trial_settings(
         out: run folder, on storage that every node sees.
         nodes: what each node of the cluster has in all.
         init: run or checkpoint to fine-tune from; it need not exist yet.
+        concurrent: trials that run at once; None for as many as fit.
 
     Raises:
         ResourceError: the cluster can never hold the trial.
@@ -51,15 +57,17 @@ def trial_settings(
     kind.check(config)
     if init and not kind.takes_init:
         raise UsageError(f"{phase} of method {config.method} learns from scratch, without init")
-    plan = role_plan(config, phase, nodes)
+    placement = place(config, phase, nodes, concurrent)
+    plan = placement.roles
     if not config.threads:
-        config = config.model_copy(update={"threads": _threads(config, plan, nodes)})
+        config = config.model_copy(update={"threads": _threads(config, plan, placement.nodes)})
     return {
         "config": config.model_dump(mode="json"),
         "phase": phase,
         "out": str(out.absolute()),
         "init": str(init.absolute()) if init else None,
         "plan": [[role.kind, role.index, *astuple(need)] for role, need in plan.items()],
+        "one_node": placement.one_node,
     }
 
 
@@ -86,7 +94,8 @@ class Trial(tune.Trainable):
         """The trial's process first, then every role in the order of the plan."""
         driver = kind_of(_run_config(config), config["phase"]).driver
         own = [{"CPU": driver.cpus}] if driver else []
-        return tune.PlacementGroupFactory([*own, *bundles(_plan(config))], strategy="PACK")
+        strategy = "STRICT_PACK" if config["one_node"] else "PACK"
+        return tune.PlacementGroupFactory([*own, *bundles(_plan(config))], strategy=strategy)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the run, or resume it where its folder holds a checkpoint.

@@ -35,7 +35,7 @@ def test_a_trial_asks_for_a_place_for_itself_and_every_role(settings: Path, tmp_
     wanted = trial_settings(load_config(None, settings), "finetune", tmp_path / "run", [Resources(64, 0, 64)])
     request = Trial.default_resource_request(wanted)
     assert [bundle["CPU"] for bundle in request.bundles] == [0.01, 1, 0.5, 1, 1, 1]
-    assert request.strategy == "PACK"
+    assert request.strategy == "STRICT_PACK"  # beside its learner
 
 
 BASELINE = [
