@@ -46,7 +46,9 @@ options=(
 )
 
 # Several attempts: `ray start` waits 30 s for its own processes, and Ray's launcher never tries a machine again that failed.
-for _ in 1 2 3; do
+# Not with --block, whose command ends when Ray does: `ray stop` would end the user's other Rays of the machine too.
+case " $* " in *" --block "*) exec ray start "${where[@]}" "${options[@]}" "$@" ;; esac
+for _ in 1 2 3 4 5; do
     ray start "${where[@]}" "${options[@]}" "$@" && exit 0
     ray stop
 done

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from typing import Any
 
 MARK = "prelar-ray-agent:"
@@ -97,6 +98,26 @@ def remove(path: str) -> None:
         os.remove(path)
 
 
+def nodes(port: int, token: str) -> dict[str, Any]:
+    """Return what the dashboard of this head says: addresses of nodes, and where the launcher is at work."""
+    headers = {}
+    if os.path.exists(os.path.expanduser(token)):
+        with open(os.path.expanduser(token)) as file:
+            headers["Authorization"] = "Bearer " + file.read().strip()
+
+    def get(path: str) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)["data"]
+
+    listed = get("/api/v0/nodes?limit=1000")["result"]["result"]
+    report = get("/api/cluster_status")["clusterStatus"].get("autoscalerReport") or {}
+    return {
+        "alive": [node["node_ip"] for node in listed if node["state"] == "ALIVE"],
+        "pending": {ip: status for ip, _, status in report.get("pendingNodes") or []},
+    }
+
+
 listening: list[socket.socket] = []
 
 
@@ -139,7 +160,7 @@ def address(host: str) -> str:
         return ""
 
 
-REQUESTS = {f.__name__: f for f in (now, facts, run, write, exists, remove, listen, connect, address)}
+REQUESTS = {f.__name__: f for f in (now, facts, run, write, exists, remove, listen, connect, address, nodes)}
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from prelar_ray.cluster.connection import Machine, Unreachable, ssh_options
+from prelar_ray.cluster.connection import Machine, Refused, Unreachable, ssh_options
 from prelar_ray.cluster.file import EXAMPLE, TOKEN, ClusterFile
 from prelar_ray.cluster.judgements import (
     PORT_NAMES,
@@ -46,10 +46,6 @@ VERSIONS: Final = (
 GPUS: Final = (
     "command -v nvidia-smi >/dev/null || exit 127; "
     "nvidia-smi --query-gpu=index,name,driver_version,memory.total,memory.used --format=csv,noheader,nounits"
-)
-NODES: Final = (
-    "export RAY_AUTH_MODE=token; ray list nodes --filter state=ALIVE --limit 1000 --format json --timeout 20 && "
-    "echo STATUS && ray status"
 )
 
 Finding = tuple[str, str, Check]
@@ -310,25 +306,24 @@ def _reaches_dashboard(head: str, port: int) -> Check:
 
 
 def _judge_joined(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
-    """Compare the file with the nodes that the head knows."""
-    head, alive, status = there.get(file.head), None, ""
+    """Compare the file with the nodes that the head knows, and with what its launcher does."""
+    head = there.get(file.head)
     if head is None:
         return
+    alive: list[str] | None = None
+    pending: dict[str, str] = {}
     if head.facts["raylet"]:
-        code, output, errors = head.machine.run(NODES, SECONDS)
-        listing, _, status = output.partition("STATUS\n")
-        start = listing.find("[")
-        if start < 0 or code is None:
-            finding = f"the head does not tell its nodes: {(errors or output).strip().rpartition(chr(10))[2]}"
-            head.checks["joined"] = Check(
-                "FAIL", finding, "RAY_AUTH_MODE=token ray list nodes there, and mend what it says"
-            )
+        try:
+            known = head.machine.ask("nodes", port=file.head_ports.get("dashboard-port", 8265), token=TOKEN)
+        except Refused as error:
+            remedy = f"a Ray that {file.path} did not start? `ray stop` there, then `ray up`; its dashboard must run"
+            head.checks["joined"] = Check("FAIL", f"Ray does not tell its nodes: {error}", remedy)
             return
-        alive = [str(node["node_ip"]) for node in json.loads(listing[start : listing.rindex("]") + 1])]
+        alive, pending = known["alive"], known["pending"]
     for address, found in there.items():
         numeric = str(head.machine.ask("address", host=address) or address)
-        pending = re.search(rf"^ *{re.escape(address)}: [^,]+, (\S+)", status, re.MULTILINE)
-        found.checks["joined"] = judge_joined(address, found.facts, numeric, alive, pending[1] if pending else "")
+        status = pending.get(address, pending.get(numeric, ""))
+        found.checks["joined"] = judge_joined(address, found.facts, numeric, alive, status)
 
 
 def _judge_logins(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:

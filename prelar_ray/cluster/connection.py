@@ -16,7 +16,7 @@ from typing import Any, Final
 from prelar_ray.cluster import agent
 from prelar_ray.errors import PrelarError
 
-__all__ = ["Machine", "Unreachable", "describe_failure", "ssh_options"]
+__all__ = ["Machine", "Refused", "Unreachable", "describe_failure", "ssh_options"]
 
 CONNECT_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 30
@@ -44,6 +44,10 @@ class Unreachable(PrelarError):
     def __init__(self, address: str, finding: str, remedy: str) -> None:
         super().__init__(finding)
         self.address, self.remedy = address, remedy
+
+
+class Refused(Unreachable):
+    """A machine answers, and says that it could not do what it was asked."""
 
 
 class Machine:
@@ -87,7 +91,8 @@ class Machine:
         """Return the agent's answer to one of :data:`prelar_ray.cluster.agent.REQUESTS`.
 
         Raises:
-            Unreachable: none came within that time, or it says that it failed.
+            Unreachable: none came within that time.
+            Refused: the machine says that it failed.
         """
         assert self._process is not None, "open it first"
         assert self._process.stdin is not None
@@ -147,7 +152,7 @@ class Machine:
             raise describe_failure(self.address, self.user, self.key, self._process.stderr.read())
         answer = json.loads(line)
         if "error" in answer:
-            raise Unreachable(self.address, f"the check failed there: {answer['error']}", "look at that machine")
+            raise Refused(self.address, str(answer["error"]), "look at that machine")
         return answer["answer"]
 
 

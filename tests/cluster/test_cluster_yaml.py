@@ -113,7 +113,7 @@ def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_start_that_always_fails_is_a_failure(tmp_path: Path) -> None:
     calls, _, code = started(tmp_path, "worker", "10.0.0.1", succeeds=9)
-    assert sum(call.startswith("start") for call in calls) == 3
+    assert sum(call.startswith("start") for call in calls) == 5
     assert code == 1
 
 

@@ -124,8 +124,12 @@ def up(made: Hosts, results: Results) -> Hosts:
 
 def alive(made: Hosts) -> set[str]:
     """Addresses of the nodes that the head knows."""
-    listing = made.head.run("RAY_AUTH_MODE=token ray list nodes --filter state=ALIVE --format json", check=False)
-    return set(re.findall(r'"node_ip": "([\d.]+)"', listing))
+    asked = 'curl -s -H "Authorization: Bearer $(cat ~/.ray/auth_token)" "http://localhost:8265/api/v0/nodes?limit=100"'
+    try:
+        nodes = json.loads(made.head.run(asked, check=False))["data"]["result"]["result"]
+    except (ValueError, TypeError, KeyError):  # nobody answers yet
+        return set()
+    return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
 
 
 def check(made: Hosts, *options: str, code: int) -> str:
@@ -316,6 +320,17 @@ def test_ray_down_leaves_nothing(up: Hosts, results: Results) -> None:
     for host in running:
         left = host.run("ls /dev/shm")
         assert not left.strip(), f"{host.name}: {left}"
+
+
+def test_ray_up_works_again_with_a_machine_that_was_repaired(up: Hosts, results: Results) -> None:
+    for host in up.all:
+        if host._process is None:
+            host.boot()
+    began = time.monotonic()
+    up.operator.run(f"ray up -y {FILE}", timeout=600)
+    wait_for(lambda: len(alive(up)) == 3, 300, "three nodes", every=1.0)
+    results.time("ray up again, to all three nodes", time.monotonic() - began)
+    up.operator.run(f"ray down -y {FILE}", timeout=300, check=False)
 
 
 def rays(host: Host) -> list[str]:
