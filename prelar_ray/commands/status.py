@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document in one line (docs/studies.md)")
     parser.add_argument("--every", type=_seconds, metavar="SECONDS", help="show it again and again, until Ctrl-C")
     args = parser.parse_args(argv)
-    look = _looking_at(args.cluster, args.folders) if args.cluster else lambda: look_at(_folders(args.folders))
+    look = (
+        _looking_at(args.cluster, args.folders) if args.cluster is not None else lambda: look_at(_folders(args.folders))
+    )
     if args.every is None:
         _show(look(), args.json)
         return 0
@@ -110,7 +112,7 @@ def _show(report: StatusReport, as_json: bool) -> None:
 
 def _console() -> Console:
     """Return the console of standard output; where that is no terminal, its width is always the same."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def _looking_at(head: str, folders: Sequence[str]) -> Callable[[], StatusReport]:

@@ -50,7 +50,7 @@ def view(report: StatusReport) -> RenderableType:
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(printable(text, 1000), style, overflow="fold")
+    return Text(printable(text, 1000), style)
 
 
 def _study(study: StudyStatus, at: str) -> Iterator[RenderableType]:

@@ -24,6 +24,7 @@ from requests.exceptions import Timeout
 from prelar_ray.distributed.connection import first_line
 from prelar_ray.distributed.ray_token import read_token, token_path
 from prelar_ray.errors import ResourceError, UsageError
+from prelar_ray.wording import printable
 
 __all__ = ["Dashboard", "Job", "Node"]
 
@@ -37,8 +38,13 @@ TAKE_SECONDS = 60.0
 """For the dashboard to take a job, the first of which starts what runs them."""
 STOP_SECONDS = 10.0
 """For a job to end once it was told to."""
+MONITOR_SECONDS = 1.5
+"""For Ray's monitor of jobs to see that one has ended."""
 NOT_FOUND = 127
 """Exit code of a shell that does not know a command."""
+
+RAYS_OWN = ("job_manager.py:", "Running entrypoint for job")
+"""What Ray's own lines in the log of a job have."""
 
 _USED = re.compile(r"^([\d.]+)/([\d.]+) (CPU|GPU)\b", re.MULTILINE)
 
@@ -153,8 +159,9 @@ class Dashboard:
                 f"{self.address}: the job for {shlex.join(command)} did not end within {JOB_SECONDS:.0f} s; look "
                 f"at the load of the head, then try again"
             )
-        said = [line.strip() for line in log.splitlines() if line.strip()] or [ended.message or "it wrote nothing"]
-        raise ResourceError(f"{self.address}: {shlex.join(command)} failed there: {said[-1].removeprefix('error: ')}")
+        lines = [line.strip() for line in log.splitlines() if line.strip() and not any(of in line for of in RAYS_OWN)]
+        said = lines[-1].removeprefix("error: ") if lines else "it wrote nothing"
+        raise ResourceError(f"{self.address}: {shlex.join(command)} failed there: {printable(said, 500)}")
 
     def _wait(self, job: str, seconds: float) -> JobDetails:
         """Return a job when it has ended, or as it is after so many seconds."""
@@ -166,10 +173,18 @@ class Dashboard:
             time.sleep(0.25)
 
     def _delete(self, job: str) -> None:
+        """Take a job off the list of jobs, also one that has not ended.
+
+        Ray's monitor looks after jobs every second. One that is deleted before the monitor saw that it has ended comes
+        back as failed, once (2.60: ``JobManager._monitor_job_internal``).
+        """
         if not self._client.get_job_info(job).status.is_terminal():
             self._client.stop_job(job)
             self._wait(job, STOP_SECONDS)
-        self._client.delete_job(job)
+        for _ in range(2):
+            time.sleep(MONITOR_SECONDS)
+            if any(one.submission_id == job for one in self._client.list_jobs()):
+                self._client.delete_job(job)
 
     def _ask(self, path: str) -> dict[str, Any]:
         """Return the dashboard's answer to GET."""
