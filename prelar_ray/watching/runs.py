@@ -85,7 +85,7 @@ def look_at_run(path: Path, now: float, problems: Problems, entry: PlanEntry | N
 
 def seconds_between(earlier: str | None, later: float | str | None) -> float | None:
     """Return the time from a time of a record to another or to seconds since the epoch; None where one is missing."""
-    begin, end = _epoch(earlier), later if isinstance(later, float) else _epoch(later)
+    begin, end = _epoch(earlier), _epoch(later) if later is None or isinstance(later, str) else later
     return None if begin is None or end is None else max(0.0, end - begin)
 
 

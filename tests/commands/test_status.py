@@ -70,7 +70,7 @@ def _nowhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A pre-training has finished, a fine-tuning runs, and one failed."""
-    path = make_study(tmp_path / "runs" / "study", PRE, FIRST, SECOND, "finetune/prelar/seed-1")
+    path = make_study(tmp_path / "runs" / "study", PRE, SECOND, FIRST, "finetune/prelar/seed-1")
     finish(begin(path / "runs" / PRE, "pretrain"), 400)
     folder = begin(path / "runs" / FIRST)
     write_lines(folder, [(890, 150), (990, 250)], **{"train/episode_return": 12.34, "train/episode_success": 0.5})
@@ -146,8 +146,8 @@ def test_json_has_all_of_it_in_one_line(study: Path, capsys: pytest.CaptureFixtu
     assert found.counts == {"finished": 1, "running": 1, "pending": 1, "failed": 1}
     assert [(run.name, run.status, run.done) for run in found.runs] == [
         (PRE, "finished", None),
-        (FIRST, "running", 250),
         (SECOND, "failed", None),
+        (FIRST, "running", 250),
     ]
 
 
