@@ -134,6 +134,7 @@ def _ask(dashboard: Dashboard, folders: Sequence[str]) -> StatusReport:
         ResourceError: it cannot say.
         DataError: what it says is no status.
     """
+    report = _report(dashboard.run(["prelar-ray", "status", "--json", *folders]), dashboard.address)
     nodes = [
         NodeStatus(
             name=node.name,
@@ -145,9 +146,8 @@ def _ask(dashboard: Dashboard, folders: Sequence[str]) -> StatusReport:
         for node in dashboard.nodes()
     ]
     jobs = [JobStatus(id=job.id, entrypoint=job.entrypoint, since=job.since) for job in dashboard.jobs()]
-    log = dashboard.run(["prelar-ray", "status", "--json", *folders])
     cluster = ClusterStatus(address=dashboard.address, nodes=nodes, jobs=jobs)
-    return _report(log, dashboard.address).model_copy(update={"cluster": cluster})
+    return report.model_copy(update={"cluster": cluster})
 
 
 def _report(log: str, address: str) -> StatusReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -29,6 +30,8 @@ STYLES: Mapping[RunState, str] = {"running": "green", "failed": "red", "interrup
 
 HEADINGS_LEFT = ("run", "phase", "method", "task", "labels")
 HEADINGS_RIGHT = ("seed", "done", "", "rate", "return", "success", "left", "last line")
+WHOLE = ("phase", "method", "seed", "done", "", "left")
+"""Columns that are never folded, however narrow the terminal."""
 
 
 def view(report: StatusReport) -> RenderableType:
@@ -113,9 +116,9 @@ def _table(runs: Sequence[RunStatus], at: str, named: bool = False) -> Table:
     table = Table()
     headings = [name for name in (*HEADINGS_LEFT, *HEADINGS_RIGHT) if any(row[name] for row in rows)]
     for name in headings:
-        right = name in HEADINGS_RIGHT
-        table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    table.add_column("status", overflow="fold")
+        side: Literal["left", "right"] = "right" if name in HEADINGS_RIGHT else "left"
+        table.add_column(name, justify=side, no_wrap=name in WHOLE, overflow="fold")
+    table.add_column("status", min_width=12, overflow="fold")
     for run, row in zip(runs, rows, strict=True):
         style = "yellow" if run.silent else STYLES.get(run.status, "")
         table.add_row(*(Text(row[name]) for name in headings), Text(_state(run, at), style))
@@ -126,8 +129,8 @@ def _cells(run: RunStatus, named: bool) -> dict[str, str]:
     """Return what a row shows, by heading."""
     running = run.status == "running"
     done = ""
-    if run.done is not None and run.total is not None and run.unit:
-        done = count_text(run.done, run.total, run.unit)
+    if run.done is not None and run.total is not None:
+        done = count_text(run.done, run.total, "").rstrip()
     return {
         "run": _relative(run.path) if named else "",
         "phase": run.phase,

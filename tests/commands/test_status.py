@@ -94,7 +94,7 @@ def test_a_study_is_shown_with_its_runs_by_what_matters(study: Path, capsys: pyt
     assert f"{counts}; 0:16:40 elapsed, about 0:41:40 left" in said
     rows = [line for line in said if line.startswith(("pretrain ", "finetune "))]
     assert rows == [
-        "finetune prelar prelar/point-reach 0 250/1 000 env steps 25% 1 env steps/s 12.3 (eval 20.0) 0.50 (eval 1.00) "
+        "finetune prelar prelar/point-reach 0 250/1 000 25% 1 env steps/s 12.3 (eval 20.0) 0.50 (eval 1.00) "
         "0:12:30 0:00:10 running",
         "finetune dreamerv2 prelar/point-reach 0 failed: DataError: [no] disk",
         "pretrain prelar 0 finished 0:10:00 ago",
@@ -258,7 +258,7 @@ def test_the_head_of_a_full_cluster_is_asked_over_its_dashboard(
     from prelar_ray.distributed.dashboard import Dashboard
 
     address = f"http://127.0.0.1:{head}"
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # which Ray's own client would take instead
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # which Ray's own client would take instead
     assert status.main(["--cluster", address, "--json"]) == 0
     report = StatusReport.model_validate_json(capsys.readouterr().out)
     assert [found.path for found in report.studies] == [str(study)]
@@ -266,7 +266,7 @@ def test_the_head_of_a_full_cluster_is_asked_over_its_dashboard(
     assert report.cluster is not None
     assert report.cluster.address == address
     (node,) = report.cluster.nodes
-    assert (node.cpus, node.gpus, node.gpus_used) == (1.0, 0.0, 0.0)
+    assert (node.cpus_used, node.cpus, node.gpus_used, node.gpus) == (1.0, 1.0, 0.0, 0.0)
     (job,) = report.cluster.jobs
     assert job.entrypoint.startswith(sys.executable)
     assert status.main(["--cluster", f"127.0.0.1:{head}", str(study)]) == 0
