@@ -59,6 +59,13 @@ def test_progress_is_a_share_and_never_more_than_all() -> None:
     assert kind_of(settings, "pretrain").progress(settings, line) == 0.25
     assert kind_of(settings, "finetune").progress(settings, line) == 1.0
     assert kind_of(settings, "finetune").progress(settings, {}) == 0.0
+    assert (
+        kind_of(settings, "pretrain").length(settings).unit,
+        kind_of(settings, "finetune").length(settings).unit,
+    ) == (
+        "updates",
+        "env steps",
+    )
 
 
 def test_costs_follow_from_the_settings() -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "visualize": "draw what latent actions do to start frames (the paper's Fig. 1)",
     "finetune": "fine-tune a pre-trained world model and a policy in an environment",
     "tune": "run a study: pre-trainings, methods, tasks and seeds as trials of Ray Tune",
+    "status": "show what studies and runs are doing, here or on a cluster",
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
     "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
     "export-checkpoint": "write a checkpoint as the published code writes and loads it",

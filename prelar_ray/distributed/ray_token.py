@@ -16,7 +16,7 @@ from typing import Final
 from prelar_ray.errors import ResourceError
 from prelar_ray.storage.files import exclusive_file
 
-__all__ = ["close_token", "describe_access", "ensure_token", "token_path"]
+__all__ = ["close_token", "describe_access", "ensure_token", "read_token", "token_path"]
 
 PRIVATE: Final = 0o600
 OTHERS: Final = 0o077
@@ -33,6 +33,26 @@ def token_path() -> Path | None:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return None
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def read_token() -> str | None:
+    """Return the token that a Ray of this user has; None where there is none, or tokens are switched off.
+
+    Raises:
+        ResourceError: there is one that cannot be read.
+    """
+    path = token_path()
+    if path is None:
+        return os.environ.get("RAY_AUTH_TOKEN") if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" else None
+    try:
+        return path.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ResourceError(
+            f"{path}: {reason}; Ray keeps its token there, let it be a file that you can read"
+        ) from error
 
 
 def ensure_token() -> None:

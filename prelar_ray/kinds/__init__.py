@@ -6,11 +6,11 @@ Whoever plans, starts, estimates or reports a run asks its kind. A new kind is a
 
 from prelar_ray.config import RunConfig
 from prelar_ray.kinds.finetune import Finetune
-from prelar_ray.kinds.kind import Cost, Kind, Phase
+from prelar_ray.kinds.kind import Cost, Kind, Length, Phase
 from prelar_ray.kinds.pretrain import Pretrain
 from prelar_ray.kinds.rllib import RLlib
 
-__all__ = ["KINDS", "Cost", "Kind", "Phase", "find_kind", "kind_of"]
+__all__ = ["KINDS", "Cost", "Kind", "Length", "Phase", "find_kind", "kind_of"]
 
 KINDS: tuple[Kind, ...] = (Pretrain(), RLlib(), Finetune())
 """In the order in which they are asked whether a run is theirs."""

@@ -14,7 +14,7 @@ from prelar_ray.errors import UsageError
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 
-__all__ = ["Cost", "Kind", "Phase"]
+__all__ = ["Cost", "Kind", "Length", "Phase"]
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """Float32 values and Adam's two moments."""
@@ -30,6 +30,21 @@ class Cost:
     disk_bytes: int
     replay_bytes: int
     """In memory, over all shards."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is."""
+
+    counter: Literal["update", "env_steps"]
+    """Key of a line of metrics that says how far the run is."""
+    total: int
+    """Value of the counter at the end."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted, in plural."""
+        return {"update": "updates", "env_steps": "env steps"}[self.counter]
 
 
 class Kind(ABC):
@@ -117,9 +132,14 @@ class Kind(ABC):
             PrelarError: see the loop of the kind.
         """
 
+    def length(self, config: RunConfig) -> Length:
+        """Return how long the run is: in environment steps."""
+        return Length("env_steps", config.finetune.env_steps)
+
     def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
-        """Return the share of the run that is done at a line of its metrics, 0 to 1: of its environment steps."""
-        return share(line.get("env_steps"), config.finetune.env_steps)
+        """Return the share of the run that is done at a line of its metrics, 0 to 1."""
+        length = self.length(config)
+        return min(1.0, float(line.get(length.counter) or 0) / length.total)
 
     @abstractmethod
     def cost(self, config: RunConfig, parameters: int) -> Cost | None:
@@ -138,8 +158,3 @@ class Kind(ABC):
 def checkpoint_bytes(config: RunConfig, parameters: int) -> int:
     """Bytes of all checkpoints that a run keeps, with the one that is being written."""
     return (config.checkpoint.keep_last + 1) * CHECKPOINT_BYTES_PER_PARAMETER * parameters
-
-
-def share(done: Any, total: int) -> float:
-    """How much of ``total`` is done, at most 1."""
-    return min(1.0, float(done or 0) / total)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prelar_ray.config import RunConfig
 from prelar_ray.distributed.resources import Request, Reservation, Resources, plan_resources
 from prelar_ray.errors import ConfigError, UsageError
-from prelar_ray.kinds.kind import Cost, Kind, checkpoint_bytes, share
+from prelar_ray.kinds.kind import Cost, Kind, Length, checkpoint_bytes
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -62,9 +61,9 @@ class Pretrain(Kind):
 
         return iterate_pretraining(config, run, resume, start)
 
-    def progress(self, config: RunConfig, line: Mapping[str, Any]) -> float:
-        """Share of the updates."""
-        return share(line.get("update"), config.pretrain.updates)
+    def length(self, config: RunConfig) -> Length:
+        """Updates."""
+        return Length("update", config.pretrain.updates)
 
     def cost(self, config: RunConfig, parameters: int) -> Cost:
         """Updates and checkpoints; there is no replay."""

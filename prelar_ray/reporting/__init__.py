@@ -2,7 +2,6 @@
 
 from prelar_ray.reporting.compare import Options
 from prelar_ray.reporting.comparison_report import ComparisonReport, is_comparison, write_comparison
-from prelar_ray.reporting.read import is_study
 from prelar_ray.reporting.run_report import write_report
 
-__all__ = ["ComparisonReport", "Options", "is_comparison", "is_study", "write_comparison", "write_report"]
+__all__ = ["ComparisonReport", "Options", "is_comparison", "write_comparison", "write_report"]

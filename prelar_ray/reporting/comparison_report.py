@@ -31,7 +31,7 @@ from prelar_ray.reporting.published_curves import (
     published_series,
     sources_of,
 )
-from prelar_ray.reporting.read import Study, is_study, read_scores_of, read_study
+from prelar_ray.reporting.read import Study, read_scores_of, read_study
 from prelar_ray.reporting.scores import (
     FINISHED,
     METRIC_NAMES,
@@ -44,6 +44,7 @@ from prelar_ray.reporting.scores import (
 )
 from prelar_ray.reporting.tables import cost_table, latex, markdown, score_texts, summary_csv, total_costs
 from prelar_ray.storage.files import atomic_file, prepare_file
+from prelar_ray.storage.study_folder import is_study
 from prelar_ray.wording import counted, shortened
 
 __all__ = ["ComparisonReport", "is_comparison", "write_comparison"]

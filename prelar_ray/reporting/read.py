@@ -48,7 +48,7 @@ from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.writers import read_metrics
 from prelar_ray.wording import printable, shortened
 
-__all__ = ["Run", "Study", "find_runs", "is_study", "read_run", "read_scores_of", "read_study"]
+__all__ = ["Run", "Study", "find_runs", "read_run", "read_scores_of", "read_study"]
 
 T = TypeVar("T")
 R = TypeVar("R", ReasonsOfRuns, NamesOfRuns)
@@ -211,11 +211,6 @@ def read_scores_of(paths: Sequence[Path]) -> list[RunScores]:
             )
             found.append(_run_scores(run, str(run.path.parent), entry))
     return found
-
-
-def is_study(path: Path) -> bool:
-    """Whether ``path`` is the folder of a study."""
-    return (path / "study.yaml").is_file()
 
 
 def read_study(path: Path) -> Study:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from prelar_ray.errors import DataError
 from prelar_ray.storage.json_text import CHECK, finite_or_null, parse_json, take_check, with_check
-from prelar_ray.storage.reading import read_bytes
+from prelar_ray.storage.reading import read_bytes, read_end
 from prelar_ray.wording import counted, printable
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "new_folder",
     "prepare_file",
     "read_json_lines",
+    "read_last_json_lines",
     "remove_unfinished",
     "sync_lines",
     "write_json",
@@ -36,6 +37,8 @@ __all__ = [
 
 MOST_BYTES_OF_LINES = 2**30
 """Size above which a file of JSON lines is refused."""
+LAST_BYTES = 2**17
+"""What is read of a file of JSON lines by who wants to know the last ones: some dozens of lines of metrics."""
 NAME_BYTES = 200
 """Of a name, how many a temporary file beside it repeats; no name may have more than 255."""
 
@@ -212,6 +215,29 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         DataError: the file is missing, or a line within it is not a JSON object.
     """
     return [line.row for line in _lines(path)]
+
+
+def read_last_json_lines(path: Path, most: int = LAST_BYTES) -> tuple[list[dict[str, Any]], int]:
+    """Return the dictionaries in the last ``most`` bytes of a file that may be being written, and how many are damaged.
+
+    Lines that are cut off at either end are omitted. Damaged ones, also by their checksum, are omitted and counted.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    content, whole = read_end(path, most)
+    rows: list[dict[str, Any]] = []
+    damaged = 0
+    for text in content.split(b"\n")[0 if whole else 1 : -1]:
+        try:
+            row = parse_json(text, finite=False)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and take_check(row):
+            rows.append(row)
+        else:
+            damaged += 1
+    return rows, damaged
 
 
 def filter_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

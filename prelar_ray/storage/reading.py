@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,6 +26,7 @@ __all__ = [
     "first_mistake",
     "parse_record",
     "read_bytes",
+    "read_end",
     "read_json",
     "read_record",
     "read_yaml",
@@ -46,18 +49,36 @@ def read_bytes(path: Path, remedy: str = RESTORE, most: int = MOST_BYTES) -> byt
     Raises:
         DataError: it is missing, larger, no regular file or cannot be read.
     """
+    with _regular_file(path, remedy) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise DataError(f"{path}: larger than {most / 2**20:g} MiB, which no such file is; {remedy}")
+    return content
+
+
+def read_end(path: Path, most: int) -> tuple[bytes, bool]:
+    """Return the last ``most`` bytes of a regular file, and whether they are all of it.
+
+    Raises:
+        DataError: it is missing, no regular file or cannot be read.
+    """
+    with _regular_file(path, RESTORE) as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - most)
+        file.seek(begin)
+        return file.read(most), begin == 0
+
+
+@contextmanager
+def _regular_file(path: Path, remedy: str) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DataError(f"{path}: cannot be read (no regular file); {remedy}")
-            content = file.read(most + 1)
+            yield file
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{path}: cannot be read ({reason}); {remedy}") from error
-    if len(content) > most:
-        raise DataError(f"{path}: larger than {most / 2**20:g} MiB, which no such file is; {remedy}")
-    return content
 
 
 def read_json(path: Path, remedy: str = RESTORE, most: int = MOST_BYTES) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "Fetched",
     "FileName",
     "Finite",
+    "Holder",
     "Manifest",
     "MetricLine",
     "NamesOfRuns",
@@ -96,6 +97,12 @@ class ProcessRecord(_OpenRecord):
     started: Finite
 
 
+class Holder(ProcessRecord):
+    """Content of the file of a lock: the process that holds it, or that did until it was killed."""
+
+    since: str | None = None
+
+
 class _Hardware(_OpenRecord):
     cpu: str = ""
     instructions: list[str] = []
@@ -124,6 +131,11 @@ class RunRecord(_OpenRecord):
     config_sha256: str | None = None
     lines: dict[str, Count] = {}
     """Of metrics and evaluations, when the run ended."""
+
+    @property
+    def last_start(self) -> str | None:
+        """When its process began: at the last resume, where there was one."""
+        return self.resumed[-1] if self.resumed else self.created
 
 
 class Fetched(_OpenRecord):

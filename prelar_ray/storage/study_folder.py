@@ -34,9 +34,10 @@ from prelar_ray.storage.reading import read_record, read_yaml
 from prelar_ray.storage.records import NamesOfRuns, Plan, PlanEntry, ReasonsOfRuns
 from prelar_ray.storage.run_folder import RunFolder
 
-__all__ = ["StudyFolder"]
+__all__ = ["DRIVER", "StudyFolder", "is_study"]
 
 DRIVER = "driver.json"
+"""The lock of a study."""
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -114,7 +115,7 @@ class StudyFolder:
         with atomic_file(self.path / "study.yaml") as file:
             file.write(named + sweep)
         planned = {run.name: run for run in runs}
-        earlier = {entry.name: entry for entry in self._plan()}
+        earlier = {entry.name: entry for entry in self.plan()}
         for same in set(proposed) & planned.keys() & earlier.keys():
             labels = earlier[same].labels | planned[same].labels
             planned[same] = planned[same].model_copy(update={"labels": labels})
@@ -130,7 +131,7 @@ class StudyFolder:
 
     def finished_outside(self, names: Collection[str]) -> list[str]:
         """Names of runs of an earlier plan that have finished and are not among ``names``."""
-        earlier = (entry.name for entry in self._plan())
+        earlier = (entry.name for entry in self.plan())
         return [name for name in earlier if name not in names and self.status(name) == "finished"]
 
     def set_labels(self, run: PlanEntry) -> None:
@@ -139,11 +140,11 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        self._write_plan(run if entry.name == run.name else entry for entry in self._plan())
+        self._write_plan(run if entry.name == run.name else entry for entry in self.plan())
 
     def labels(self, name: str) -> dict[str, Any]:
         """Labels of a run, as recorded."""
-        return next((dict(entry.labels) for entry in self._plan() if entry.name == name), {})
+        return next((dict(entry.labels) for entry in self.plan() if entry.name == name), {})
 
     def run_path(self, name: str) -> Path:
         """Where a run's folder is or will be."""
@@ -156,7 +157,7 @@ class StudyFolder:
             return "waiting"
         info = RunFolder.open(path).info
         status = str(info["status"])
-        return "stopped" if status != "finished" and name in self._stopped() else status
+        return "stopped" if status != "finished" and name in self.stopped() else status
 
     def is_over(self, name: str) -> bool:
         """Whether a run needs nothing any more: it finished, or a scheduler stopped it."""
@@ -172,10 +173,14 @@ class StudyFolder:
         Raises:
             DataError: the folder cannot be written.
         """
-        write_json(self.path / "stopped.json", self._stopped() | {name: True})
+        write_json(self.path / "stopped.json", self.stopped() | {name: True})
 
     def failures(self) -> dict[str, str]:
-        """Why runs failed for good, by name."""
+        """Why runs failed for good, by name.
+
+        Raises:
+            DataError: the record is damaged.
+        """
         failures = self._read("failures.json", ReasonsOfRuns)
         return dict(failures.root) if failures else {}
 
@@ -189,11 +194,21 @@ class StudyFolder:
         failures.pop(name, None)
         write_json(self.path / "failures.json", failures | ({name: reason} if reason is not None else {}))
 
-    def _stopped(self) -> dict[str, bool]:
+    def stopped(self) -> dict[str, bool]:
+        """Runs that a scheduler stopped early, by name.
+
+        Raises:
+            DataError: the record is damaged.
+        """
         stopped = self._read("stopped.json", NamesOfRuns)
         return dict(stopped.root) if stopped else {}
 
-    def _plan(self) -> list[PlanEntry]:
+    def plan(self) -> list[PlanEntry]:
+        """Every run, in the order of the plan.
+
+        Raises:
+            DataError: the record is damaged.
+        """
         plan = self._read("plan.json", Plan)
         return plan.runs if plan else []
 
@@ -204,6 +219,11 @@ class StudyFolder:
         """Return a file of the study, None if it is missing."""
         path = self.path / name
         return read_record(kind, path, "delete it, --resume writes a new one") if path.exists() else None
+
+
+def is_study(path: Path) -> bool:
+    """Whether ``path`` is the folder of a study."""
+    return (path / "study.yaml").is_file()
 
 
 def _lock(path: Path) -> FileLock:

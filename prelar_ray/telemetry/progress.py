@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-__all__ = ["Phase", "Progress", "console"]
+__all__ = ["Phase", "Progress", "console", "count_text", "duration_text", "rate_text"]
 
 console = Console(stderr=True)
 """The only console of a process: log records and bars must share it, or they overwrite each other."""
@@ -76,8 +76,10 @@ class Phase:
         if time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             task = self._task
-            left = "" if task.time_remaining is None else f"{timedelta(seconds=int(task.time_remaining))} left"
-            self._say(f"{task.percentage:.0f} %", _rate(task.speed, task.fields["unit"]), left, task.fields["shown"])
+            left = "" if task.time_remaining is None else f"{duration_text(task.time_remaining)} left"
+            self._say(
+                f"{task.percentage:.0f} %", rate_text(task.speed, task.fields["unit"]), left, task.fields["shown"]
+            )
 
     def reach(self, done: float, **shown: float) -> None:
         """Count up to ``done`` units in total; smaller values, as after a restart from a checkpoint, have no effect."""
@@ -95,8 +97,8 @@ class Phase:
         self._rich.stop_task(self._id)
         mean_rate = (task.completed - self._done_before) / elapsed if elapsed > 0 else None
         self._say(
-            f"{'done' if kind is None else 'stopped'} after {timedelta(seconds=int(elapsed))}",
-            _rate(mean_rate, task.fields["unit"]),
+            f"{'done' if kind is None else 'stopped'} after {duration_text(elapsed)}",
+            rate_text(mean_rate, task.fields["unit"]),
             task.fields["shown"],
         )
 
@@ -134,14 +136,25 @@ class _RateColumn(ProgressColumn):
     """``8.2 updates/s``."""
 
     def render(self, task: Task) -> Text:
-        return Text(_rate(task.finished_speed or task.speed, task.fields["unit"]), style="cyan")
+        return Text(rate_text(task.finished_speed or task.speed, task.fields["unit"]), style="cyan")
 
 
 def _count(task: Task) -> str:
-    return f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}".replace(",", " ")
+    return count_text(task.completed, task.total or 0, task.fields["unit"])
 
 
-def _rate(per_second: float | None, unit: str) -> str:
+def count_text(done: float, total: float, unit: str) -> str:
+    """Return for example ``1 400/1 500 updates``."""
+    return f"{done:,.0f}/{total:,.0f} {unit}".replace(",", " ")
+
+
+def duration_text(seconds: float) -> str:
+    """Return for example ``1:02:03``."""
+    return str(timedelta(seconds=int(seconds)))
+
+
+def rate_text(per_second: float | None, unit: str) -> str:
+    """Return for example ``8.2 updates/s``; nothing where no rate is known."""
     if per_second is None:
         return ""
     return f"{per_second:.0f} {unit}/s" if per_second >= 100 else f"{per_second:.3g} {unit}/s"

@@ -14,12 +14,12 @@ from typing import Self, SupportsFloat
 from pydantic import ValidationError
 
 from prelar_ray.errors import DataError, RunFolderError
-from prelar_ray.storage.files import append_json_line, read_json_lines
+from prelar_ray.storage.files import append_json_line, read_json_lines, read_last_json_lines
 from prelar_ray.storage.reading import first_mistake
 from prelar_ray.storage.records import MetricLine, drop_lines_after
 from prelar_ray.telemetry.metrics import METRICS
 
-__all__ = ["MetricWriter", "read_metrics"]
+__all__ = ["MetricWriter", "read_last_metrics", "read_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,3 +89,22 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
                 f"{path}: line {number}: {first_mistake(error)}; delete that line to use the rest"
             ) from error
     return rows
+
+
+def read_last_metrics(path: Path) -> tuple[list[dict[str, float | None]], int]:
+    """Return the last lines of a ``metrics.jsonl`` that may be being written, and how many of them are damaged.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    rows, damaged = read_last_json_lines(path)
+    sound = [row for row in rows if _is_line(row)]
+    return sound, damaged + len(rows) - len(sound)
+
+
+def _is_line(row: dict[str, float | None]) -> bool:
+    try:
+        MetricLine.model_validate(row, strict=True)
+    except ValidationError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prelar_ray.commands import doctor
-from prelar_ray.distributed.ray_token import ensure_token, token_path
+from prelar_ray.distributed.ray_token import ensure_token, read_token, token_path
 from prelar_ray.errors import ResourceError
 
 
@@ -89,6 +89,19 @@ def test_a_home_that_cannot_be_written_is_named_with_the_way_out(home: Path, mon
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "elsewhere" / "token"))
     ensure_token()
     assert mode(home / "elsewhere" / "token") == 0o600
+
+
+def test_the_token_is_read_from_where_ray_has_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_token() is None
+    ensure_token()
+    assert read_token() == (home / ".ray" / "auth_token").read_text()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home))
+    with pytest.raises(ResourceError, match=rf"^{home}: Is a directory; Ray keeps its token there"):
+        read_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert read_token() == "secret"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert read_token() is None
 
 
 def test_doctor_fails_where_others_can_read_the_token(home: Path) -> None:

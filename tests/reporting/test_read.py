@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting.read import find_runs, is_study, read_run, read_scores_of, read_study
+from prelar_ray.reporting.read import find_runs, read_run, read_scores_of, read_study
 from prelar_ray.reporting.scores import RETURN, SUCCESS
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.run_folder import RunFolder
+from prelar_ray.storage.study_folder import is_study
 
 MakeRun = Callable[..., RunFolder]
 Planned = Callable[..., dict[str, Any]]

@@ -1,0 +1,1 @@
+"""What studies and runs are doing, read from their folders while they are being written, without touching them."""
