@@ -4,7 +4,8 @@
 #   bash start.sh head [OPTION of ray start ...]
 #   bash start.sh worker HEAD[:PORT] [OPTION ...]
 #
-# `ray up` (cluster.yaml), Slurm (slurm.sh) and a hand all start it so. An option given here wins over the same one below.
+# `ray up` (cluster.yaml), Slurm (slurm.sh) and a hand all start it so. An option given here wins over the same one below, and one
+# in RAY_START_OPTIONS over both.
 set -uo pipefail
 
 role=${1:-}
@@ -45,11 +46,14 @@ options=(
     --min-worker-port=20000 --max-worker-port=20999
 )
 
+read -ra more <<<"${RAY_START_OPTIONS:-}"
+set -- "${where[@]}" "${options[@]}" "$@" "${more[@]}"
+
 # Several attempts: `ray start` waits 30 s for its own processes, and Ray's launcher never tries a machine again that failed.
 # Not with --block, whose command ends when Ray does: `ray stop` would end the user's other Rays of the machine too.
-case " $* " in *" --block "*) exec ray start "${where[@]}" "${options[@]}" "$@" ;; esac
+case " $* " in *" --block "*) exec ray start "$@" ;; esac
 for _ in 1 2 3 4 5; do
-    ray start "${where[@]}" "${options[@]}" "$@" && exit 0
+    ray start "$@" && exit 0
     ray stop
 done
 exit 1

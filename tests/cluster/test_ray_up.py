@@ -254,6 +254,14 @@ def test_a_worker_that_the_launcher_gave_up_is_named_and_started_from_here(up: H
     assert "FAIL" not in check(up, "--quick", "--failures", code=0)
 
 
+def test_commands_run_on_the_head_over_ssh(up: Hosts) -> None:
+    said = up.operator.run(f"ray exec {FILE} 'RAY_AUTH_MODE=token ray status'", timeout=120)
+    assert "3 local.cluster.node" in said
+    script = up.operator.root / "project" / "where.py"
+    script.write_text("import socket\nprint('on', socket.gethostname())\n")
+    assert "on head" in up.operator.run(f"ray submit {FILE} where.py", timeout=120)
+
+
 def test_a_study_on_all_nodes_survives_a_cut_link_and_the_loss_of_a_node(up: Hosts, results: Results) -> None:
     (up.shared / "three.yaml").write_text(yaml.safe_dump(STUDY))
     out, api = up.shared / "three", f"RAY_AUTH_MODE=token RAY_ADDRESS=http://{up.head.address}:8265"
@@ -280,6 +288,11 @@ def test_a_study_on_all_nodes_survives_a_cut_link_and_the_loss_of_a_node(up: Hos
     wait_for(lambda: len(lines()) == 3 and min(lines().values()) >= 3, 400, "three trials at work", every=1.0)
     results.time("from submitting to three trials at work", time.monotonic() - began)
     assert len(set(places().values())) >= 2, places()
+
+    # The machine that submitted it is switched off and on again.
+    up.operator.stop()
+    up.operator.boot()
+    assert "RUNNING" in status(up.operator, api, job)
 
     # The link of a node with a trial is cut, and restored when the trial is at work elsewhere, or waits for a place.
     busy = [host for host in up.workers if host.address in places().values()]
