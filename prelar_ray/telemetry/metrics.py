@@ -257,7 +257,7 @@ GAUGES: dict[str, Metric] = {
     "last_line": Metric(
         "s",
         "When the run wrote its last line of metrics, since 1970.",
-        "Much longer ago than telemetry.every_updates updates take: the run stands still.",
+        "Much longer ago than telemetry.every_updates updates take, and 20 s more: the run stands still.",
     ),
     "study_runs": Metric("runs", "Runs of the study in one state: waiting, running, finished, ..."),
     "study_progress": Metric("fraction", "Share of the study that is done; each of its runs counts alike."),
