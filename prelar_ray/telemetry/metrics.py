@@ -216,12 +216,12 @@ METRICS: dict[str, Metric] = {
     "time/collectors_paused": Metric(
         "fraction",
         "Share of the time in which collecting paused because learning was too far behind.",
-        "Near 1: learning is the bottleneck. 0 while the learner waits for data: collecting is.",
+        "Above 0: learning is the bottleneck. 0 while the learner waits for data: collecting is.",
     ),
     "queue/updates_due": Metric(
         "updates",
         "Due by the collected steps and not yet sampled.",
-        "0: the learner waits for steps. Above replay.tolerance_updates: collecting pauses.",
+        "0: the learner waits for steps. About replay.tolerance_updates: collecting pauses.",
     ),
     "queue/updates_in_flight": Metric("updates", "Sampled, on their way to the learner or being computed."),
     "queue/requests_in_flight": Metric(
