@@ -43,12 +43,13 @@ class RLlibCluster:
             ResourceError: no cluster at that address, it can never hold the algorithm, or this machine lacks the GPU.
         """
         self._in_trial = reservation is not None
-        self._gauges = Gauges(reservation.name if reservation else run)
+        if reservation is None:
+            connect(config)
+        self._gauges = Gauges(run=reservation.name if reservation else run)
         if reservation:
             plan = reservation.plan
             self.algorithm = plan[ALGORITHM]
         else:
-            connect(config)
             try:
                 plan = make_plan(cluster_nodes())
                 self.algorithm = _here(plan[ALGORITHM], config)
@@ -65,6 +66,7 @@ class RLlibCluster:
 
     def close(self) -> None:
         """End Ray or the connection to it; that of a trial stays."""
+        self._gauges.close()
         if not self._in_trial and ray.is_initialized():
             ray.shutdown()
 

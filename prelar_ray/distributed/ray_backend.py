@@ -79,10 +79,10 @@ class RayBackend:
         self._rendezvous: Rendezvous | None = None
         self._group: PlacementGroup | None = None
         self._run = reservation.name if reservation else folder.name if folder else ""
-        self._gauges = Gauges(self._run)
         self._in_trial = reservation is not None
         if not self._in_trial:
             connect(config)
+        self._gauges = Gauges(run=self._run)
         nodes = cluster_nodes()
         try:
             if folder and not self._in_trial and len(nodes) > 1:
@@ -197,6 +197,7 @@ class RayBackend:
 
     def close(self) -> None:
         """Kill all actors, give their places back, and end Ray or the connection to it."""
+        self._gauges.close()
         if not ray.is_initialized():
             return
         self.stop_all()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
+from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.distributed.ray_backend import cluster_nodes
 from prelar_ray.distributed.resources import Resources
 from prelar_ray.distributed.shared_folder import check_shared
@@ -40,8 +42,9 @@ def run_study(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder, ret
         for run in left:
             folder.note_failure(run.name, None)
         queue = RunQueue(left, folder, Proposals(sweep, runs, folder) if sweep.search.kind == "optuna" else None)
-        with StudyTable(runs, {run.name: folder.status(run.name) for run in runs}) as table:
-            run_trials(sweep, folder, queue, partial(_settings, sweep, folder, nodes), table)
+        before = {run.name: folder.status(run.name) for run in runs}
+        with StudyTable(runs, before) as table, closing(Gauges(study=sweep.name)) as gauges:
+            run_trials(sweep, folder, queue, partial(_settings, sweep, folder, nodes), table, gauges)
     failures = folder.failures()
     return {run.name: "failed" if run.name in failures else folder.status(run.name) for run in runs}
 

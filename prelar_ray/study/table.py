@@ -14,9 +14,15 @@ from prelar_ray.kinds import kind_of
 from prelar_ray.study.plan import PlannedRun
 from prelar_ray.telemetry.progress import console
 
-__all__ = ["StudyTable", "progress_of", "study_table"]
+__all__ = ["STATES", "StudyTable", "progress_of", "study_table"]
 
 log = logging.getLogger(__name__)
+
+STATES = ("running", "failed", "stopped", "interrupted", "waiting", "finished")
+"""Of a run; the table shows them in this order."""
+
+OVER = ("finished", "failed", "stopped")
+"""States in which nothing of a run is left to do."""
 
 SHOWN = 40
 """Rows of runs that a terminal can show."""
@@ -41,8 +47,8 @@ def study_table(
         table.add_column(column, overflow="fold")
     for column in ("done", "success", "return", "updates/s", "left"):
         table.add_column(column, justify="right", no_wrap=True)
-    order = {"running": 0, "failed": 1, "stopped": 2, "interrupted": 3, "waiting": 4, "finished": 5}
-    shown = sorted(runs, key=lambda run: order.get(status.get(run.name, "waiting"), 9))[:SHOWN]
+    order = {state: place for place, state in enumerate(STATES)}
+    shown = sorted(runs, key=lambda run: order.get(status.get(run.name, "waiting"), len(order)))[:SHOWN]
     for run in [run for run in runs if run in shown]:
         line, state = lines.get(run.name, {}), status.get(run.name, "waiting")
         done = 1.0 if state == "finished" else progress_of(run, line)
@@ -95,6 +101,21 @@ class StudyTable:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of runs in every state."""
+        states = list(self.status.values())
+        return {state: states.count(state) for state in STATES}
+
+    @property
+    def progress(self) -> float:
+        """Share of the study that is done, 0 to 1; each run counts alike."""
+        done = [
+            1.0 if self.status[name] in OVER else progress_of(run, self.lines.get(name, {}))
+            for name, run in self.runs.items()
+        ]
+        return sum(done) / max(1, len(done))
 
     def _table(self) -> Table:
         return study_table(list(self.runs.values()), self.status, self.lines)

@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from prelar_ray.distributed.gauges import Gauges
 from prelar_ray.interrupts import STOPPING
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun
@@ -42,12 +43,14 @@ def run_trials(
     queue: RunQueue,
     settings: Callable[[PlannedRun], dict[str, Any]],
     table: StudyTable,
+    gauges: Gauges,
 ) -> None:
     """Run what is in the queue, each run as a trial, until nothing is left or the budget is spent.
 
     Args:
         settings: what the trial of a run is configured with.
         table: is told what happens.
+        gauges: show how many runs are in which state, and how much of the study is done.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the trials that were running wrote their checkpoints.
@@ -73,7 +76,7 @@ def run_trials(
             name=f"session-{len(list(folder.tune.glob('session-*'))):03d}",
             storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=sweep.failures.retries),
-            callbacks=[Events(folder, table), *_loggers(sweep)],
+            callbacks=[Events(folder, table, gauges), *_loggers(sweep)],
             verbose=0,
         ),
     )
@@ -165,10 +168,11 @@ class QueueSearcher(Searcher):
 
 
 class Events(tune.Callback):
-    """Records how trials ended, and tells the table."""
+    """Records how trials ended, tells the table, and shows to Prometheus what the table counts."""
 
-    def __init__(self, folder: StudyFolder, table: StudyTable) -> None:
-        self._folder, self._table = folder, table
+    def __init__(self, folder: StudyFolder, table: StudyTable, gauges: Gauges) -> None:
+        self._folder, self._table, self._gauges = folder, table, gauges
+        self._show()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for ``Tuner.restore``, which no study uses, and a terminal cannot be."""
@@ -177,24 +181,33 @@ class Events(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial started, or was restarted after a failure."""
         self._table.started(_run_name(trial))
+        self._show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial wrote a line of metrics."""
         self._table.progressed(_run_name(trial), result)
+        self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended by itself, or was stopped."""
         name = _run_name(trial)
         self._folder.note_failure(name, None)
         self._table.ended(name, self._folder.status(name))
+        self._show()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         name, reason = _run_name(trial), _reason(trial)
         self._folder.note_failure(name, reason)
         self._table.failed(name, reason)
+        self._show()
+
+    def _show(self) -> None:
+        for state, count in self._table.counts.items():
+            self._gauges.show({"study_runs": count}, state=state)
+        self._gauges.show({"study_progress": self._table.progress})
 
 
 def _reason(trial: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["METRICS", "Metric", "metrics_page"]
+__all__ = ["GAUGES", "METRICS", "Metric", "metrics_page"]
 
 
 @dataclass(frozen=True)
@@ -196,22 +196,50 @@ METRICS: dict[str, Metric] = {
     ),
     "replay/steps": Metric("agent steps", "Steps held by the replay buffer."),
     "replay/episodes": Metric("episodes", "Episodes held by the replay buffer."),
-    "replay/fill": Metric("fraction", "Steps held over replay.capacity_steps."),
-    "replay/updates_per_env_step": Metric("updates/env step", "Replay ratio so far, the random phase left out."),
+    "replay/fill": Metric(
+        "fraction", "Steps held over replay.capacity_steps.", "1: full, every new step displaces the oldest."
+    ),
+    "replay/updates_per_env_step": Metric(
+        "updates/env step",
+        "Replay ratio so far, the random phase left out.",
+        "1 / finetune.env_steps_per_update: on pace. Below: learning lags behind collecting.",
+    ),
     "rate/updates_per_second": Metric("updates/s", "Updates of the learner per second since the last line."),
     "rate/env_steps_per_second": Metric("env steps/s", "Environment steps of all collectors per second."),
     "rate/frames_per_second": Metric("frames/s", "Frames per second: trained on, or recorded."),
     "time/update": Metric("s", "Mean time of one update without waiting for data; on a GPU that of the device."),
-    "time/wait_for_data": Metric("s", "Mean time per update that the learner waited for a batch."),
-    "time/collectors_paused": Metric(
-        "fraction", "Share of the time in which collecting paused because learning was too far behind."
+    "time/wait_for_data": Metric(
+        "s",
+        "Mean time per update that the learner waited for a batch.",
+        "Near 0: it always has one. As long as time/update: it starves for half of its time.",
     ),
-    "queue/updates_due": Metric("updates", "Due by the collected steps and not yet sampled."),
+    "time/collectors_paused": Metric(
+        "fraction",
+        "Share of the time in which collecting paused because learning was too far behind.",
+        "Above 0: learning is the bottleneck. 0 while the learner waits for data: collecting is.",
+    ),
+    "queue/updates_due": Metric(
+        "updates",
+        "Due by the collected steps and not yet sampled.",
+        "0: the learner waits for steps. About replay.tolerance_updates: collecting pauses.",
+    ),
     "queue/updates_in_flight": Metric("updates", "Sampled, on their way to the learner or being computed."),
-    "queue/requests_in_flight": Metric("requests", "Requests to collectors whose episodes are not yet in the replay."),
-    "weights/age_updates": Metric("updates", "Updates by which the policy that acted lagged behind the learner, mean."),
+    "queue/requests_in_flight": Metric(
+        "requests",
+        "Requests to collectors whose episodes are not yet in the replay.",
+        "One for each collector: all are at work. 0: all pause.",
+    ),
+    "weights/age_updates": Metric(
+        "updates",
+        "Updates by which the policy that acted lagged behind the learner, mean.",
+        "Near collect.publish_every_updates: fresh. Near collect.max_age_updates: the learner waits for collectors.",
+    ),
     "weights/age_largest": Metric("updates", "The same, largest; collect.max_age_updates and one request bound it."),
-    "gpu/busy": Metric("fraction", "Share of the time from the first update of a log line to its last in updates."),
+    "gpu/busy": Metric(
+        "fraction",
+        "Share of the time from the first update of a log line to its last in updates.",
+        "Near 1: the GPU is never idle. Below: it waits for data or for the host.",
+    ),
     "gpu/replayed": Metric("fraction", "Share of updates that replayed a CUDA graph: one launch instead of thousands."),
     "gpu/memory": Metric("GiB", "Largest memory of the learner's tensors on the GPU so far."),
     "memory/process": Metric("GiB", "Resident memory of the process that writes the metrics."),
@@ -221,6 +249,20 @@ METRICS: dict[str, Metric] = {
     "memory/evaluator": Metric("GiB", "Resident memory of the evaluator, with its workers."),
 }
 """Every name a :class:`~prelar_ray.telemetry.writers.MetricWriter` accepts."""
+
+GAUGES: dict[str, Metric] = {
+    "update": Metric("updates", "Updates of the run so far."),
+    "env_steps": Metric("env steps", "Environment steps of the run so far."),
+    "progress": Metric("fraction", "Share of the run that is done."),
+    "last_line": Metric(
+        "s",
+        "When the run wrote its last line of metrics, since 1970.",
+        "Much longer ago than telemetry.every_updates updates take, and 20 s more: the run stands still.",
+    ),
+    "study_runs": Metric("runs", "Runs of the study in one state: waiting, running, finished, ..."),
+    "study_progress": Metric("fraction", "Share of the study that is done; each of its runs counts alike."),
+}
+"""What Prometheus is shown besides :data:`METRICS`; no file has it."""
 
 
 def metrics_page() -> str:
@@ -239,5 +281,15 @@ def metrics_page() -> str:
         lines += ["", f"## {group}", "", "| metric | unit | meaning |", "| --- | --- | --- |"]
         for name in names:
             metric = METRICS[name]
-            lines.append(f"| `{name}` | {metric.unit or '1'} | {f'{metric.meaning} {metric.reading}'.strip()} |")
+            lines.append(_row(name, metric))
+    lines += ["", "## For Prometheus alone", ""]
+    lines += [
+        "[Prometheus](monitoring.md) has every metric as `ray_prelar_GROUP_NAME`, with the tag `run`, and these, with"
+    ]
+    lines += ["the tags `run`, or `study` and `state`:", "", "| gauge | unit | meaning |", "| --- | --- | --- |"]
+    lines += [_row(f"ray_prelar_{name}", metric) for name, metric in GAUGES.items()]
     return "\n".join(lines) + "\n"
+
+
+def _row(name: str, metric: Metric) -> str:
+    return f"| `{name}` | {metric.unit or '1'} | {f'{metric.meaning} {metric.reading}'.strip()} |"

@@ -146,6 +146,7 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder) -> Iterator[Line
     def lines() -> Iterator[Line]:
         for line in loop.metrics.new_lines():
             latest.update(line)
+            loop.metrics.report_progress(min(loop.reached / total, 1.0))
             bar.look_at(status_table(latest))
             record_lost_log()
             yield line

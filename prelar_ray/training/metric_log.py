@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 import psutil
@@ -38,6 +39,10 @@ class MetricLog:
         line = {"update": update, "env_steps": env_steps, **values}
         self._report(line)
         self._lines.append(line)
+
+    def report_progress(self, share: float) -> None:
+        """Report, with a line, how much of the run is done, 0 to 1; no file has it."""
+        self._report({"progress": share, "last_line": time.time()})
 
     def new_lines(self) -> list[Line]:
         """Return the lines written since the last call."""

@@ -37,6 +37,17 @@ def test_a_line_tells_of_every_event(runs: list[PlannedRun], caplog: pytest.LogC
     ]
 
 
+def test_the_study_is_as_far_as_its_runs_are_on_average(runs: list[PlannedRun]) -> None:
+    first, second = (run.name for run in runs)
+    table = StudyTable(runs, {first: "waiting", second: "finished"})
+    assert (table.counts["waiting"], table.counts["finished"], table.progress) == (1, 1, 0.5)
+    table.started(first)
+    table.progressed(first, {"env_steps": 250})
+    assert (table.counts["waiting"], table.counts["running"], table.progress) == (0, 1, 0.625)
+    table.failed(first, "DataError: no disk")
+    assert (table.counts["failed"], table.progress) == (1, 1.0), "nothing of it is left to do"
+
+
 def test_the_table_shows_how_far_each_run_is(runs: list[PlannedRun]) -> None:
     first, second = (run.name for run in runs)
     table = StudyTable(runs, {first: "running", second: "finished"})

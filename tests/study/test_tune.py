@@ -33,6 +33,13 @@ class Tried:
         return RuntimeError("Traceback\n  in a role\nDataError: no disk\n")
 
 
+class Shown(dict[tuple[str, ...], float]):
+    """Gauges: the last values that were shown, by name and tags."""
+
+    def show(self, values: dict[str, float], **tags: str) -> None:
+        self.update({(name, *tags.values()): value for name, value in values.items()})
+
+
 class Controller:
     """What a scheduler sees of Ray Tune, with a run that waits."""
 
@@ -116,10 +123,12 @@ def test_other_signals_that_ask_to_stop_give_trials_their_time_too(number: int) 
 
 def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
     folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
-    table = StudyTable([], {"a": "running"})
-    events, trial = Events(folder, table), Tried("a")
+    table, shown = StudyTable([], {"a": "running"}), Shown()
+    events, trial = Events(folder, table, shown), Tried("a")  # type: ignore[arg-type]
+    assert (shown["study_runs", "waiting"], shown["study_runs", "failed"]) == (1, 0), "before anything happens"
     events.on_trial_error(0, [], trial)
     assert (table.status, folder.failures()) == ({"a": "failed"}, {"a": "DataError: no disk"})
+    assert (shown["study_runs", "waiting"], shown["study_runs", "failed"]) == (0, 1)
     RunFolder.create(folder.run_path("a"), "", "pretrain").update(status="finished")
     events.on_trial_complete(0, [], trial)
     assert (table.status, folder.failures()) == ({"a": "finished"}, {})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from prelar_ray.replay.segments import EpisodeStore
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.telemetry.progress import Phase
 from prelar_ray.telemetry.writers import read_metrics
+from prelar_ray.training.local_backend import LocalBackend
 from tests.training.runs import Run, assert_every_episode_once, logged
 
 pytestmark = pytest.mark.usefixtures("short_episodes")
@@ -43,6 +45,18 @@ def test_progress_is_complete_only_when_the_updates_are_done_too(
     assert shown[-1] == (80, 6)
     assert all(updates == 6 for steps, updates in shown if steps >= 80)
     assert any(steps < 80 for steps, _ in shown)
+
+
+def test_who_watches_the_cluster_is_told_how_far_the_run_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, float]] = []
+    monkeypatch.setattr(LocalBackend, "report", lambda self, values: told.append(dict(values)))
+    began = time.time()
+    run("run")
+    progress = [values["progress"] for values in told if "progress" in values]
+    assert progress == sorted(progress)
+    assert (progress[0] < 1, progress[-1]) == (True, 1)
+    assert all(began <= values["last_line"] <= time.time() for values in told if "last_line" in values)
+    assert sum("update" in values for values in told) == len(progress), "with every line of metrics"
 
 
 @pytest.mark.parametrize("synchronous", ["true", "false"])
