@@ -32,9 +32,10 @@ export MUJOCO_GL=${MUJOCO_GL:-egl} PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-egl}
 if [ "$role" = head ]; then
     # Version 2 with the local provider starts one worker too few and waits for ever.
     export RAY_enable_autoscaler_v2=0
-    # A machine that is cut off is noticed after 7 seconds instead of 66.
-    export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000
-    export RAY_health_check_timeout_ms=1000 RAY_health_check_failure_threshold=3
+    # A machine that is cut off is noticed within seconds instead of a minute, and one whose cores are all busy is left alone, also
+    # while its Ray starts.
+    export RAY_health_check_initial_delay_ms=15000 RAY_health_check_period_ms=1000
+    export RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=3
 fi
 
 # The object store: 16 GiB of /dev/shm; by itself Ray takes 30 % of the memory, more than any batch needs. Ports are fixed, so

@@ -94,9 +94,11 @@ def test_an_option_given_to_the_script_wins(tmp_path: Path) -> None:
 def test_the_head_pins_autoscaler_1_and_notices_a_lost_node_within_seconds(tmp_path: Path) -> None:
     _, environment, _ = started(tmp_path, "head")
     assert environment["RAY_enable_autoscaler_v2"] == "0"
-    for name in ("initial_delay_ms", "period_ms", "timeout_ms"):
-        assert environment[f"RAY_health_check_{name}"] == "1000"
-    assert environment["RAY_health_check_failure_threshold"] == "3"
+    period, timeout, failures = (
+        int(environment[f"RAY_health_check_{name}"]) for name in ("period_ms", "timeout_ms", "failure_threshold")
+    )
+    assert failures * (period + timeout) <= 15_000
+    assert int(environment["RAY_health_check_initial_delay_ms"]) >= 10_000  # a loaded machine takes long to start
 
 
 @pytest.mark.parametrize("words", [("head",), ("worker", "10.0.0.1")])

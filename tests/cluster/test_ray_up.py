@@ -89,7 +89,7 @@ def results() -> Results:
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Hosts]:
+def made(results: Results) -> Iterator[Hosts]:
     """Three hosts that nothing is installed on, and the operator with the project's folder, its file edited."""
     run("make", "-C", ROOT, "wheel", timeout=300)
     with hosts("head", "worker1", "worker2") as found:
@@ -100,6 +100,12 @@ def made() -> Iterator[Hosts]:
         (found.operator.root / ".bashrc").write_text(f'export PATH="{BIN}:$PATH" PYTHONPATH={ROOT}\ncd ~/project\n')
         found.operator.run("umask 077; ray get-auth-token --generate")
         yield found
+        if results.folder:
+            for host in found.all:
+                for log in host.folder.glob("tmp/ray/session_2*/logs/*"):
+                    if log.name.startswith(("monitor", "gcs_server", "raylet", "job-driver")):
+                        (results.folder / "logs").mkdir(exist_ok=True)
+                        shutil.copy(log, results.folder / "logs" / f"{host.name}-{log.parts[-3][-8:]}-{log.name}")
 
 
 def edited(text: str, found: Hosts) -> str:
