@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,10 @@ def check_here(file: ClusterFile) -> Iterator[tuple[str, Check]]:
         yield "file", Check("FAIL", f"{', '.join(examples)} is an example", "edit the lines marked EDIT")
     else:
         yield "file", Check("OK", f"{file.name}: head {file.head}, workers {', '.join(file.workers) or 'none'}")
-    yield "key", _key(file.key)
+    if absent := [tool for tool in ("ssh", "ssh-keygen", "rsync") if not shutil.which(tool)]:
+        yield "tools", Check("FAIL", f"no {', '.join(absent)}", "sudo apt-get install openssh-client rsync")
+    else:
+        yield "key", _key(file.key)
     yield "token", _token(file.token)
     yield "package", _package(file.package)
 
@@ -128,7 +132,8 @@ def check_machines(file: ClusterFile, draw: bool = True) -> Iterator[Finding]:
                     failed[machine.address] = outcome
                 else:
                     there[machine.address] = outcome
-        for check in (_judge_alone, _judge_storage, _judge_connections, _judge_joined, _judge_logins):
+        # Connections last: from then on the agents listen to ports that nobody else listens to.
+        for check in (_judge_alone, _judge_storage, _judge_joined, _judge_logins, _judge_connections):
             _without_those_lost(check, file, there, failed)
         for address in file.machines:
             if address in failed:

@@ -149,6 +149,9 @@ class Machine:
             raise Unreachable(self.address, f"no answer within {seconds:.0f} s", remedy) from None
         if line is None:
             self._lines.put(None)
+            self._process.kill()  # whatever is left of it would keep its errors open
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             raise describe_failure(self.address, self.user, self.key, self._process.stderr.read())
         answer = json.loads(line)
         if "error" in answer:

@@ -300,6 +300,8 @@ def test_a_study_on_all_nodes_survives_a_cut_link_and_the_loss_of_a_node(up: Hos
     up.operator.boot()
     assert "RUNNING" in status(up.operator, api, job)
 
+    for host in up.all:
+        host.yield_cores()
     # The link of a node with a trial is cut, and restored when the trial is at work elsewhere, or waits for a place.
     busy = [host for host in up.workers if host.address in places().values()]
     cut = busy[0]
