@@ -92,10 +92,13 @@ def exists(path: str) -> bool:
         return False
 
 
-def remove(path: str) -> None:
-    """Remove a file, if it is there."""
-    if os.path.exists(path):
-        os.remove(path)
+def remove(paths: list[str]) -> None:
+    """Remove those files that are there."""
+    for path in paths:
+        try:
+            os.remove(path)
+        except OSError:
+            pass
 
 
 def nodes(port: int, token: str) -> dict[str, Any]:

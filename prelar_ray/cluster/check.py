@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -255,9 +256,9 @@ def _judge_storage(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
                 finding = f"{file.storage}, written here and seen by {len(there)} of {len(there)}"
                 found.checks["storage"] = Check("OK", finding)
     finally:
-        for address, found in there.items():
-            if not wrong[address]:
-                found.machine.ask("remove", path=names[address])
+        for found in there.values():
+            with suppress(Unreachable):  # the others remove what it wrote
+                found.machine.ask("remove", paths=list(names.values()))
 
 
 def _judge_connections(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:

@@ -99,7 +99,7 @@ class Machine:
         try:
             self._process.stdin.write(json.dumps({"ask": request, **arguments}) + "\n")
             self._process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it is closed at the other end, or here
             pass  # the reader knows why
         return self._answer(seconds)
 

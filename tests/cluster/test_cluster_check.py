@@ -169,6 +169,7 @@ def test_a_machine_that_is_lost_meanwhile_is_named_and_the_others_are_checked(
     checks = found(read(tmp_path, provider={"type": "local", "head_ip": "127.0.0.1", "worker_ips": ["leaving"]}))
     assert checks["leaving", "ssh"].status == "FAIL"
     assert checks["127.0.0.1", "storage"].finding.endswith("seen by 1 of 1")
+    assert not list(tmp_path.glob(".check-*"))
 
 
 def test_the_command_exits_with_1_where_a_check_fails(
