@@ -253,7 +253,10 @@ def check_open_files() -> Check:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
         enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
-        return Check("WARN", f"at most {soft}", f"ulimit -n {enough} in the shell that starts the run")
+        remedy = f"ulimit -n {enough} in the shell that starts the run"
+        if enough <= soft:
+            remedy = f"let root raise the limit: /etc/security/limits.conf, or docker run --ulimit nofile={OPEN_FILES}"
+        return Check("WARN", f"at most {soft}", remedy)
     return Check("OK", "unlimited" if soft == resource.RLIM_INFINITY else f"at most {soft}")
 
 

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from ray import tune
@@ -61,6 +62,7 @@ def run_trials(
     # before the first evaluation have none. Both schedulers skip them.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     hours = sweep.budget.hours
+    signals = StopSignals()
     tuner = tune.Tuner(
         Trial,
         tune_config=tune.TuneConfig(
@@ -76,11 +78,11 @@ def run_trials(
             name=f"session-{len(list(folder.tune.glob('session-*'))):03d}",
             storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=sweep.failures.retries),
-            callbacks=[Events(folder, table, gauges), *_loggers(sweep)],
+            callbacks=[Events(folder, table, gauges), signals, *_loggers(sweep)],
             verbose=0,
         ),
     )
-    with _without_hint(), _interrupts():
+    with _without_hint(), signals.heard():
         tuner.fit()
 
 
@@ -108,35 +110,61 @@ def _is_no_hint(record: logging.LogRecord) -> bool:
     return RESTORE_HINT not in record.getMessage()
 
 
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Turn Ctrl-C, which Tune takes for itself and returns from as from the end of the study, into KeyboardInterrupt.
+class StopSignals(tune.Callback):
+    """Turns Ctrl-C, which Tune takes for itself and returns from as from the end of the study, into KeyboardInterrupt.
 
-    Other signals that ask to stop do as Ctrl-C does.
+    Other signals that ask to stop do as Ctrl-C does; at the end the handler that they had before hears of the first: it
+    knows with which exit code the process ends. As a callback it takes SIGUSR1 back, which Tune takes when it starts.
 
     Tune's handler of SIGINT is what gives the trials time for their checkpoints, so it is not disabled. It puts back
     the handler that it found when a signal comes, and only then: after an undisturbed study it would swallow the next
     Ctrl-C (ray-project/ray#37737). So the handler afterwards tells whether a signal came, and is restored here.
-
-    Raises:
-        KeyboardInterrupt: a signal came.
     """
-    if threading.current_thread() is not threading.main_thread():  # Tune installs no handler there either
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    others = {number: signal.getsignal(number) for number in STOPPING}
-    for number, handler in others.items():  # Tune takes SIGUSR1 for itself too, as it does SIGINT
-        if handler != signal.SIG_IGN:
-            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-        interrupted = signal.getsignal(signal.SIGINT) is before
-    finally:
-        for number, handler in {signal.SIGINT: before, **others}.items():
-            signal.signal(number, handler)
-    if interrupted:
-        raise KeyboardInterrupt
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._came: list[int] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: see :meth:`Events.__getstate__`."""
+        return {}
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Tune starts, and has just taken its signals."""
+        self._hear()
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Hear signals while the block lasts.
+
+        Raises:
+            KeyboardInterrupt: one came.
+        """
+        if threading.current_thread() is not threading.main_thread():  # Tune installs no handler there either
+            yield
+            return
+        interrupt = signal.getsignal(signal.SIGINT)
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        self._hear()
+        try:
+            yield
+            interrupted = signal.getsignal(signal.SIGINT) is interrupt
+        finally:
+            for number, handler in {signal.SIGINT: interrupt, **handlers}.items():
+                signal.signal(number, handler)
+        if interrupted:
+            if self._came and callable(self._before[self._came[0]]):
+                signal.raise_signal(self._came[0])
+            raise KeyboardInterrupt
+
+    def _hear(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._came.append(number)
+        signal.raise_signal(signal.SIGINT)
 
 
 class QueueSearcher(Searcher):

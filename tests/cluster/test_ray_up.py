@@ -59,7 +59,7 @@ STUDY: dict[str, Any] = {
         "methods": ["prelar"],
         "tasks": ["prelar/point-reach"],
         "seeds": [0, 1, 2],
-        "settings": {"finetune.env_steps": 6000, "finetune.random_steps": 700, "finetune.initial_updates": 10},
+        "settings": {"finetune.env_steps": 4000, "finetune.random_steps": 700, "finetune.initial_updates": 10},
     },
 }
 
@@ -321,7 +321,7 @@ def test_a_study_on_all_nodes_survives_a_cut_link_and_the_loss_of_a_node(up: Hos
     # The other worker is switched off for good.
     gone = next(host for host in up.workers if host is not cut)
     gone.stop()
-    finished = wait_for(lambda: "SUCCEEDED" in status(up.operator, api, job), 900, "the study finishes", every=3.0)
+    finished = wait_for(lambda: "succeeded" in status(up.operator, api, job), 900, "the study finishes", every=3.0)
     results.time("from the loss of a node to the end of the study", finished)
     results.text("study.log", log())
     finals = [json.loads(path.read_text())["status"] for path in out.glob("runs/**/run.json")]

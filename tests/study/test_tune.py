@@ -20,7 +20,7 @@ from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.sweep import Scheduler
 from prelar_ray.study.table import StudyTable
-from prelar_ray.study.tune import CHECKPOINT_SECONDS, RESTORE_HINT, Events, _interrupts, _without_hint, make_scheduler
+from prelar_ray.study.tune import CHECKPOINT_SECONDS, RESTORE_HINT, Events, StopSignals, _without_hint, make_scheduler
 
 
 class Tried:
@@ -81,10 +81,10 @@ def test_the_median_rule_stops_the_worst_and_pauses_nobody(tmp_path: Path) -> No
 
 def test_ctrl_c_that_ray_tune_took_for_itself_is_raised_and_its_handler_does_not_stay() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with _interrupts():
+    with StopSignals().heard():
         signal.signal(signal.SIGINT, lambda *_: None)  # as it leaves it where no signal came
     assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt), _interrupts():
+    with pytest.raises(KeyboardInterrupt), StopSignals().heard():
         signal.signal(signal.SIGINT, before)  # as it leaves it after one
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -114,11 +114,32 @@ def test_of_what_ray_tune_says_at_the_end_only_its_advice_to_restore_is_left_out
 def test_other_signals_that_ask_to_stop_give_trials_their_time_too(number: int) -> None:
     before, kept = signal.getsignal(signal.SIGINT), signal.getsignal(number)
     took = []
-    with _interrupts():
+    with StopSignals().heard():
         signal.signal(signal.SIGINT, lambda *_: took.append("Ray Tune's handler"))
         signal.raise_signal(number)
     assert took == ["Ray Tune's handler"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(number)) == (before, kept)
+
+
+def as_ray_tune_does(signals: StopSignals, before: Any) -> None:
+    """Take both signals, start, and put the handler of Ctrl-C back when one comes."""
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signals.setup()
+    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, before))
+    signal.raise_signal(signal.SIGUSR1)
+
+
+def test_a_signal_that_ray_tune_took_for_itself_is_taken_back_and_heard_by_its_own_handler_at_the_end() -> None:
+    """So that a batch system's signal ends the command with the exit code that asks for another turn."""
+    before, heard = signal.getsignal(signal.SIGINT), []
+    kept = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    signals = StopSignals()
+    try:
+        with pytest.raises(KeyboardInterrupt), signals.heard():
+            as_ray_tune_does(signals, before)
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
 
 
 def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
