@@ -78,5 +78,7 @@ wheel: setup
 	@commit=$$(git describe --always --dirty=.dirty --abbrev=12 --exclude='*' 2>/dev/null) || commit=; \
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist \
 		--config-settings=--global-option=egg_info --config-settings=--global-option=--tag-build="$${commit:++g$$commit}" .
+	@rm -rf prelar_ray.egg-info  # would tell whoever runs from here that version, also after further commits
 	@cp constraints.txt cluster/install.sh cluster/start.sh dist/
-	@ls -l dist
+	@cd dist && ls *.whl > package.txt
+	@echo "dist/: $$(cat dist/package.txt)"

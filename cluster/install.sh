@@ -21,11 +21,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-wheels=("$package"/prelar_ray-*.whl)
-if [ ! -f "${wheels[0]}" ] || [ ! -f "$package/constraints.txt" ]; then
+wheel=$package/$(cat "$package/package.txt" 2>/dev/null || true)
+if [ ! -f "$wheel" ] || [ ! -f "$package/constraints.txt" ]; then
     fail "no package in $package: run \`make wheel\` and copy dist/ again"
 fi
-[ ${#wheels[@]} -eq 1 ] || fail "several packages in $package: delete the old ones, or all, and copy dist/ again"
 
 if [ -n "$storage" ]; then
     [ -d "$storage" ] || fail "$storage is no folder: mount the shared storage there, or correct --storage in cluster.yaml"
@@ -41,7 +40,11 @@ mkdir -p "$home"
 exec 9>"$home/install.lock"
 flock 9
 
-stamp=$(cat "${wheels[0]}" "$package/constraints.txt" | sha256sum)
+if [ -L "$venv/bin/python" ] && [ ! -x "$venv/bin/python" ]; then
+    fail "$venv was made with $(readlink -f "$venv/bin/python"), which this machine lacks; machines that share a home need the \
+same Python. If none uses it any more: rm -rf $venv"
+fi
+stamp=$(cat "$wheel" "$package/constraints.txt" | sha256sum)
 if [ "$(cat "$home/installed" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/prelar-ray" --version >/dev/null 2>&1; then
     rm -f "$home/installed"
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -52,15 +55,17 @@ if [ "$(cat "$home/installed" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/prelar
                 break
             fi
         done
-        [ -n "$python" ] || fail "no Python 3.11 or 3.12 with venv: sudo apt-get install python3 python3-venv"
+        [ -n "$python" ] || fail "no Python 3.11 or 3.12 with venv: sudo apt-get install python3.11 python3.11-venv, or python3.12"
         "$python" -m venv --clear "$venv"
     fi
-    echo "$(hostname): installing $(basename "${wheels[0]}") into $venv (minutes the first time)"
-    "$venv/bin/python" -m pip install --quiet --constraint "$package/constraints.txt" "${wheels[0]}"
+    echo "$(hostname): installing $(basename "$wheel") into $venv (minutes the first time)"
+    "$venv/bin/python" -m pip install --quiet --constraint "$package/constraints.txt" "$wheel"
     # A package that was built again has the same version, which pip takes for the same package.
-    "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "${wheels[0]}"
+    "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
     echo "$stamp" >"$home/installed"
 fi
+# Those of earlier versions: what copies the package deletes nothing.
+find "$package" -maxdepth 1 -name 'prelar_ray-*.whl' ! -name "$(basename "$wheel")" -delete
 
 {
     echo "export PATH=\"$venv/bin:\$PATH\""
@@ -68,9 +73,9 @@ fi
 } >"$home/environment"
 # In the first line, for the one of Ubuntu ends early in shells that run a single command.
 if ! grep -qs 'prelar-ray/environment' ~/.bashrc; then
-    touch ~/.bashrc
-    sed -i '1i [ ! -r ~/prelar-ray/environment ] || . ~/prelar-ray/environment' ~/.bashrc 2>/dev/null
-    [ -s ~/.bashrc ] || echo '[ ! -r ~/prelar-ray/environment ] || . ~/prelar-ray/environment' >~/.bashrc
+    line='[ ! -r ~/prelar-ray/environment ] || . ~/prelar-ray/environment'
+    [ -s ~/.bashrc ] || echo >>~/.bashrc
+    sed -i --follow-symlinks "1i $line" ~/.bashrc || fail "cannot write ~/.bashrc; add to its beginning: $line"
 fi
 # shellcheck source=/dev/null
 . "$home/environment"

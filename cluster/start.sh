@@ -11,7 +11,7 @@ set -uo pipefail
 role=${1:-}
 shift || true
 case $role in
-head) where=(--head --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265) ;;
+head) where=(--head --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265 --ray-client-server-port=6386) ;;
 worker)
     head=${1:?usage: start.sh worker HEAD[:PORT]}
     shift
@@ -25,8 +25,13 @@ worker)
 esac
 
 ulimit -n "$(ulimit -Hn)" # Ray's processes hold thousands of files
+# The package's own Ray, whatever else the shell has on its PATH.
+# shellcheck source=/dev/null
+[ ! -r ~/prelar-ray/environment ] || . ~/prelar-ray/environment
 # Everybody who starts Ray or asks it needs the same ~/.ray/auth_token.
 export RAY_AUTH_MODE=token
+# `ray job stop` kills after 3 seconds by itself; the runs of a study may need minutes for their checkpoints.
+export RAY_JOB_STOP_WAIT_TIME_S=600
 # Frames are drawn without a display; which GPU draws, each process chooses by itself.
 export MUJOCO_GL=${MUJOCO_GL:-egl} PYOPENGL_PLATFORM=${PYOPENGL_PLATFORM:-egl}
 if [ "$role" = head ]; then
@@ -53,8 +58,16 @@ set -- "${where[@]}" "${options[@]}" "$@" "${more[@]}"
 # Several attempts: `ray start` waits 30 s for its own processes, and Ray's launcher never tries a machine again that failed.
 # Not with --block, whose command ends when Ray does: `ray stop` would end the user's other Rays of the machine too.
 case " $* " in *" --block "*) exec ray start "$@" ;; esac
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 for _ in 1 2 3 4 5; do
-    ray start "$@" && exit 0
+    ray start "$@" 2>&1 | tee "$said"
+    code=${PIPESTATUS[0]}
+    [ "$code" -ne 0 ] || exit 0
+    # Neither a mistake in an option nor a Ray that runs already is mended by an end of the latter.
+    if [ "$code" -eq 2 ] || grep -qi 'already running\|already started' "$said"; then
+        exit "$code"
+    fi
     ray stop
 done
 exit 1

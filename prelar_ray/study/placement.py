@@ -1,13 +1,14 @@
 """Where the trials of a study are placed: what each of their processes gets, and whether a node can hold it.
 
-A trial is placed on one node, collectors and evaluator beside the learner's GPU, wherever a node can hold it: nothing
-leaves the node then, and with as many trials as GPUs each has one. Only a trial that no node can hold is spread.
+A trial is placed on one node, collectors and evaluator beside the learner's GPU, if a node can hold it: nothing leaves
+the node then, and with as many trials as GPUs each has one. Only a trial that is too large for any node is spread.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prelar_ray.config import RunConfig
@@ -19,8 +20,10 @@ from prelar_ray.study.plan import PlannedRun
 
 __all__ = ["Placement", "at_once", "check_placeable", "place", "trial_nodes"]
 
-ENOUGH = 0.5
-"""Share of the CPUs that a trial would like, below which more trials at once are no gain."""
+LIMITLESS = 1e6
+"""CPUs, and GiB, that no node has."""
+SPREAD = 2 / 3
+"""What a trial over several nodes is worth, beside one on one node."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def place(config: RunConfig, phase: Phase, nodes: Sequence[Resources], concurren
 
     A node with GPUs is divided among as many trials as its GPUs are enough for, or, with ``concurrent``, among the
     trials that are to run at once; where its part has fewer CPUs than a trial would like, all its processes get less.
-    Of nodes that differ, that one's part is taken with which most trials run at once.
+    Of all ways the one is taken with which most trials run at once. One that gets a part of the CPUs that it would like
+    counts by the square root of that part, and one that is spread over nodes by :data:`SPREAD`.
 
     Args:
         config: of the run.
@@ -61,18 +65,21 @@ def place(config: RunConfig, phase: Phase, nodes: Sequence[Resources], concurren
     driver = kind_of(config, phase).driver
     spread = trial_nodes(nodes, concurrent)
     anywhere = Placement(_roles(config, phase, spread), driver, tuple(spread), one_node=False)
-    gpus = sum(need.gpus for need in anywhere.roles.values())
-    wanted = _cpus(_roles(config, phase, [Resources(math.inf, gpus, max(node.memory for node in nodes))]))
-    found = []
-    for node in {node for node in nodes if node.gpus >= gpus}:
-        for part in _parts(node, gpus, math.ceil(concurrent / len(nodes)) if concurrent else None):
-            try:
-                one = Placement(_roles(config, phase, [part]), driver, (part,), one_node=True)
-            except (ConfigError, ResourceError):  # too small, or its part of the memory is
-                continue
-            found.append((_cpus(one.roles) >= ENOUGH * wanted, at_once([one], nodes), _cpus(one.roles), one))
-            break
-    return max(found, key=lambda each: each[:3])[3] if found else anywhere
+    gpus = round(sum(need.gpus for need in anywhere.roles.values()), 4)  # as Ray counts
+    wanted = _cpus(_roles(config, phase, [Resources(LIMITLESS, gpus, LIMITLESS)]))
+    able = [node for node in nodes if node.gpus >= gpus]
+    found = [anywhere]
+    for node in set(able):
+        for part in _parts(node, gpus, math.ceil(concurrent / len(able)) if concurrent else None):
+            with suppress(ConfigError, ResourceError):  # it is too small, or its part of the memory is
+                found.append(Placement(_roles(config, phase, [part]), driver, (part,), one_node=True))
+
+    def worth(one: Placement) -> tuple[float, bool, float]:
+        together = min(at_once([one], nodes), concurrent or math.inf)
+        share = math.sqrt(_cpus(one.roles) / wanted) * (1 if one.one_node else SPREAD)
+        return round(together * share, 6), one.one_node, _cpus(one.roles)
+
+    return max(found, key=worth)
 
 
 def trial_nodes(nodes: Sequence[Resources], concurrent: int | None) -> list[Resources]:

@@ -77,6 +77,35 @@ def test_a_trial_that_no_node_can_hold_is_spread() -> None:
     assert sum(need.gpus for need in trial.roles.values()) == 2
 
 
+def test_a_trial_that_would_starve_on_one_node_is_spread() -> None:
+    config = load_config("small", None, ["device=auto", "replay.capacity_steps=100000", "collect.collectors=32"])
+    trial = place(config, "finetune", [Resources(8, 1, 64), Resources(64, 0, 64), Resources(64, 0, 64)], 1)
+    assert not trial.one_node
+    assert sum(need.cpus for need in trial.roles.values()) == 34.5
+
+
+def test_replay_shards_that_only_several_nodes_can_hold_are_spread() -> None:
+    config = load_config("small", None, ["device=auto", "replay.shards=4"])
+    nodes = [Resources(16, 1, 1.3 * replay_bytes(config) / GIB)] * 4
+    assert not place(config, "finetune", nodes).one_node
+
+
+def test_nodes_that_cannot_hold_a_trial_do_not_count_among_those_that_share() -> None:
+    config = load_config("small", None, ["device=auto", "replay.capacity_steps=100000"])
+    nodes = [Resources(8, 0, 64), Resources(48, 8, 256)]
+    assert at_once([place(config, "finetune", nodes, 8)], nodes) == 8
+
+
+def test_fractions_of_gpus_that_add_up_to_one_fit() -> None:
+    config = load_config(
+        "small",
+        None,
+        ["method=rllib/PPO", "learner.gpus=0.5", "collect.gpus=0.1", "rllib.env_runners=3", "device=auto"],
+    )
+    nodes = [Resources(64, 8, 256)]
+    assert at_once([place(config, "finetune", nodes)], nodes) == 10  # 0.8 each
+
+
 def test_where_memory_is_short_fewer_trials_share_a_node() -> None:
     config = load_config("small", None, ["device=auto"])
     node = Resources(64, 8, 5.5 * replay_bytes(config) / GIB)
