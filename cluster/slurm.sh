@@ -44,36 +44,52 @@ ports=(
     --dashboard-agent-listen-port=$((base + 4)) --dashboard-agent-grpc-port=$((base + 5))
     --metrics-export-port=$((base + 6)) --min-worker-port=0 --max-worker-port=0
 )
-size=(--num-cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
+cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
+size=(--num-cpus="$cpus" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
+# Ray asks the machine for its memory, and not Slurm for the job's; a quarter of it is for the object store and the rest.
+[ -z "${SLURM_MEM_PER_NODE:-}" ] || size+=(--memory=$((SLURM_MEM_PER_NODE * 786432)))
+# srun inherits these no longer since Slurm 22.05; Ray's one task would be bound to one core.
+export SRUN_CPUS_PER_TASK=$cpus SLURM_CPU_BIND=none
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 on_head=(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --overlap)
-address=$("${on_head[@]}" hostname -I | tr ' ' '\n' | grep -m 1 "^${PRELAR_NETWORK:-}[0-9]")
+address=$("${on_head[@]}" hostname -I | tr ' ' '\n' | grep -m 1 "^${PRELAR_NETWORK:-}[0-9]") ||
+    { echo "error: ${nodes[0]} has no address that starts with ${PRELAR_NETWORK:-a digit}" >&2; exit 1; }
 
 count() {
     ray list nodes --address "http://$address:$((base + 7))" --filter state=ALIVE --format json 2>/dev/null |
         grep -o '"node_id"' | wc -l
 }
-wait_for() {
-    local waited=0
+wait_for() { # NODES PID: of the srun that starts them
+    local until=$((SECONDS + 300))
     until [ "$(count)" -ge "$1" ]; do
-        [ $((waited += 2)) -lt 300 ] || { echo "error: $(count) of $1 nodes of Ray after 300 s; see above" >&2; exit 1; }
+        kill -0 "$2" 2>/dev/null || { echo "error: Ray ended while $1 nodes were awaited; see above" >&2; exit 1; }
+        [ $SECONDS -lt $until ] || { echo "error: $(count) of $1 nodes of Ray after 300 s; see above" >&2; exit 1; }
         sleep 2
     done
 }
 
 # Its temporary folder is in nobody else's way, and short enough for the paths of sockets.
+trap 'srun --overlap rm -rf "/tmp/ray-$SLURM_JOB_ID" || true' EXIT
 "${on_head[@]}" bash "$here/start.sh" head --block --node-ip-address="$address" --port="$base" \
-    --dashboard-port=$((base + 7)) --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${size[@]}" "${ports[@]}" &
-wait_for 1
+    --dashboard-port=$((base + 7)) --ray-client-server-port=$((base + 8)) --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${size[@]}" "${ports[@]}" &
+wait_for 1 $!
 if [ "${#nodes[@]}" -gt 1 ]; then
     srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --overlap \
         --nodelist="$(IFS=, && echo "${nodes[*]:1}")" \
         bash "$here/start.sh" worker "$address:$base" --block "${size[@]}" "${ports[@]}" &
-    wait_for "${#nodes[@]}"
+    wait_for "${#nodes[@]}" $!
 fi
 echo "Ray on ${#nodes[@]} nodes: $address:$base, dashboard http://$address:$((base + 7))"
 
-[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "$@" --resume
+# A job that was requeued before anything was written starts again.
+before=
+for word in "$@"; do
+    if [ "$before" = --out ] && { [ -e "$word/study.yaml" ] || compgen -G "$word/checkpoints/[0-9]*" >/dev/null; }; then
+        [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "$@" --resume
+        break
+    fi
+    before=$word
+done
 case " $* " in
 *" tune "*) "$@" --cluster "$address:$base" & ;;
 *) "$@" cluster="$address:$base" & ;;

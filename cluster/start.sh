@@ -15,7 +15,7 @@ head) where=(--head --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265 -
 worker)
     head=${1:?usage: start.sh worker HEAD[:PORT]}
     shift
-    case $head in *:*) ;; *) head=$head:6379 ;; esac
+    case $head in *:*) ;; *) head=$head:6379 ;; esac # of IPv6 with its port alone: [ADDRESS]:6379
     where=(--address="$head")
     ;;
 *)

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def facts(token: str, home: str) -> dict[str, Any]:
         "disk_free": shutil.disk_usage(os.path.expanduser("~")).free,
         "installed": os.path.exists(os.path.join(home, ".venv", "bin", "prelar-ray")),
         "raylet": raylet(),
+        "addresses": addresses(),
+        "pythons": pythons(),
+        "rsync": shutil.which("rsync") is not None,
         "token": None,
         "token_mode": 0,
     }
@@ -49,11 +53,21 @@ def facts(token: str, home: str) -> dict[str, Any]:
     return found
 
 
+def addresses() -> list[str]:
+    """Return the machine's own addresses; none where `hostname` does not tell them."""
+    try:
+        return subprocess.check_output(["hostname", "-I"], stderr=subprocess.DEVNULL).decode().split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 def raylet() -> bool:
-    """Return whether a raylet, Ray's process of every node, runs on the machine."""
+    """Return whether a raylet of this user, Ray's process of every node, runs on the machine."""
     for process in os.listdir("/proc"):
         if process.isdigit():
             try:
+                if os.stat(os.path.join("/proc", process)).st_uid != os.getuid():
+                    continue
                 with open(os.path.join("/proc", process, "cmdline"), "rb") as file:
                     if os.path.basename(file.read().split(b"\0")[0]) == b"raylet":
                         return True
@@ -63,22 +77,51 @@ def raylet() -> bool:
 
 
 def run(command: str, timeout: float) -> dict[str, Any]:
-    """Return exit code and output of a command in an interactive login shell, which is how Ray runs its own."""
-    words = ["bash", "--login", "-i", "-c", "source ~/.bashrc 2>/dev/null; " + command]
+    """Return exit code and output of a command in an interactive login shell, which is how Ray runs its own.
+
+    What the shell prints before and after it is left out. The exit code is None after ``timeout`` seconds.
+    """
+    begin, end = "begin-" + MARK, "end-" + MARK
+    script = f"source ~/.bashrc 2>/dev/null; echo {begin}; ({command}); code=$?; echo; echo {end}; exit $code"
+    process = subprocess.Popen(
+        ["bash", "--login", "-i", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+        out, err = (stream.decode(errors="replace") for stream in process.communicate(timeout=timeout))
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the command too, not the shell alone
+        process.communicate()
         return {"code": None, "output": "", "errors": ""}
-    output, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    _, began, rest = out.rpartition(begin + "\n")
+    if not began:
+        return {"code": 126, "output": "", "errors": "bash --login -i runs no commands there: see ~/.bashrc"}
     shell = ("bash: cannot set terminal process group", "bash: no job control", "logout")
-    said = [line for line in errors.splitlines() if not line.startswith(shell)]
-    return {"code": done.returncode, "output": output, "errors": "\n".join(said)}
+    said = [line for line in err.splitlines() if not line.startswith(shell)]
+    output = rest.partition("\n" + end)[0]
+    return {"code": process.returncode, "output": output.rstrip("\n"), "errors": "\n".join(said)}
+
+
+def pythons() -> list[str]:
+    """Return the interpreters with which the package can be installed."""
+    able = "import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))"
+    names = ("python3.11", "python3.12", "python3")
+    found = [name for name in names if shutil.which(name)]
+    return [name for name in found if not subprocess.run([name, "-c", able], capture_output=True).returncode]
+
+
+def expanded(path: str) -> str:
+    """Return a path as a shell understands it."""
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def write(path: str) -> str:
     """Write an empty file; return why that is not possible."""
     try:
-        with open(path, "x"):
+        with open(expanded(path), "x"):
             return ""
     except OSError as error:
         return error.strerror or str(error)
@@ -86,6 +129,7 @@ def write(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Return whether a file is there, as its folder lists it: a network file system may remember that it was not."""
+    path = expanded(path)
     try:
         return os.path.basename(path) in os.listdir(os.path.dirname(path))
     except OSError:
@@ -96,7 +140,7 @@ def remove(paths: list[str]) -> None:
     """Remove those files that are there."""
     for path in paths:
         try:
-            os.remove(path)
+            os.remove(expanded(path))
         except OSError:
             pass
 
@@ -108,26 +152,32 @@ def nodes(port: int, token: str) -> dict[str, Any]:
         with open(os.path.expanduser(token)) as file:
             headers["Authorization"] = "Bearer " + file.read().strip()
 
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy, whatever the environment says
+
     def get(path: str) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with direct.open(request, timeout=10) as answer:
             return json.load(answer)["data"]
 
     listed = get("/api/v0/nodes?limit=1000")["result"]["result"]
     report = get("/api/cluster_status")["clusterStatus"].get("autoscalerReport") or {}
     return {
         "alive": [node["node_ip"] for node in listed if node["state"] == "ALIVE"],
+        "head": [node["node_ip"] for node in listed if node["state"] == "ALIVE" and node["is_head_node"]],
         "pending": {ip: status for ip, _, status in report.get("pendingNodes") or []},
     }
 
 
-listening: list[socket.socket] = []
+listening: dict[int, socket.socket] = {}
 
 
 def listen(ports: list[int]) -> dict[str, list[int]]:
     """Listen at those ports that are free, 0 for any, until the agent ends; return their numbers, and the others."""
     free, taken = [], []
     for port in ports:
+        if port in listening:
+            free.append(port)
+            continue
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -137,8 +187,9 @@ def listen(ports: list[int]) -> dict[str, list[int]]:
             taken.append(port)
             listener.close()
         else:
-            listening.append(listener)
-            free.append(listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            listening[port] = listener
+            free.append(port)
     return {"free": free, "taken": taken}
 
 

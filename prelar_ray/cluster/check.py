@@ -29,6 +29,7 @@ from prelar_ray.cluster.judgements import (
     judge_path,
     judge_shared_memory,
     judge_token,
+    judge_tools,
     judge_versions,
 )
 from prelar_ray.telemetry.checks import Check
@@ -42,7 +43,7 @@ SECONDS: Final = 60.0
 DRAWING_SECONDS: Final = 180.0
 CONNECT_SECONDS: Final = 5.0
 VERSIONS: Final = (
-    'p=$(command -v ray) && "$(dirname "$p")/python" -c '
+    "~/prelar-ray/.venv/bin/python -c "
     '"import json; from prelar_ray.storage.provenance import installed_versions as v; print(json.dumps(v()))"'
 )
 GPUS: Final = (
@@ -61,6 +62,8 @@ class _Surveyed:
     machine: Machine
     facts: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] | None = None
+    broken: str = ""
+    """Why versions are unknown although the package is installed."""
     gpus: tuple[int | None, str] = (127, "")
     checks: dict[str, Check] = field(default_factory=dict)
     listens: dict[int, str] = field(default_factory=dict)
@@ -108,12 +111,18 @@ def _token(path: Path | None) -> Check:
 def _package(folder: Path | None) -> Check:
     if folder is None:
         return Check("FAIL", "file_mounts copies no ~/prelar-ray/package", "keep that line of cluster.yaml")
-    wheels = sorted(folder.glob("prelar_ray-*.whl"))
-    if len(wheels) != 1:
-        return Check(
-            "FAIL", f"{len(wheels)} packages in {folder.absolute()}", "make wheel, and run this where dist/ is"
-        )
-    return Check("OK", wheels[0].name)
+    if (wheel := _wheel(folder)) is None:
+        return Check("FAIL", f"no package in {folder.absolute()}", "make wheel, and run this where dist/ is")
+    return Check("OK", wheel)
+
+
+def _wheel(folder: Path | None) -> str | None:
+    """Return the name of the package that `make wheel` built last."""
+    named = folder / "package.txt" if folder else None
+    if folder is None or named is None or not named.is_file():
+        return None
+    name = named.read_text(encoding="utf-8").strip()
+    return name if (folder / name).is_file() else None
 
 
 def check_machines(file: ClusterFile, draw: bool = True) -> Iterator[Finding]:
@@ -169,9 +178,14 @@ def _survey(machine: Machine, draw: bool) -> _Surveyed | Unreachable:
         found.checks["ssh"] = Check("OK", f"user {machine.user} on {found.facts['host']}")
         found.checks["clock"] = judge_clock(*machine.clock_skew())
         _, paths, _ = machine.run("command -v ray; command -v prelar-ray")
+        found.checks["tools"] = judge_tools(found.facts)
         found.checks["path"] = judge_path(found.facts["installed"], [x for x in paths.split() if x.startswith("/")])
-        code, output, _ = machine.run(VERSIONS, SECONDS)
-        found.versions = json.loads(output.splitlines()[-1]) if code == 0 else None
+        if found.facts["installed"]:
+            code, output, errors = machine.run(VERSIONS, SECONDS)
+            if code == 0:
+                found.versions = json.loads(output.splitlines()[-1])
+            else:
+                found.broken = errors.strip().rpartition("\n")[2] or f"exit code {code}"
         code, output, errors = machine.run(GPUS, SECONDS)
         found.gpus = code, output or errors
         found.checks["versions"] = found.checks["gpu"] = Check("SKIP", "")  # their place in the order
@@ -187,11 +201,13 @@ def _drawing(machine: Machine, found: _Surveyed) -> dict[str, Check]:
     if found.versions is None:
         return {"egl": Check("SKIP", "the package is not installed")}
     code, output = found.gpus
-    indices = [line.partition(",")[0] for line in output.splitlines()] if code == 0 else [""]
+    indices = re.findall(r"^(\d+), ", output, re.MULTILINE) if code == 0 else [""]
     checks = {}
     for index in indices:
         visible = f"CUDA_VISIBLE_DEVICES={index} " if index else ""
-        command = f"{visible}MUJOCO_GL=egl PYOPENGL_PLATFORM=egl prelar-ray doctor --only rendering"
+        command = (
+            f"{visible}MUJOCO_GL=egl PYOPENGL_PLATFORM=egl ~/prelar-ray/.venv/bin/prelar-ray doctor --only rendering"
+        )
         code, output, errors = machine.run(command, DRAWING_SECONDS)
         name = f"egl GPU {index}" if index else "egl"
         checks[name] = _from_doctor(output) or Check("FAIL", f"doctor said: {errors or output or code}", "run it there")
@@ -212,7 +228,7 @@ def _judge_alone(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
     reference, whose = _reference(file, there)
     for address, found in there.items():
         others = any(one.gpus[0] == 0 for other, one in there.items() if other != address)
-        found.checks["versions"] = judge_versions(found.versions, reference, whose)
+        found.checks["versions"] = judge_versions(found.versions, reference, whose, found.broken)
         found.checks["gpu"] = judge_gpus(*found.gpus, others)
         found.checks["shared-memory"] = judge_shared_memory(found.facts, file.object_store)
         found.checks["disk"] = judge_disk(found.facts)
@@ -223,10 +239,9 @@ def _reference(file: ClusterFile, there: Mapping[str, _Surveyed]) -> tuple[dict[
     """Return the versions that all should have, and of what: the head's, and that of the package here."""
     head = there.get(file.head)
     versions = dict((head and head.versions) or {})
-    wheels = sorted(file.package.glob("prelar_ray-*.whl")) if file.package else []
-    if len(wheels) == 1:
-        versions["prelar-ray"] = wheels[0].name.split("-")[1]
-    return versions, f"in {file.package} and on the head" if wheels else "on the head"
+    if wheel := _wheel(file.package):
+        versions["prelar-ray"] = wheel.split("-")[1]
+    return versions, f"in {file.package} and on the head" if wheel else "on the head"
 
 
 def _judge_storage(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
@@ -328,8 +343,10 @@ def _judge_joined(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
         alive, pending = known["alive"], known["pending"]
     for address, found in there.items():
         numeric = str(head.machine.ask("address", host=address) or address)
+        own = {address, numeric, *found.facts["addresses"]}  # a name may stand for 127.0.1.1 on the machine itself
+        joined = None if alive is None else bool(own & set(alive))
         status = pending.get(address, pending.get(numeric, ""))
-        found.checks["joined"] = judge_joined(address, found.facts, numeric, alive, status)
+        found.checks["joined"] = judge_joined(address, found.facts, joined, status)
 
 
 def _judge_logins(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:

@@ -178,8 +178,8 @@ def describe_failure(address: str, user: str, key: Path, said: str) -> Unreachab
             f"does not accept {key} for user {user}",
             f"ssh-copy-id -i {key} {user}@{address}; or correct auth.ssh_user",
         ),
-        ("python3", "has no python3", "sudo apt-get install python3 python3-venv"),
+        ("python3: not found", "has no python3", "sudo apt-get install python3 python3-venv"),
     ):
-        if any(part in line for line in lines):
+        if any(part in line.replace("command not found", "not found") for line in lines):
             return Unreachable(address, f"{finding} ({last})", remedy)
     return Unreachable(address, last, f"ssh -i {key} {user}@{address} true, and mend what it says")

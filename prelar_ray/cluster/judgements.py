@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ __all__ = [
     "judge_path",
     "judge_shared_memory",
     "judge_token",
+    "judge_tools",
     "judge_versions",
 ]
 
@@ -45,6 +47,7 @@ PORT_NAMES: Final = {
     "dashboard-agent-listen-port": "dashboard agent",
     "dashboard-agent-grpc-port": "dashboard agent",
     "metrics-export-port": "metrics",
+    "ray-client-server-port": "Ray clients",
     "min-worker-port": "first of the processes",
     "max-worker-port": "last of the processes",
 }
@@ -61,17 +64,35 @@ def judge_clock(skew: float, uncertainty: float) -> Check:
 
 def judge_path(installed: bool, found: Sequence[str]) -> Check:
     """Look for ray and prelar-ray on the PATH of a login shell; ``found`` is where they are."""
-    if len(found) == 2:
-        return Check("OK", ", ".join(found))
     if not installed:
         return Check("WARN", "the package is not installed yet", INSTALLS)
-    lacking = {"ray", "prelar-ray"} - {path.rpartition("/")[2] for path in found}
-    remedy = "bash ~/prelar-ray/package/install.sh there; it must come after nothing in ~/.bashrc that ends the shell"
-    return Check("FAIL", f"{' and '.join(sorted(lacking))} not on the PATH of bash --login -i", remedy)
+    names = {path.rpartition("/")[2] for path in found}
+    if lacking := {"ray", "prelar-ray"} - names:
+        remedy = "bash ~/prelar-ray/package/install.sh there; nothing before its line in ~/.bashrc may end the shell"
+        return Check("FAIL", f"{' and '.join(sorted(lacking))} not on the PATH of bash --login -i", remedy)
+    if others := [path for path in found if "/prelar-ray/.venv/bin/" not in path]:
+        remedy = "move the line of ~/prelar-ray/environment in ~/.bashrc behind what puts that first, such as conda's"
+        return Check("WARN", f"{', '.join(others)} comes first on the PATH; jobs would run it", remedy)
+    return Check("OK", ", ".join(found))
 
 
-def judge_versions(theirs: Mapping[str, str] | None, reference: Mapping[str, str], whose: str) -> Check:
-    """Compare versions of packages with those of ``whose``; None where the package is not installed."""
+def judge_tools(facts: Mapping[str, Any]) -> Check:
+    """Look for what an installation needs: rsync, and a Python that can make environments."""
+    if not facts["rsync"]:
+        return Check("FAIL", "no rsync, with which `ray up` copies", "sudo apt-get install rsync there")
+    if not facts["pythons"] and not facts["installed"]:
+        remedy = "sudo apt-get install python3.11 python3.11-venv there, or python3.12 python3.12-venv"
+        return Check("FAIL", f"no Python 3.11 or 3.12 with venv; python3 is {facts['python']}", remedy)
+    return Check("OK", f"rsync, {', '.join(facts['pythons']) or 'the installed Python'}")
+
+
+def judge_versions(
+    theirs: Mapping[str, str] | None, reference: Mapping[str, str], whose: str, broken: str = ""
+) -> Check:
+    """Compare versions of packages with those of ``whose``; None where they are unknown: ``broken`` may say why."""
+    if broken:
+        remedy = "rm ~/prelar-ray/installed there, then bash ~/prelar-ray/package/install.sh"
+        return Check("FAIL", f"the installed package does not run: {broken}", remedy)
     if theirs is None:
         return Check("SKIP", "the package is not installed")
     told = ", ".join(f"{name} {theirs[name]}" for name in MUST_AGREE if name in theirs)
@@ -96,12 +117,15 @@ def judge_gpus(code: int | None, output: str, elsewhere: bool) -> Check:
     if code == 127:
         finding = "no NVIDIA driver: the machine collects and learns on the CPU"
         return Check("WARN", finding, "install the driver, if it has a GPU") if elsewhere else Check("OK", finding)
-    lines = [line.split(", ") for line in output.splitlines() if line.count(",") >= 4]
+    lines = [line.split(", ") for line in output.splitlines() if re.match(r"\d+, ", line) and line.count(", ") == 4]
     if code != 0 or not lines:
         said = " ".join(output.split()) or ("it hangs" if code is None else "nothing")
         return Check(
             "FAIL", f"nvidia-smi says: {said}", "restart the machine after a driver update; else install it again"
         )
+    if sick := [line for line in lines if not (_is_number(line[3]) and _is_number(line[4]))]:
+        listing = "; ".join(", ".join(line) for line in sick)
+        return Check("FAIL", f"nvidia-smi says: {listing}", "restart the machine; a GPU that stays so is broken")
     busy = [line for line in lines if float(line[4]) > GPU_BUSY * float(line[3])]
     models = sorted({line[1] for line in lines})
     finding = f"{len(lines)} x {' and '.join(models)}, driver {lines[0][2]}, "
@@ -112,6 +136,10 @@ def judge_gpus(code: int | None, output: str, elsewhere: bool) -> Check:
         )
         return Check("WARN", f"{finding}; in use on {listing}", "nvidia-smi there shows by whom")
     return Check("OK", finding)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
 
 
 def judge_shared_memory(facts: Mapping[str, Any], object_store: int) -> Check:
@@ -181,21 +209,20 @@ def judge_connections(
     return Check("OK", f"{tried} connections from the other machines" if tried else "no other machine")
 
 
-def judge_joined(name: str, facts: Mapping[str, Any], address: str, alive: Sequence[str] | None, pending: str) -> Check:
+def judge_joined(name: str, facts: Mapping[str, Any], joined: bool | None, pending: str) -> Check:
     """Judge whether a machine is a node of the running cluster.
 
     Args:
         name: of the machine in the file.
         facts: of the machine.
-        address: numeric, as the head knows it.
-        alive: addresses of the nodes that the head knows; None where no Ray runs on the head.
+        joined: whether the head knows it as a node; None where no Ray runs on the head.
         pending: what Ray's launcher on the head says of the machine, such as ``setting-up``; empty if nothing.
     """
-    if alive is None:
+    if joined is None:
         if facts["raylet"]:
             return Check("WARN", "a Ray runs here, but none on the head", "ray stop there, then `ray up`")
         return Check("OK", "no Ray runs yet")
-    if address in alive:
+    if joined:
         return Check("OK", "a node of the running cluster")
     if pending in STARTING:
         return Check("WARN", f"not a node yet, the launcher is at work: {pending}", "check again in a minute")

@@ -57,11 +57,13 @@ def _quoted(path: str) -> str:
 
 def _copy(file: ClusterFile, address: str, source: str, target: str) -> None:
     shell = shlex.join(["ssh", *ssh_options(), "-i", str(file.key)])
-    command = ["rsync", "-a", "--rsh", shell, source, f"{file.user}@{address}:{target}"]
+    command = ["rsync", "-a", "--delete", "--rsh", shell, source, f"{file.user}@{address}:{target}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COPY_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unreachable(address, f"rsync: {error}", RSYNC) from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise Unreachable(address, f"rsync: {said[0] if said else done.returncode}", RSYNC)
+        missing = "rsync: command not found" in done.stderr or "rsync: not found" in done.stderr
+        remedy = RSYNC if missing else "ssh there must print nothing, and the disk have space; mend what it says"
+        raise Unreachable(address, f"rsync: {said[0] if said else done.returncode}", remedy)

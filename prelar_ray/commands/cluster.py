@@ -88,9 +88,12 @@ def _start(file: ClusterFile, chosen: Sequence[str]) -> int:
             raise ResourceError(
                 f"{file.head}: no Ray runs on the head, or it does not answer; ray up {file.path} comes first"
             )
-        workers = [address for address in file.workers if address not in joined or joined[address].status != "OK"]
+        for address in file.workers:
+            if address in joined and joined[address].status == "WARN":  # two installations at once would end both
+                console.print(f"{address}: left alone: {joined[address].finding}", markup=False)
+        workers = [address for address in file.workers if address not in joined or joined[address].status == "FAIL"]
         if not workers:
-            console.print(f"all {counted(len(file.workers), 'worker')} are nodes of the running cluster")
+            console.print("no other worker is left to start")
             return 0
     failed = False
     for address in workers:

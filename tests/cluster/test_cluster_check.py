@@ -25,6 +25,8 @@ from prelar_ray.telemetry.checks import Check
 
 EXAMPLE_FILE = Path(__file__).parents[2] / "cluster" / "cluster.yaml"
 
+WHEEL = "prelar_ray-0.1.0+gabc-py3-none-any.whl"
+
 SSH = """\
 #!/bin/sh
 for word; do before=$last; last=$word; case $word in *@*) machine=${{word#*@}};; esac; done
@@ -52,7 +54,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
     (tmp_path / ".ray" / "auth_token").write_text("token")
     (tmp_path / ".ray" / "auth_token").chmod(0o600)
     (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "prelar_ray-0.1.0+gabc-py3-none-any.whl").touch()
+    (tmp_path / "dist" / WHEEL).touch()
+    (tmp_path / "dist" / "package.txt").write_text(f"{WHEEL}\n")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     return read(tmp_path)
 
@@ -114,11 +117,11 @@ def test_what_is_copied_from_here_is_checked(file: ClusterFile, tmp_path: Path) 
         ("file", "key", "token", "package"), "OK"
     )
     (tmp_path / ".ray" / "auth_token").chmod(0o644)
-    (tmp_path / "dist" / "prelar_ray-0.1.0+gdef-py3-none-any.whl").touch()
+    (tmp_path / "dist" / WHEEL).unlink()
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", tmp_path / "key"], check=True)
     checks = dict(check_here(file))
     assert "others can read it" in checks["token"].finding
-    assert checks["package"].finding.startswith("2 packages in")
+    assert checks["package"].finding.startswith("no package in")
     assert "has a passphrase" in checks["key"].finding
 
 
@@ -228,9 +231,42 @@ def test_a_command_that_takes_too_long_has_no_exit_code(file: ClusterFile) -> No
     machine.open()
     try:
         assert machine.run("sleep 5", 0.3) == (None, "", "")
-        assert machine.run("echo out; echo err >&2; exit 3") == (3, "out\n", "err")
+        assert machine.run("echo out; echo err >&2; exit 3") == (3, "out", "err")
     finally:
         machine.close()
+
+
+@pytest.mark.parametrize("rest", ["echo welcome; trap 'echo bye' EXIT", "exec true", "exit 0"])
+def test_what_a_login_shell_prints_or_does_is_not_taken_for_output(
+    file: ClusterFile, tmp_path: Path, rest: str
+) -> None:
+    (tmp_path / ".bashrc").write_text(rest + "\n")
+    machine = Machine("127.0.0.1", "root", file.key)
+    machine.open()
+    try:
+        code, output, errors = machine.run("echo out")
+        assert (code, output) == ((0, "out") if "echo" in rest else (126, ""))
+        assert errors == "" or "runs no commands" in errors
+    finally:
+        machine.close()
+
+
+def test_listening_again_finds_no_port_taken() -> None:
+    try:
+        first = agent.listen([0, 0])
+        assert agent.listen(first["free"]) == first
+    finally:
+        for listener in agent.listening.values():
+            listener.close()
+        agent.listening.clear()
+
+
+def test_a_path_is_understood_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert agent.write("~/there") == ""
+    assert agent.exists("$HOME/there")
+    agent.remove(["~/there"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_agent_needs_nothing_but_an_old_python() -> None:

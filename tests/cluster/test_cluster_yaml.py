@@ -11,6 +11,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
+from prelar_ray.study.tune import CHECKPOINT_SECONDS
+
 FOLDER = Path(__file__).parents[2] / "cluster"
 FILES = ["cluster.yaml", "single-node.yaml"]
 
@@ -27,15 +29,16 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
 FAKE_RAY = """\
 #!/bin/sh
 echo "$@" >> {folder}/calls
+echo "{says}"
 env | grep -E '^(RAY_|MUJOCO|PYOPENGL)' >> {folder}/environment
 [ "$1" = stop ] || [ "$(grep -c ^start {folder}/calls)" -ge {succeeds} ]
 """
 
 
-def started(tmp_path: Path, *words: str, succeeds: int = 1) -> tuple[list[str], dict[str, str], int]:
+def started(tmp_path: Path, *words: str, succeeds: int = 1, says: str = "") -> tuple[list[str], dict[str, str], int]:
     """What start.sh calls `ray` with, in which environment, and its exit code; `ray start` works the n-th time."""
     fake = tmp_path / "ray"
-    fake.write_text(FAKE_RAY.format(folder=tmp_path, succeeds=succeeds))
+    fake.write_text(FAKE_RAY.format(folder=tmp_path, succeeds=succeeds, says=says))
     fake.chmod(0o755)
     done = subprocess.run(
         ["bash", str(FOLDER / "start.sh"), *words], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True
@@ -111,6 +114,16 @@ def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
     calls, _, code = started(tmp_path, "worker", "10.0.0.1", succeeds=3)
     assert [call.partition(" ")[0] for call in calls] == ["start", "stop", "start", "stop", "start"]
     assert code == 0
+
+
+def test_a_second_start_of_a_head_ends_nothing(tmp_path: Path) -> None:
+    calls, _, code = started(tmp_path, "head", succeeds=9, says="but is already running at 10.0.0.1:6379")
+    assert [call.partition(" ")[0] for call in calls] == ["start"]
+    assert code == 1
+
+
+def test_jobs_that_are_stopped_have_time_for_their_checkpoints(tmp_path: Path) -> None:
+    assert float(started(tmp_path, "head")[1]["RAY_JOB_STOP_WAIT_TIME_S"]) >= CHECKPOINT_SECONDS
 
 
 def test_a_start_that_always_fails_is_a_failure(tmp_path: Path) -> None:

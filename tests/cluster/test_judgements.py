@@ -14,6 +14,7 @@ from prelar_ray.cluster.judgements import (
     judge_path,
     judge_shared_memory,
     judge_token,
+    judge_tools,
     judge_versions,
 )
 
@@ -22,7 +23,8 @@ TWO_GPUS = "0, NVIDIA GeForce RTX 3090, 560.35.03, 24576, 1\n1, NVIDIA GeForce R
 
 def facts(**changed: Any) -> dict[str, Any]:
     usual = {"shm_total": 64 * GIB, "shm_free": 63 * GIB, "disk_free": 100 * GIB, "installed": True, "raylet": False}
-    return {**usual, "token": "abc", "token_mode": 0o600, **changed}
+    tools = {"rsync": True, "pythons": ["python3"], "python": "3.11.2"}
+    return {**usual, **tools, "token": "abc", "token_mode": 0o600, **changed}
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,33 @@ def test_a_clock_is_wrong_by_what_is_certain(skew: float, uncertainty: float, st
 
 def test_a_missing_command_is_a_failure_only_where_the_package_is_installed() -> None:
     assert judge_path(False, []).status == "WARN"
-    assert judge_path(True, ["/x/ray"]).finding == "prelar-ray not on the PATH of bash --login -i"
-    assert judge_path(True, ["/x/ray", "/x/prelar-ray"]).status == "OK"
+    own = "/home/ray/prelar-ray/.venv/bin"
+    assert judge_path(True, [f"{own}/ray"]).finding == "prelar-ray not on the PATH of bash --login -i"
+    assert judge_path(True, [f"{own}/ray", f"{own}/prelar-ray"]).status == "OK"
+    shadowed = judge_path(True, ["/opt/conda/bin/ray", f"{own}/prelar-ray"])
+    assert (shadowed.status, shadowed.finding) == (
+        "WARN",
+        "/opt/conda/bin/ray comes first on the PATH; jobs would run it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({}, "OK"),
+        ({"rsync": False}, "FAIL"),
+        ({"pythons": []}, "OK"),
+        ({"pythons": [], "installed": False}, "FAIL"),
+    ],
+)
+def test_what_an_installation_needs_must_be_there(changed: dict[str, Any], status: str) -> None:
+    assert judge_tools(facts(**changed)).status == status
+
+
+def test_an_installed_package_that_does_not_run_is_a_failure() -> None:
+    check = judge_versions(None, {}, "on the head", "ModuleNotFoundError: No module named 'torch'")
+    assert check.status == "FAIL"
+    assert "No module named" in check.finding
 
 
 def test_a_version_that_differs_is_named_with_both() -> None:
@@ -70,6 +97,8 @@ def test_a_gpu_whose_memory_is_in_use_is_named() -> None:
         (127, "", True, "WARN"),
         (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", False, "FAIL"),
         (0, "No devices were found", False, "FAIL"),
+        (0, "0, NVIDIA GeForce RTX 3090, 560.35.03, [Unknown Error], [N/A]", False, "FAIL"),
+        (0, f"Welcome to gpu1, user, it, is, late\n{TWO_GPUS.format(used=1)}", False, "OK"),
         (None, "", False, "FAIL"),
     ],
 )
@@ -125,19 +154,19 @@ def test_a_port_that_something_else_has_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raylet", "alive", "pending", "status", "says"),
+    ("raylet", "joined", "pending", "status", "says"),
     [
         (False, None, "", "OK", "no Ray runs yet"),
         (True, None, "", "WARN", "none on the head"),
-        (True, ["10.0.0.2"], "", "OK", "a node of the running cluster"),
-        (True, ["10.0.0.1"], "", "FAIL", "of another cluster"),
-        (False, ["10.0.0.1"], "", "FAIL", "not a node, and no Ray runs here"),
-        (False, ["10.0.0.1"], "setting-up", "WARN", "the launcher is at work: setting-up"),
-        (False, ["10.0.0.1"], "uninitialized", "FAIL", "which tries a machine once, says uninitialized"),
+        (True, True, "", "OK", "a node of the running cluster"),
+        (True, False, "", "FAIL", "of another cluster"),
+        (False, False, "", "FAIL", "not a node, and no Ray runs here"),
+        (False, False, "setting-up", "WARN", "the launcher is at work: setting-up"),
+        (False, False, "uninitialized", "FAIL", "which tries a machine once, says uninitialized"),
     ],
 )
-def test_why_a_machine_is_no_node(raylet: bool, alive: list[str] | None, pending: str, status: str, says: str) -> None:
-    check = judge_joined("gpu2", facts(raylet=raylet), "10.0.0.2", alive, pending)
+def test_why_a_machine_is_no_node(raylet: bool, joined: bool | None, pending: str, status: str, says: str) -> None:
+    check = judge_joined("gpu2", facts(raylet=raylet), joined, pending)
     assert check.status == status
     assert says in check.finding
     if status == "FAIL":
