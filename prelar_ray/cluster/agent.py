@@ -163,7 +163,6 @@ def nodes(port: int, token: str) -> dict[str, Any]:
     report = get("/api/cluster_status")["clusterStatus"].get("autoscalerReport") or {}
     return {
         "alive": [node["node_ip"] for node in listed if node["state"] == "ALIVE"],
-        "head": [node["node_ip"] for node in listed if node["state"] == "ALIVE" and node["is_head_node"]],
         "pending": {ip: status for ip, _, status in report.get("pendingNodes") or []},
     }
 
