@@ -1,4 +1,8 @@
-"""Starting a worker from here; Ray's launcher on the head tries a machine once, and never again if that failed."""
+"""Starting and stopping Ray on a machine from here.
+
+Ray's launcher on the head tries a worker once, and never again if that failed. `ray down` ends the head alone; workers
+leave by themselves, but for a process or two.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,12 @@ from typing import Final
 from prelar_ray.cluster.connection import Machine, Unreachable, ssh_options
 from prelar_ray.cluster.file import ClusterFile
 
-__all__ = ["start_worker"]
+__all__ = ["start_worker", "stop_ray"]
 
 COMMAND_SECONDS: Final = 3600.0
 """For one command of the file; the first installation takes minutes."""
 COPY_SECONDS: Final = 600.0
+STOP_SECONDS: Final = 120.0
 RSYNC: Final = "sudo apt-get install rsync, there and here"
 
 
@@ -46,6 +51,23 @@ def start_worker(file: ClusterFile, address: str, tell: Callable[[str], None]) -
                 raise Unreachable(
                     address, f"{command}: {said[-1] if said else f'exit code {code}'}", f"run it on {address}"
                 )
+    finally:
+        machine.close()
+
+
+def stop_ray(file: ClusterFile, address: str) -> None:
+    """End all processes of Ray of the cluster's user on a machine.
+
+    Raises:
+        Unreachable: that is not possible; says why.
+    """
+    machine = Machine(address, file.user, file.key)
+    try:
+        machine.open()
+        code, output, errors = machine.run("~/prelar-ray/.venv/bin/ray stop", STOP_SECONDS)
+        if code != 0:
+            said = (errors.strip() or output.strip()).splitlines()
+            raise Unreachable(address, f"ray stop: {said[-1] if said else f'exit code {code}'}", f"run it on {address}")
     finally:
         machine.close()
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from prelar_ray.cluster.check import HERE, check_here, check_machines
 from prelar_ray.cluster.connection import Unreachable
 from prelar_ray.cluster.file import ClusterFile, read_cluster_file
-from prelar_ray.cluster.start import start_worker
+from prelar_ray.cluster.start import start_worker, stop_ray
 from prelar_ray.commands.options import plain_parser
 from prelar_ray.errors import ResourceError
 from prelar_ray.telemetry.checks import Check, check_line
@@ -19,13 +19,15 @@ from prelar_ray.wording import counted
 __all__ = ["main"]
 
 DESCRIPTION = """\
-Check the machines of a cluster's file, before `ray up` and after it; or start workers that it did not start.
+Check the machines of a cluster's file, before `ray up` and after it; or start and stop its workers.
 
 check: first what is copied from here: the file, the SSH key, the token, the package. Then every machine, over SSH:
 login, clock, `ray` on the PATH, versions, GPUs and their free memory, drawing on each GPU, shared memory, disk, token,
 the shared folder, ports from every machine to every other, and whether it is a node of the running cluster. One line
 per machine and check: OK, WARN (works, with a drawback) or FAIL, what was found, and what to do about it; SKIP names
 checks that something else prevents. Nothing is changed anywhere. Exits with 1 if a check fails.
+
+stop: ends Ray on workers, or on those named: what `ray down` leaves there, for it ends the head alone.
 
 start: copies the package and the token to workers, installs, and starts Ray there, with the commands of the file. Ray's
 launcher on the head tries each worker once, and never again if that failed; this needs no `ray up`, which would end
@@ -35,15 +37,16 @@ EPILOG = """\
 examples:
   prelar-ray cluster check cluster/cluster.yaml
   prelar-ray cluster check cluster/cluster.yaml --quick --failures      seconds; only what is not OK
-  prelar-ray cluster start cluster/cluster.yaml 10.0.0.12"""
+  prelar-ray cluster start cluster/cluster.yaml 10.0.0.12
+  ray down -y cluster/cluster.yaml; prelar-ray cluster stop cluster/cluster.yaml"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = plain_parser("cluster", DESCRIPTION, EPILOG)
-    parser.add_argument("action", choices=["check", "start"], help="what to do")
+    parser.add_argument("action", choices=["check", "start", "stop"], help="what to do")
     parser.add_argument("file", type=Path, metavar="FILE", help="the cluster's file, such as cluster/cluster.yaml")
-    parser.add_argument("workers", nargs="*", metavar="ADDRESS", help="start: these workers of the file")
+    parser.add_argument("workers", nargs="*", metavar="ADDRESS", help="start, stop: these workers of the file")
     parser.add_argument("--failures", action="store_true", help="check: leave out what is OK")
     parser.add_argument("--quick", action="store_true", help="check: do not draw, which takes seconds for every GPU")
     args = parser.parse_args(argv)
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(file, args.failures, args.quick)
     if unknown := [address for address in args.workers if address not in file.workers]:
         parser.error(f"{', '.join(unknown)}: no worker of {args.file}; there are {', '.join(file.workers) or 'none'}")
-    return _start(file, args.workers)
+    return _start(file, args.workers) if args.action == "start" else _stop(file, args.workers or file.workers)
 
 
 def _check(file: ClusterFile, failures: bool, quick: bool) -> int:
@@ -104,4 +107,18 @@ def _start(file: ClusterFile, chosen: Sequence[str]) -> int:
             console.print(check_line(address, Check("FAIL", str(error), error.remedy)))
         else:
             console.print(check_line(address, Check("OK", "Ray is started")))
+    return int(failed)
+
+
+def _stop(file: ClusterFile, workers: Sequence[str]) -> int:
+    console = Console(soft_wrap=True, highlight=False)
+    failed = False
+    for address in workers:
+        try:
+            stop_ray(file, address)
+        except Unreachable as error:
+            failed = True
+            console.print(check_line(address, Check("FAIL", str(error), error.remedy)))
+        else:
+            console.print(check_line(address, Check("OK", "no Ray is left")))
     return int(failed)

@@ -197,6 +197,19 @@ def test_workers_are_not_started_without_a_head(
     assert "three: no worker of" in capsys.readouterr().err
 
 
+def test_ray_is_stopped_on_workers_alone(file: ClusterFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ray = tmp_path / "prelar-ray" / ".venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    ray.chmod(0o755)
+    read(tmp_path, provider={"type": "local", "head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2", "refusing"]})
+    assert command.main(["stop", str(tmp_path / "cluster.yaml")]) == 1
+    assert (tmp_path / "calls").read_text() == "stop\n"
+    said = capsys.readouterr().out
+    assert re.search("OK +127.0.0.2 +no Ray is left", said)
+    assert re.search("FAIL +refusing +does not accept", said)
+
+
 @pytest.mark.parametrize(
     ("said", "finding"),
     [
