@@ -42,6 +42,7 @@ def facts(token: str, home: str) -> dict[str, Any]:
         "raylet": raylet(),
         "addresses": addresses(),
         "pythons": pythons(),
+        "launcher": os.path.exists(os.path.expanduser("~/ray_bootstrap_config.yaml")),
         "rsync": shutil.which("rsync") is not None,
         "token": None,
         "token_mode": 0,

@@ -21,6 +21,8 @@ from prelar_ray.cluster.connection import Machine, Refused, Unreachable, ssh_opt
 from prelar_ray.cluster.file import EXAMPLE, TOKEN, ClusterFile
 from prelar_ray.cluster.judgements import (
     PORT_NAMES,
+    STARTING,
+    UNSEEN,
     judge_clock,
     judge_connections,
     judge_disk,
@@ -345,7 +347,11 @@ def _judge_joined(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
         numeric = str(head.machine.ask("address", host=address) or address)
         own = {address, numeric, *found.facts["addresses"]}  # a name may stand for 127.0.1.1 on the machine itself
         joined = None if alive is None else bool(own & set(alive))
-        status = pending.get(address, pending.get(numeric, ""))
+        status = pending.get(address, pending.get(numeric, UNSEEN if head.facts["launcher"] else ""))
+        if status in STARTING and not joined:
+            for name in ("path", "versions", "token"):
+                if found.checks[name].status != "OK":
+                    found.checks[name] = Check("SKIP", "the launcher is installing")
         found.checks["joined"] = judge_joined(address, found.facts, joined, status)
 
 
@@ -365,7 +371,7 @@ def _judge_logins(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
         if code != 0:
             wrong.append(f"{worker}: {(errors or output).strip().rpartition(chr(10))[2] or 'no answer'}")
     if wrong:
-        remedy = "only the head would come up: let it reach port 22 there, with this key"
+        remedy = "it starts workers over SSH: see their lines, and let it reach port 22 there with this key"
         head.checks["logins"] = Check("FAIL", f"the head cannot log in to {'; '.join(wrong)}", remedy)
     else:
         head.checks["logins"] = Check("OK", f"the head logs in to {len(file.workers)} of {len(file.workers)} workers")

@@ -30,11 +30,13 @@ DISK_NEEDED: Final = 12 * GIB
 """For the environment with torch and its CUDA libraries, and Ray's session."""
 GPU_BUSY: Final = 0.05
 """Share of a GPU's memory that may be in use before anything runs."""
-INSTALLS: Final = "`ray up` installs it; or bash ~/prelar-ray/package/install.sh there"
+INSTALLS: Final = "`ray up` copies and installs it"
 MUST_AGREE: Final = ("prelar-ray", "ray", "torch", "python", "numpy")
 """Packages whose versions must be the same on all machines, for they exchange pickles."""
 
-STARTING: Final = ("waiting-for-ssh", "syncing-files", "setting-up")
+UNSEEN: Final = "nothing of it yet"
+"""What the launcher says of a machine that it has not come to: it begins some ten seconds after the head."""
+STARTING: Final = (UNSEEN, "waiting-for-ssh", "syncing-files", "setting-up")
 """What the launcher says of a machine while it is at work there. ``uninitialized`` after a failure stays for ever:
 Ray 2.60 counts failures by address, which machines of one's own keep, and does not try again."""
 
@@ -196,7 +198,9 @@ def judge_connections(
     if taken:
         listing = ", ".join(f"{port} ({names.get(port, 'a process')})" for port in taken)
         remedy = "sudo ss -ltnp there shows the process; end it, or change the port in the file"
-        return Check("FAIL", f"another process listens to {listing}", remedy)
+        return Check(
+            "FAIL", f"another process listens to {listing}", f"after `ray down`: cluster stop FILE; else {remedy}"
+        )
     if failed:
         by_port: dict[tuple[int, str], list[str]] = {}
         for source, _, port, reason in failed:
@@ -225,7 +229,10 @@ def judge_joined(name: str, facts: Mapping[str, Any], joined: bool | None, pendi
     if joined:
         return Check("OK", "a node of the running cluster")
     if pending in STARTING:
-        return Check("WARN", f"not a node yet, the launcher is at work: {pending}", "check again in a minute")
+        remedy = (
+            "check again in a minute; if the file named it only after `ray up`, prelar-ray cluster start FILE " + name
+        )
+        return Check("WARN", f"not a node yet, the launcher is at work: {pending}", remedy)
     start = f"prelar-ray cluster start FILE {name}"
     if facts["raylet"]:
         finding = "not a node, although a Ray runs here: of another cluster, or one that lost the head"

@@ -117,7 +117,9 @@ class Dashboard:
             raylet = summary.get("raylet") or {}
             if raylet.get("state") == "ALIVE":
                 total = {kind: float((raylet.get("resourcesTotal") or {}).get(kind, 0.0)) for kind in ("CPU", "GPU")}
-                used = {kind: float(number) for number, _, kind in _USED.findall(logical.get(raylet["nodeId"]) or "")}
+                # The launcher of `ray up` names nodes by address, where Ray's usual one names them by number.
+                text = logical.get(raylet["nodeId"]) or logical.get(summary.get("ip")) or ""
+                used = {kind: float(number) for number, _, kind in _USED.findall(text)}
                 found.append(Node(f"{summary.get('hostname')} ({summary.get('ip')})", total, used))
         return sorted(found, key=lambda node: node.name)
 

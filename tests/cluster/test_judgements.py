@@ -6,6 +6,7 @@ import pytest
 
 from prelar_ray.cluster.judgements import (
     GIB,
+    UNSEEN,
     judge_clock,
     judge_connections,
     judge_disk,
@@ -162,6 +163,7 @@ def test_a_port_that_something_else_has_comes_first() -> None:
         (True, False, "", "FAIL", "of another cluster"),
         (False, False, "", "FAIL", "not a node, and no Ray runs here"),
         (False, False, "setting-up", "WARN", "the launcher is at work: setting-up"),
+        (False, False, UNSEEN, "WARN", "the launcher is at work: nothing of it yet"),
         (False, False, "uninitialized", "FAIL", "which tries a machine once, says uninitialized"),
     ],
 )
