@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,30 @@ def test_workers_join_the_head_at_its_port(tmp_path: Path, given: str, joined: s
     assert f"--address={joined}" in call
     (tmp_path / "head").mkdir()
     assert "--port=6379" in started(tmp_path / "head", "head")[0][0]
+
+
+def test_an_installed_package_is_left_as_it_is_and_earlier_ones_are_deleted(tmp_path: Path) -> None:
+    """What copies a package deletes no earlier one; ``package.txt`` says which is meant."""
+    package, venv = tmp_path / "prelar-ray" / "package", tmp_path / "prelar-ray" / ".venv" / "bin"
+    package.mkdir(parents=True)
+    venv.mkdir(parents=True)
+    wheel, old = package / "prelar_ray-0.1.0+gnew-py3-none-any.whl", package / "prelar_ray-0.1.0+gold-py3-none-any.whl"
+    for path in (wheel, old, package / "constraints.txt"):
+        path.write_text(path.name)
+    (package / "package.txt").write_text(f"{wheel.name}\n")
+    shutil.copy(FOLDER / "install.sh", package)
+    (venv / "prelar-ray").write_text("#!/bin/sh\necho prelar-ray 0.1.0+gnew\n")
+    (venv / "prelar-ray").chmod(0o755)
+    digest = hashlib.sha256((wheel.name + "constraints.txt").encode()).hexdigest()
+    (tmp_path / "prelar-ray" / "installed").write_text(f"{digest}  -\n")
+    (tmp_path / ".bashrc").write_text("alias ll='ls -l'\n")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    for _ in range(2):
+        command = ["bash", str(package / "install.sh"), "--storage", str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "installing" not in done.stdout
+    assert wheel.exists()
+    assert not old.exists()
+    assert (tmp_path / ".bashrc").read_text().count("prelar-ray/environment") == 2  # one line names it twice
+    assert f"PRELAR_STORAGE={tmp_path}" in (tmp_path / "prelar-ray" / "environment").read_text()
