@@ -45,12 +45,7 @@ def start_worker(file: ClusterFile, address: str, tell: Callable[[str], None]) -
         for command in file.worker_commands:
             tell(command if len(command) < 80 else f"{command[:77]}...")
             head = f"export RAY_HEAD_IP={shlex.quote(file.head)}"
-            code, output, errors = machine.run(f"{head}; ({command})", COMMAND_SECONDS)
-            if code != 0:
-                said = (errors.strip() or output.strip()).splitlines()
-                raise Unreachable(
-                    address, f"{command}: {said[-1] if said else f'exit code {code}'}", f"run it on {address}"
-                )
+            _run(machine, f"{head}; ({command})", COMMAND_SECONDS, command)
     finally:
         machine.close()
 
@@ -64,12 +59,18 @@ def stop_ray(file: ClusterFile, address: str) -> None:
     machine = Machine(address, file.user, file.key)
     try:
         machine.open()
-        code, output, errors = machine.run("~/prelar-ray/.venv/bin/ray stop", STOP_SECONDS)
-        if code != 0:
-            said = (errors.strip() or output.strip()).splitlines()
-            raise Unreachable(address, f"ray stop: {said[-1] if said else f'exit code {code}'}", f"run it on {address}")
+        _run(machine, "~/prelar-ray/.venv/bin/ray stop", STOP_SECONDS, "ray stop")
     finally:
         machine.close()
+
+
+def _run(machine: Machine, command: str, seconds: float, name: str) -> None:
+    """Run a command on a machine; Unreachable with its last line, and its ``name``, if it fails."""
+    code, output, errors = machine.run(command, seconds)
+    if code != 0:
+        said = (errors.strip() or output.strip()).splitlines()
+        finding = f"{name}: {said[-1] if said else f'exit code {code}'}"
+        raise Unreachable(machine.address, finding, f"run it on {machine.address}")
 
 
 def _quoted(path: str) -> str:

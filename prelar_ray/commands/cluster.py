@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(file, args.failures, args.quick)
     if unknown := [address for address in args.workers if address not in file.workers]:
         parser.error(f"{', '.join(unknown)}: no worker of {args.file}; there are {', '.join(file.workers) or 'none'}")
-    return _start(file, args.workers) if args.action == "start" else _stop(file, args.workers or file.workers)
+    if args.action == "start":
+        return _start(file, args.workers)
+    return _each(args.workers or file.workers, partial(stop_ray, file), "no Ray is left")
 
 
 def _check(file: ClusterFile, failures: bool, quick: bool) -> int:
@@ -98,27 +101,23 @@ def _start(file: ClusterFile, chosen: Sequence[str]) -> int:
         if not workers:
             console.print("no other worker is left to start")
             return 0
-    failed = False
-    for address in workers:
-        try:
-            start_worker(file, address, lambda step, to=address: console.print(f"{to}: {step}", markup=False))  # type: ignore[misc]
-        except Unreachable as error:
-            failed = True
-            console.print(check_line(address, Check("FAIL", str(error), error.remedy)))
-        else:
-            console.print(check_line(address, Check("OK", "Ray is started")))
-    return int(failed)
+
+    def start(address: str) -> None:
+        start_worker(file, address, lambda step: console.print(f"{address}: {step}", markup=False))
+
+    return _each(workers, start, "Ray is started")
 
 
-def _stop(file: ClusterFile, workers: Sequence[str]) -> int:
+def _each(workers: Sequence[str], do: Callable[[str], None], done: str) -> int:
+    """Do something with each worker, a line each; returns 1 where it failed for one."""
     console = Console(soft_wrap=True, highlight=False)
     failed = False
     for address in workers:
         try:
-            stop_ray(file, address)
+            do(address)
         except Unreachable as error:
             failed = True
             console.print(check_line(address, Check("FAIL", str(error), error.remedy)))
         else:
-            console.print(check_line(address, Check("OK", "no Ray is left")))
+            console.print(check_line(address, Check("OK", done)))
     return int(failed)
