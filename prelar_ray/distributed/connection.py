@@ -62,9 +62,12 @@ def _initialise(config: RunConfig) -> None:
         except ResourceError as error:
             raise ResourceError(f"cluster=auto: {error}; or cluster=none, which does without Ray") from error
         except Exception as error:  # Ray raises just that where a process of its own does not come up in time
+            advice = "where the machine is busy, try again, else run prelar-ray doctor"
+            if "dashboard" in str(error).lower():
+                advice = "install what its dashboard needs (pip install 'ray[default]') or set dashboard=false"
             raise ResourceError(
-                f"cluster=auto: Ray did not start on this machine ({first_line(error)}); where the machine is busy, "
-                "try again, else run prelar-ray doctor; cluster=none does without"
+                f"cluster=auto: Ray did not start on this machine ({first_line(error)}); {advice}; "
+                "cluster=none does without"
             ) from error
         return
     check_address(config.cluster)

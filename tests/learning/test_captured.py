@@ -67,7 +67,8 @@ def update(learner: Learner, seed: int, rows: int = 3) -> dict[str, float]:
     if isinstance(learner, PretrainLearner):
         learner.update(tiny_clips(seed, rows))
     else:
-        learner.update(tiny_batch(seed, rows))
+        clips = learner.config.finetune.clip_rows
+        learner.update(tiny_batch(seed, rows), *((tiny_clips(seed, clips),) if clips else ()))
     return learner.metrics()
 
 

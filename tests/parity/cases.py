@@ -18,6 +18,7 @@ from tests.parity.subjects import to_arrays
 from tests.parity.verdict import UNDISTURBED, Outcome, Tolerance, compare
 
 SHARP = 1e-9  # float64
+STEPPED = 1e-7  # float64 on a GPU, after an optimiser's step
 LOOSE = 1e-4  # float32
 NOISE_FACTOR = 2
 
@@ -70,6 +71,12 @@ def _learning_rates(folder: ParityFolder, file: str) -> dict[str, float]:
 
 EXACT = Rule("equal", lambda *_: Tolerance(0.0))
 FLOAT64 = Rule(f"{SHARP:.0e}", lambda *_: Tolerance(SHARP))
+# A bias before a batch norm has a gradient of nothing but rounding errors, which Adam divides by its own size. A GPU adds
+# in another order than the CPU that the files come from, so such a parameter, and what follows, agrees less closely.
+AFTER_STEP = Rule(
+    f"{SHARP:.0e}; on a GPU {STEPPED:.0e}",
+    lambda *_: Tolerance(STEPPED if torch.get_default_device().type == "cuda" else SHARP),
+)
 FLOAT32 = Rule(f"{LOOSE:.0e}", lambda *_: Tolerance(LOOSE))
 # In float32 a ReLU input within rounding of zero changes gradients by percents, then signs of Adam's steps, then what
 # follows. `vs_f64` in noise.json is how far that took the recorded float32 run from the exact one, which this project
@@ -99,21 +106,22 @@ def _end_to_end() -> Iterator[Case]:
     for file, rule in (("e2e_pretrain_f64", FLOAT64), ("e2e_pretrain", FLOAT32)):
         exact = rule is FLOAT64
         yield Case("gradients", file, ("grad",), rule if exact else GRADIENT)
-        yield Case("parameters after the step", file, ("after/",), rule if exact else STEP)
-        yield Case("trajectory", file, ("trajectory/",), rule if exact else TRAJECTORY)
+        yield Case("parameters after the step", file, ("after/",), AFTER_STEP if exact else STEP)
+        yield Case("trajectory", file, ("trajectory/",), AFTER_STEP if exact else TRAJECTORY)
         yield Case("losses and states", file, ("",), rule)
     for file, rule in (("e2e_finetune_f64", FLOAT64), ("e2e_finetune", FLOAT32)):
         exact = rule is FLOAT64
         yield Case("world model: gradients", file, ("wm/grad",), rule if exact else GRADIENT)
-        yield Case("world model: after the step", file, ("wm/after/",), rule if exact else STEP)
+        yield Case("world model: after the step", file, ("wm/after/",), AFTER_STEP if exact else STEP)
         yield Case("world model: losses and states", file, ("wm/",), rule)
         for prefix, title in (("ac/", "behaviour"), ("ac_iso/", "behaviour alone")):
             if not (exact and prefix == "ac_iso/"):
-                yield Case(f"{title}: gradients", file, (f"{prefix}grad",), rule)
-                yield Case(f"{title}: after the step", file, (f"{prefix}after/",), rule)
-                yield Case(f"{title}: imagination, losses", file, (prefix,), rule)
-        yield Case("trajectory", file, ("trajectory/",), rule if exact else TRAJECTORY)
-        yield Case("frozen start", file, ("frozen/",), rule if exact else TRAJECTORY)
+                follows = AFTER_STEP if exact else rule  # the world model's step
+                yield Case(f"{title}: gradients", file, (f"{prefix}grad",), follows)
+                yield Case(f"{title}: after the step", file, (f"{prefix}after/",), follows)
+                yield Case(f"{title}: imagination, losses", file, (prefix,), follows)
+        yield Case("trajectory", file, ("trajectory/",), AFTER_STEP if exact else TRAJECTORY)
+        yield Case("frozen start", file, ("frozen/",), AFTER_STEP if exact else TRAJECTORY)
         yield Case("policy", file, ("policy/",), rule)
 
 

@@ -186,7 +186,7 @@ def policy(folder: ParityFolder, dtype: torch.dtype) -> Arrays:
     states = []
     for t in range(steps):
         _, state = subject.act(image[:, t], is_first[:, t], state, ActingNoise(None, None))
-        states.append(state)
+        states.append(state.map(torch.clone))  # a GPU's next step overwrites it
     result = {
         "action": torch.stack([state.action for state in states], dim=1),
         "post_logit": torch.stack([state.latent.logits for state in states], dim=1),
