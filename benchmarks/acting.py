@@ -15,9 +15,8 @@ import numpy as np
 
 from benchmarks.measuring import Result, Row, Timing, report_options, show, timed
 from prelar_ray.acting.policy import ActingNoise, Policy
-from prelar_ray.config import load_config
+from prelar_ray.config import RunConfig, load_config
 from prelar_ray.learning.device import resolve_device
-from prelar_ray.types import IMAGE_SIZE
 
 ACTION = 4
 Act = Callable[[Any, Any], Any]
@@ -33,7 +32,7 @@ COLUMNS = {
 def measure(preset: str, n: int, device_name: str, repeats: int) -> list[Row]:
     """Time a policy of ``preset`` acting in ``n`` environments; latent and action are sampled, as in training."""
     device = resolve_device(device_name)
-    image, first, name = _frames(n), np.zeros(n, np.bool_), f"{preset}, {_counted(n)}, {device.type}"
+    image, first, name = _frames(preset, n), np.zeros(n, np.bool_), f"{preset}, {_counted(n)}, {device.type}"
     kinds = {name: False} if device.type == "cpu" else {name: False, f"{name}, eager": True}
     rows = []
     for kind, eagerly in kinds.items():
@@ -50,7 +49,7 @@ def _ask(actor: Any, image: Any, first: Any) -> None:
 
 def _step(preset: str, n: int, device_name: str, eagerly: bool = False) -> Act:
     """Return a step of a policy that keeps its own state: from frames and flags to actions, on the host."""
-    policy = Policy(load_config(None if preset == "paper" else preset), ACTION).to(resolve_device(device_name))
+    policy = Policy(_config(preset), ACTION).to(resolve_device(device_name))
     rng = np.random.default_rng(0)
     sampled = (n, policy.rssm.groups, policy.rssm.classes)
     noise = ActingNoise(rng.gumbel(size=sampled).astype(np.float32), rng.uniform(size=(n, ACTION)).astype(np.float32))
@@ -64,8 +63,13 @@ def _step(preset: str, n: int, device_name: str, eagerly: bool = False) -> Act:
     return step
 
 
-def _frames(n: int) -> Any:
-    return np.random.default_rng(0).integers(0, 256, (n, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+def _frames(preset: str, n: int) -> Any:
+    size = _config(preset).env.image_size
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def _config(preset: str) -> RunConfig:
+    return load_config(None if preset == "paper" else preset)
 
 
 def _counted(n: int) -> str:
@@ -90,7 +94,7 @@ def measure_served(preset: str, n: int, device_name: str, repeats: int) -> list[
         def act(self, image: Any, first: Any) -> Any:
             return self._actions if self._step is None else self._step(image, first)
 
-    image, first = _frames(n), np.zeros(n, np.bool_)
+    image, first = _frames(preset, n), np.zeros(n, np.bool_)
     rows = []
     for name in ("message alone", "served"):
         device = resolve_device(device_name)

@@ -138,7 +138,8 @@ def _drive(
         folder.write_inputs(to_json(known_inputs(folder.path), inputs))
         folder.write_plan(args.sweep.read_bytes(), [run.entry for run in runs], sweep.name, proposed)
         record_videos(sweep, folder, runs)
-        with connected(load_config(None, None, [f"cluster={args.cluster}"])):
+        dashboard = all(run.config.dashboard for run in runs)
+        with connected(load_config(None, None, [f"cluster={args.cluster}", f"dashboard={dashboard}"])):
             status = run_study(sweep, runs, folder, args.retry_failed)
     except KeyboardInterrupt:
         print_next(f"kept: {out}", again)
