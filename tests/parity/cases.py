@@ -71,8 +71,8 @@ def _learning_rates(folder: ParityFolder, file: str) -> dict[str, float]:
 
 EXACT = Rule("equal", lambda *_: Tolerance(0.0))
 FLOAT64 = Rule(f"{SHARP:.0e}", lambda *_: Tolerance(SHARP))
-# A bias before a batch norm has a gradient of nothing but rounding errors, which Adam divides by its own size. A GPU adds
-# in another order than the CPU that the files come from, so such a parameter, and what follows, agrees less closely.
+# A bias before a batch norm has a gradient of nothing but rounding errors, which Adam divides by its own size. A GPU
+# adds in another order than the CPU that the files come from, so such a parameter, and what follows, agrees less.
 AFTER_STEP = Rule(
     f"{SHARP:.0e}; on a GPU {STEPPED:.0e}",
     lambda *_: Tolerance(STEPPED if torch.get_default_device().type == "cuda" else SHARP),

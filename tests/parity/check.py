@@ -1,6 +1,7 @@
 """Compare this project with every array of a parity folder: ``python tests/parity/check.py DIR [--json OUT]``.
 
-With ``--device cuda`` this project computes on a GPU, without TF32; the tolerances are the same but for float64 after a step.
+With ``--device cuda`` this project computes on a GPU, without TF32; the tolerances are the same, but for float64 after
+an optimiser's step.
 
 Exit codes: 0 all agree, 1 something differs or could not be compared, 2 the folder is damaged or not supported.
 """
