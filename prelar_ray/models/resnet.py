@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -40,6 +41,23 @@ def norm_layer(channels: int, kind: str) -> nn.Module:
     return nn.BatchNorm2d(channels, eps=_EPS) if kind == "batch" else nn.Identity()
 
 
+class Convolution(nn.Conv2d):
+    """A convolution of 3 x 3 with the border that ``padding`` names; ``(N, inputs, h, w) -> (N, outputs, h', w')``.
+
+    PyTorch's own replication adds gradients in any order on a GPU, so that runs could not be repeated bit by bit.
+    """
+
+    def __init__(self, inputs: int, outputs: int, padding: Padding, stride: int = 1, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, stride, padding=int(padding == "zeros"), bias=bias)
+        self.replicates = padding == "replicate"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.replicates:
+            x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+            x = torch.cat([x[..., :1], x, x[..., -1:]], 3)
+        return super().forward(x)
+
+
 class ResidualLayer(nn.Module):
     """Two convolutions with norms, plus the skip; ``(N, inputs, h, w) -> (N, outputs, h, w)``.
 
@@ -49,9 +67,9 @@ class ResidualLayer(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm: str, padding: Padding = "zeros") -> None:
         super().__init__()
         bias = norm == "none"  # a norm layer has its own shift
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode=padding, bias=bias)
+        self.conv1 = Convolution(inputs, outputs, padding, bias=bias)
         self.norm1 = norm_layer(outputs, norm)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, padding_mode=padding, bias=bias)
+        self.conv2 = Convolution(outputs, outputs, padding, bias=bias)
         self.norm2 = norm_layer(outputs, norm)
         self.skip: nn.Module = nn.Identity()
         if inputs != outputs:
@@ -125,7 +143,7 @@ class ResidualEncoder(nn.Module):
         self, channels: int, config: ConvConfig, image_size: int = IMAGE_SIZE, padding: Padding = "zeros"
     ) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, config.depth, 3, stride=2, padding=1, padding_mode=padding)
+        self.conv_in = Convolution(channels, config.depth, padding, stride=2)
         self.stacks = nn.ModuleList()
         inputs = config.depth
         for i in range(stack_count(config, image_size)):

@@ -54,6 +54,8 @@ def _check(compute: Callable[..., object], inputs: list[Tensor]) -> None:
         (lambda x: bool((x > 0).any()), "reads a value back"),
         (lambda x: x[x > 0], "shape that depends on a mask"),
         (lambda x: x.nonzero(), "shape that depends on values"),
+        (lambda x: torch.zeros_like(x).index_add(0, (x > 0).long(), x), "adds in any order on a GPU"),
+        (lambda x: torch.zeros_like(x).scatter_add(0, (x > 0).long(), x), "adds in any order on a GPU"),
         (lambda x: x + torch.arange(3), "made without naming the device"),
     ],
 )
