@@ -44,6 +44,7 @@ def facts(token: str, home: str) -> dict[str, Any]:
         "pythons": pythons(),
         "launcher": os.path.exists(os.path.expanduser("~/ray_bootstrap_config.yaml")),
         "rsync": shutil.which("rsync") is not None,
+        "nvidia_devices": nvidia_devices(),
         "token": None,
         "token_mode": 0,
     }
@@ -60,6 +61,21 @@ def addresses() -> list[str]:
         return subprocess.check_output(["hostname", "-I"], stderr=subprocess.DEVNULL).decode().split()
     except (OSError, subprocess.CalledProcessError):
         return []
+
+
+def nvidia_devices(root: str = "/sys/bus/pci/devices") -> int:
+    """Return the number of NVIDIA's graphics devices on the bus, with or without a driver."""
+    found = 0
+    for device in os.listdir(root) if os.path.isdir(root) else []:
+        try:
+            with (
+                open(os.path.join(root, device, "vendor")) as vendor,
+                open(os.path.join(root, device, "class")) as kind,
+            ):
+                found += vendor.read().strip() == "0x10de" and kind.read().startswith("0x03")
+        except OSError:
+            pass  # a device that has just left
+    return found
 
 
 def raylet() -> bool:

@@ -231,7 +231,7 @@ def _judge_alone(file: ClusterFile, there: Mapping[str, _Surveyed]) -> None:
     for address, found in there.items():
         others = any(one.gpus[0] == 0 for other, one in there.items() if other != address)
         found.checks["versions"] = judge_versions(found.versions, reference, whose, found.broken)
-        found.checks["gpu"] = judge_gpus(*found.gpus, others)
+        found.checks["gpu"] = judge_gpus(*found.gpus, others, found.facts["nvidia_devices"])
         found.checks["shared-memory"] = judge_shared_memory(found.facts, file.object_store)
         found.checks["disk"] = judge_disk(found.facts)
         found.checks["token"] = judge_token(found.facts, mine)

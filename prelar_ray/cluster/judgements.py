@@ -108,14 +108,18 @@ def judge_versions(
     return Check("OK", told)
 
 
-def judge_gpus(code: int | None, output: str, elsewhere: bool) -> Check:
+def judge_gpus(code: int | None, output: str, elsewhere: bool, devices: int = 0) -> Check:
     """Judge what nvidia-smi says: a line of index, name, driver, MiB in all and MiB in use per GPU.
 
     Args:
         code: its exit code; 127 where there is no nvidia-smi, None where it hung.
         output: of nvidia-smi.
         elsewhere: whether another machine of the cluster has GPUs.
+        devices: NVIDIA's graphics devices on the machine's bus.
     """
+    if code == 127 and devices:
+        finding = f"no nvidia-smi, yet {devices} NVIDIA device(s) on the bus: no driver, or one that is half installed"
+        return Check("FAIL", finding, "install the driver, or restart the machine after its update")
     if code == 127:
         finding = "no NVIDIA driver: the machine collects and learns on the CPU"
         return Check("WARN", finding, "install the driver, if it has a GPU") if elsewhere else Check("OK", finding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,6 +144,10 @@ def _print_comparison(report: ComparisonReport, console: Console) -> None:
     for run in report.runs:
         if run.reason:
             console.print(f"{run.name}: {run.status}: {run.reason}", markup=False)
+    unfinished = Counter(run.status for run in report.runs if run.status != "finished")
+    if unfinished:
+        counts = ", ".join(f"{count} {status}" for status, count in unfinished.items())
+        console.print(f"not finished: {counts}, of {counted(len(report.runs), 'run')}; prelar-ray status shows them")
     for group in report.groups:
         label = METRIC_NAMES[group.metric]
         if not group.scores:

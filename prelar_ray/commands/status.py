@@ -18,7 +18,7 @@ from rich.live import Live
 
 from prelar_ray.commands.options import plain_parser
 from prelar_ray.commands.status_view import view
-from prelar_ray.errors import DataError, UsageError
+from prelar_ray.errors import DataError, PrelarError, UsageError
 from prelar_ray.watching.folders import look_at
 from prelar_ray.watching.records import ClusterStatus, JobStatus, NodeStatus, StatusReport
 
@@ -92,15 +92,26 @@ def _folders(given: Sequence[str]) -> list[Path]:
 def _watch(look: Callable[[], StatusReport], as_json: bool, seconds: float) -> None:
     """Show the status every so many seconds: in place on a terminal, one after another elsewhere."""
     console = _console()
+    report = look()
     if as_json or not console.is_terminal:
         while True:
-            _show(look(), as_json)
+            _show(report, as_json)
             sys.stdout.flush()
             time.sleep(seconds)
-    with Live(view(look()), console=console, auto_refresh=False) as live:
+            report = _again(look, report)
+    with Live(view(report), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(seconds)
-            live.update(view(look()), refresh=True)
+            report = _again(look, report)
+            live.update(view(report), refresh=True)
+
+
+def _again(look: Callable[[], StatusReport], last: StatusReport) -> StatusReport:
+    """Look again; where that fails, such as while a head restarts, the last report with the reason."""
+    try:
+        return look()
+    except PrelarError as error:
+        return last.model_copy(update={"problems": [f"as of {last.at}: {error}"]})
 
 
 def _show(report: StatusReport, as_json: bool) -> None:

@@ -135,7 +135,7 @@ def _drive(
     _name_those_outside(folder, runs)
     try:
         proposed = [run.name for run in runs if run.slot is not None]
-        folder.write_inputs(to_json(known_inputs(folder.path), inputs))
+        folder.write_inputs(to_json(known_inputs(folder.path), inputs), args.cluster)
         folder.write_plan(args.sweep.read_bytes(), [run.entry for run in runs], sweep.name, proposed)
         record_videos(sweep, folder, runs)
         dashboard = all(run.config.dashboard for run in runs)

@@ -8,7 +8,7 @@
       failures.json  by name, why a run failed for good
       stopped.json   names of runs that a scheduler stopped early
       driver.json    the process that is at work on the study, while it is: the file is its lock
-      inputs.json    the videos and pre-trainings that it started from, by content
+      inputs.json    the videos and pre-trainings that it started from, by content, and the cluster it was last run on
       optuna.jsonl   what Optuna knows of the runs, where it proposes their values
       videos/        data sets that the study recorded, by name and digest of their settings
       runs/NAME/     run folders, with a manifest.json each
@@ -30,7 +30,7 @@ from prelar_ray.errors import DataError, RunFolderError
 from prelar_ray.storage.files import atomic_file, remove_unfinished, write_json
 from prelar_ray.storage.locks import FileLock, HeldError, described, hold
 from prelar_ray.storage.occupancy import check_out
-from prelar_ray.storage.reading import read_record, read_yaml
+from prelar_ray.storage.reading import read_json, read_record, read_yaml
 from prelar_ray.storage.records import NamesOfRuns, Plan, PlanEntry, ReasonsOfRuns
 from prelar_ray.storage.run_folder import RunFolder
 
@@ -121,13 +121,23 @@ class StudyFolder:
             planned[same] = planned[same].model_copy(update={"labels": labels})
         self._write_plan((earlier | planned).values())
 
-    def write_inputs(self, inputs: Sequence[Mapping[str, Any]]) -> None:
-        """Record what the study starts from.
+    def write_inputs(self, inputs: Sequence[Mapping[str, Any]], cluster: str) -> None:
+        """Record what the study starts from, and the address of the Ray that it runs on.
 
         Raises:
             DataError: the folder cannot be written.
         """
-        write_json(self.path / "inputs.json", {"inputs": list(inputs)}, indent=1)
+        write_json(self.path / "inputs.json", {"inputs": list(inputs), "cluster": cluster}, indent=1)
+
+    def cluster(self) -> str:
+        """Address of the Ray that it was last run on; ``auto`` for one of its own.
+
+        Raises:
+            DataError: the record is damaged.
+        """
+        path = self.path / "inputs.json"
+        record = read_json(path) if path.exists() else {}
+        return str(record.get("cluster", "auto")) if isinstance(record, dict) else "auto"
 
     def finished_outside(self, names: Collection[str]) -> list[str]:
         """Names of runs of an earlier plan that have finished and are not among ``names``."""

@@ -43,6 +43,8 @@ def look_at_study(path: Path, now: float, problems: Problems) -> StudyStatus | N
     pending = [entry for entry in plan if entry.name not in begun]
     counts = Counter[RunState](run.status for run in runs) + Counter[RunState]({"pending": len(pending)})
     begin_again = ["prelar-ray", "tune", str(path / "study.yaml"), "--out", str(path), "--resume"]
+    cluster = problems.read(folder.cluster, "auto")
+    begin_again += ["--cluster", cluster] if cluster != "auto" else []
     begin_again += ["--retry-failed"] if counts["failed"] else []
     left = len(plan) - counts["finished"] - counts["stopped"]
     return StudyStatus(

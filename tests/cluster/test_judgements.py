@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prelar_ray.cluster import agent
 from prelar_ray.cluster.judgements import (
     GIB,
     UNSEEN,
@@ -105,6 +107,21 @@ def test_a_gpu_whose_memory_is_in_use_is_named() -> None:
 )
 def test_a_machine_without_a_working_gpu(code: int | None, output: str, elsewhere: bool, status: str) -> None:
     assert judge_gpus(code, output, elsewhere).status == status
+
+
+def test_a_machine_with_a_gpu_and_no_driver_is_not_taken_for_one_without() -> None:
+    check = judge_gpus(127, "", elsewhere=False, devices=2)
+    assert (check.status, "2 NVIDIA device(s) on the bus" in check.finding) == ("FAIL", True)
+
+
+def test_graphics_devices_of_the_bus_are_counted(tmp_path: Path) -> None:
+    for name, vendor, kind in (("a", "0x10de", "0x030200"), ("b", "0x10de", "0x040300"), ("c", "0x8086", "0x030000")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(f"{vendor}\n")
+        (tmp_path / name / "class").write_text(f"{kind}\n")
+    (tmp_path / "gone").mkdir()
+    assert agent.nvidia_devices(str(tmp_path)) == 1
+    assert agent.nvidia_devices(str(tmp_path / "nowhere")) == 0
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ def test_a_study_is_reported_into_its_own_folder(tmp_path: Path, capsys: pytest.
     RunFolder.create(study / "runs" / run["name"], "", "finetune").update(status="failed", error="ValueError: no luck")
     assert report.main([str(study)]) == 0
     assert {path.name for path in study.iterdir()} == {"study.yaml", "plan.json", "runs", "report", "report.html"}
-    assert "finetune/a/seed-0: failed: ValueError: no luck" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "finetune/a/seed-0: failed: ValueError: no luck" in said
+    assert "not finished: 1 failed, of 1 run; prelar-ray status shows them" in said
 
 
 @pytest.mark.parametrize(

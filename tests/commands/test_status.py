@@ -6,12 +6,14 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from prelar_ray.commands import status
+from prelar_ray.errors import DataError
+from prelar_ray.watching.folders import look_at
 from prelar_ray.watching.records import StatusReport
 from tests.watching.folders import (
     BEGAN,
@@ -107,6 +109,7 @@ def test_what_needs_help_comes_with_the_command_that_gives_it(
     drive(study, gone := gone_process())
     kill(alone := begin(tmp_path / "runs" / "alone"))
     write_lines(begin(tmp_path / "runs" / "quiet"), [(10, 10), (20, 20)])
+    (study / "inputs.json").write_text('{"inputs": [], "cluster": "head:6379"}')
     (tmp_path / "runs" / "damaged").mkdir()
     (tmp_path / "runs" / "damaged" / "run.json").write_text("{")
     assert status.main([str(tmp_path / "runs")]) == 0
@@ -120,7 +123,7 @@ def test_what_needs_help_comes_with_the_command_that_gives_it(
     assert any(line.endswith(f"interrupted: its process {pid} is gone") for line in said)
     assert any(line.startswith(f"{tmp_path}/runs/damaged/run.json: cannot be read") for line in said)
     assert said[-2:] == [
-        f"resume: prelar-ray tune {study}/study.yaml --out {study} --resume --retry-failed",
+        f"resume: prelar-ray tune {study}/study.yaml --out {study} --resume --cluster head:6379 --retry-failed",
         f"resume: prelar-ray finetune --resume --out {alone.path}",
     ]
 
@@ -209,6 +212,25 @@ def test_it_is_shown_again_until_ctrl_c(
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal then
     assert status.main([str(study), "--every", "2"]) == 0
     assert capsys.readouterr().out.count("study-name") >= 3
+
+
+def test_an_answer_that_fails_leaves_the_last_one_and_ends_nothing(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers, looked = iter([None, DataError("the head restarts"), None]), look_at
+
+    def look(paths: Sequence[Path]) -> StatusReport:
+        error = next(answers, KeyboardInterrupt())
+        if error:
+            raise error
+        return looked(paths)
+
+    monkeypatch.setattr("prelar_ray.commands.status.look_at", look)
+    monkeypatch.setattr("prelar_ray.commands.status.time.sleep", lambda seconds: None)
+    assert status.main([str(study), "--json", "--every", "1"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["problems"] for one in shown] == [[], ["as of 2027-01-15T08:16:40+00:00: the head restarts"], []]
+    assert len(shown[1]["studies"]) == 1
 
 
 @pytest.mark.parametrize("head", ["ftp://head", "head:70000", "http://head/path", "user@head", ""])

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
 
 from prelar_ray.commands import tune
+from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
 from prelar_ray.storage.run_folder import RunFolder
 from tests.conftest import MINUTE
@@ -190,3 +192,22 @@ def test_what_a_study_starts_from_must_be_there_before_anything_is_made(tmp_path
     with pytest.raises(ResourceError, match=r"^cluster=127\.0\.0\.1:1: cannot connect"):
         tune.main([str(sweep_file(tmp_path)), "--out", str(out), "--cluster", "127.0.0.1:1"])
     assert not out.exists()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_ray_of_a_study_has_the_dashboard_that_its_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def connected(config: RunConfig) -> NoReturn:
+        assert config.dashboard == wanted
+        raise Asked
+
+    monkeypatch.setattr("prelar_ray.distributed.connection.connected", connected)
+    stages = "finetune: {methods: [dreamerv2], tasks: [prelar/point-reach], seeds: [0]}"
+    path = sweep_file(tmp_path, stages)
+    path.write_text(path.read_text().replace("settings:\n", f"settings:\n  dashboard: {str(wanted).lower()}\n"))
+    with pytest.raises(Asked):
+        tune.main([str(path), "--out", str(tmp_path / "study")])

@@ -40,7 +40,7 @@ def begun(sweep: Sweep, folder: Path, status: str = "finished") -> StudyFolder:
     """A study in whose folder every run has this status."""
     study = StudyFolder.open(folder, sweep.name, (folder / "study.yaml").exists())
     inputs = inputs_of(sweep, folder)
-    study.write_inputs(to_json(known_inputs(folder), inputs))
+    study.write_inputs(to_json(known_inputs(folder), inputs), "auto")
     runs = planned(sweep, folder)
     text = json.dumps({"name": "study", **sweep.model_dump(mode="json", include={"pretrain", "finetune"})})
     study.write_plan(text.encode(), [run.entry for run in runs], sweep.name)
@@ -151,7 +151,9 @@ def test_a_study_of_an_earlier_version_keeps_its_names_while_its_videos_are_the_
     for given in ("./videos/point/", "videos/point", str(store)):
         assert names(planned(sweep_of(given), folder)) == names(before)
 
-    study.write_inputs(to_json([], inputs_of(old, folder)))  # as the next resume does: from now on the content tells
+    study.write_inputs(
+        to_json([], inputs_of(old, folder)), "auto"
+    )  # as the next resume does: from now on the content tells
     shutil.copytree(store, tmp_path / "copy")
     assert names(planned(sweep_of("copy"), folder)) == names(before)
     (folder / "inputs.json").unlink()

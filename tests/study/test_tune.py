@@ -18,9 +18,17 @@ from ray.tune.schedulers import TrialScheduler
 
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.storage.study_folder import StudyFolder
-from prelar_ray.study.sweep import Scheduler
+from prelar_ray.study.sweep import Scheduler, Sweep
 from prelar_ray.study.table import StudyTable
-from prelar_ray.study.tune import CHECKPOINT_SECONDS, RESTORE_HINT, Events, StopSignals, _without_hint, make_scheduler
+from prelar_ray.study.tune import (
+    CHECKPOINT_SECONDS,
+    RESTORE_HINT,
+    Events,
+    StopSignals,
+    _without_hint,
+    make_scheduler,
+    run_trials,
+)
 
 
 class Tried:
@@ -140,6 +148,24 @@ def test_a_signal_that_ray_tune_took_for_itself_is_taken_back_and_heard_by_its_o
         assert heard == [signal.SIGUSR1]
     finally:
         signal.signal(signal.SIGUSR1, kept)
+
+
+def test_ray_tune_is_given_what_takes_its_signals_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    class Tuner:
+        def __init__(self, trainable: object, *, tune_config: object, run_config: Any) -> None:
+            given.extend(run_config.callbacks)
+
+        def fit(self) -> None:
+            signal.signal(signal.SIGINT, lambda *_: None)  # as it leaves it where no signal came
+
+    monkeypatch.setattr("prelar_ray.study.tune.tune.Tuner", Tuner)
+    folder = StudyFolder.open(tmp_path / "study", "study", resume=False)
+    queue: Any = SimpleNamespace(pending=["a"])
+    sweep = Sweep.model_validate({"name": "study", "finetune": {"methods": ["dreamerv2"], "seeds": [0]}})
+    run_trials(sweep, folder, queue, lambda run: {}, StudyTable([], {}), Shown())  # type: ignore[arg-type]
+    assert sum(isinstance(callback, StopSignals) for callback in given) == 1
 
 
 def test_how_a_trial_ended_is_recorded_and_shown(tmp_path: Path) -> None:
