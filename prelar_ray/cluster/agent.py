@@ -68,14 +68,17 @@ def nvidia_devices(root: str = "/sys/bus/pci/devices") -> int:
     found = 0
     for device in os.listdir(root) if os.path.isdir(root) else []:
         try:
-            with (
-                open(os.path.join(root, device, "vendor")) as vendor,
-                open(os.path.join(root, device, "class")) as kind,
-            ):
-                found += vendor.read().strip() == "0x10de" and kind.read().startswith("0x03")
+            vendor, kind = (content(os.path.join(root, device, name)) for name in ("vendor", "class"))
+            found += vendor.strip() == "0x10de" and kind.startswith("0x03")
         except OSError:
             pass  # a device that has just left
     return found
+
+
+def content(path: str) -> str:
+    """Return what a text file holds."""
+    with open(path) as file:
+        return file.read()
 
 
 def raylet() -> bool:
