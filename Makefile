@@ -72,10 +72,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What `ray up` copies to every machine of a cluster. The version says the commit, so that runs do.
+# What `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
+# since by a digest, so that no two packages look alike.
 wheel: setup
 	@rm -rf dist build/lib
 	@commit=$$(git describe --always --dirty=.dirty --abbrev=12 --exclude='*' 2>/dev/null) || commit=; \
+	case $$commit in *.dirty) commit=$$commit.d$$(git diff HEAD | sha256sum | cut -c1-8);; esac; \
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist \
 		--config-settings=--global-option=egg_info --config-settings=--global-option=--tag-build="$${commit:++g$$commit}" .
 	@rm -rf prelar_ray.egg-info  # would tell whoever runs from here that version, also after further commits

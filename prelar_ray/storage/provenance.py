@@ -51,7 +51,10 @@ def _commit() -> str | None:
 
 
 def _commit_of_version(text: str) -> str | None:
-    """Return the commit in a version as ``make wheel`` makes them: ``0.1.0+g0123456789ab``, ``.dirty`` if changed."""
+    """Return the commit in a version as ``make wheel`` makes them.
+
+    That is ``0.1.0+g0123456789ab``, with ``.dirty.d01234567`` where the tree was changed: a digest of the changes.
+    """
     label = text.partition("+g")[2]
     return label.replace(".", "-") or None
 

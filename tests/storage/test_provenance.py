@@ -34,3 +34,15 @@ def test_the_commit_is_that_of_the_tree_that_tracks_the_package(
     assert provenance.provenance()["commit"] == head
     source.write_text("changed")
     assert provenance.provenance()["commit"] == f"{head}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("text", "commit"),
+    [
+        ("0.1.0+g0123456789ab", "0123456789ab"),
+        ("0.1.0+g0123456789ab.dirty.d01234567", "0123456789ab-dirty-d01234567"),
+        ("0.1.0", None),
+    ],
+)
+def test_the_version_of_a_package_says_its_commit(text: str, commit: str | None) -> None:
+    assert provenance._commit_of_version(text) == commit
