@@ -138,11 +138,11 @@ def alive(made: Hosts) -> set[str]:
     return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
 
 
-def check(made: Hosts, *options: str, code: int) -> str:
-    """What `cluster check` says; it must exit with ``code``."""
+def check(made: Hosts, *options: str, code: int | None) -> str:
+    """What `cluster check` says; it must exit with ``code``, if one is named."""
     words = f"prelar-ray cluster check {FILE} {' '.join(options)}; echo exit $?"
     said = made.operator.run(words, timeout=600)
-    assert said.rstrip().endswith(f"exit {code}"), said
+    assert code is None or said.rstrip().endswith(f"exit {code}"), said
     return said.rpartition("exit")[0]
 
 
@@ -245,8 +245,9 @@ def test_a_worker_that_the_launcher_gave_up_is_named_and_started_from_here(up: H
     try:
         wait_for(lambda: worker.address not in alive(up), 60, "the head notices", every=1.0)
         given_up = "the launcher, which tries a machine once, says uninitialized"
+        # Until then the check says that the launcher is at work, which is no failure.
         wait_for(
-            lambda: given_up in check(up, "--quick", "--failures", code=1), 300, "the launcher gives up", every=5.0
+            lambda: given_up in check(up, "--quick", "--failures", code=None), 300, "the launcher gives up", every=5.0
         )
         results.text("check-given-up.txt", check(up, "--quick", "--failures", code=1))
     finally:
