@@ -20,6 +20,7 @@ from uuid import uuid4
 from prelar_ray.cluster.connection import Machine, Refused, Unreachable, ssh_options
 from prelar_ray.cluster.file import EXAMPLE, TOKEN, ClusterFile
 from prelar_ray.cluster.judgements import (
+    ANY_PORT,
     PORT_NAMES,
     STARTING,
     UNSEEN,
@@ -192,10 +193,21 @@ def _survey(machine: Machine, draw: bool) -> _Surveyed | Unreachable:
         found.gpus = code, output or errors
         found.checks["versions"] = found.checks["gpu"] = Check("SKIP", "")  # their place in the order
         if draw:
+            if found.versions is not None and found.gpus[0] == 0:
+                found.checks["torch"] = _torch(machine)
             found.checks |= _drawing(machine, found)
     except Unreachable as error:
         return error
     return found
+
+
+def _torch(machine: Machine) -> Check:
+    """Ask whether the installed PyTorch uses the GPUs that the driver shows; learners would run on the CPU else."""
+    code, output, errors = machine.run("~/prelar-ray/.venv/bin/prelar-ray doctor --only gpu", DRAWING_SECONDS)
+    check = _from_doctor(output) or Check("FAIL", f"doctor said: {errors or output or code}", "run it there")
+    if check.status != "WARN":
+        return check
+    return Check("FAIL", check.finding, "install a newer driver: nvidia-smi shows which CUDA it is for")
 
 
 def _drawing(machine: Machine, found: _Surveyed) -> dict[str, Check]:
@@ -285,7 +297,7 @@ def _judge_connections(file: ClusterFile, there: Mapping[str, _Surveyed]) -> Non
         named = {port: PORT_NAMES.get(option, option) for option, port in _ports_of(file, address).items()}
         answer = found.machine.ask("listen", ports=[*named, 0])
         *_, any_port = answer["free"]
-        found.listens = {**named, any_port: "any other, which ranks of a learner use", 22: "ssh"}
+        found.listens = {**named, any_port: ANY_PORT, 22: "ssh"}
         taken[address] = [] if found.facts["raylet"] else answer["taken"]
         if found.facts["raylet"]:  # what neither Ray nor the agent listens to tells nothing
             for option in ("min-worker-port", "max-worker-port"):

@@ -40,6 +40,8 @@ STARTING: Final = (UNSEEN, "waiting-for-ssh", "syncing-files", "setting-up")
 """What the launcher says of a machine while it is at work there. ``uninitialized`` after a failure stays for ever:
 Ray 2.60 counts failures by address, which machines of one's own keep, and does not try again."""
 
+ANY_PORT: Final = "any other, which ranks of a learner use"
+"""Name of a port that stands for all that have no number of their own."""
 PORT_NAMES: Final = {
     "port": "Ray's head",
     "dashboard-port": "dashboard and jobs",
@@ -103,8 +105,12 @@ def judge_versions(
         for name in MUST_AGREE
         if name in reference and theirs.get(name) != reference[name]
     ]
+    if theirs.get("python") != reference.get("python", theirs.get("python")):
+        remedy = "install the same Python there, rm -rf ~/prelar-ray/.venv ~/prelar-ray/installed, then install.sh"
+        return Check("FAIL", "; ".join(differing), remedy)
     if differing:
-        return Check("FAIL", "; ".join(differing), "make wheel here, then `ray up` again, which installs it everywhere")
+        remedy = "make wheel here, then `ray up` again, which installs it everywhere and ends what runs"
+        return Check("FAIL", "; ".join(differing), remedy)
     return Check("OK", told)
 
 
@@ -179,9 +185,13 @@ def judge_token(facts: Mapping[str, Any], mine: str | None) -> Check:
     if facts["token"] is None:
         if not facts["raylet"]:
             return Check("WARN", "none yet", "`ray up` copies it")
-        return Check("FAIL", "none, and Ray runs: it lets everybody in, or nobody", "`ray up` again, which copies it")
+        return Check(
+            "FAIL",
+            "none, and Ray runs: it lets everybody in, or nobody",
+            "`ray up` again, which copies it and ends what runs",
+        )
     if mine is not None and facts["token"] != mine:
-        remedy = "`ray up` again, which copies the one here; every machine must have the same"
+        remedy = "`ray up` again, which copies the one here and ends what runs; every machine must have the same"
         return Check("FAIL", "differs from the one here", remedy)
     if facts["token_mode"] & 0o077:
         return Check("FAIL", f"others can read it (mode {facts['token_mode']:o})", "chmod 600 ~/.ray/auth_token there")
@@ -213,6 +223,9 @@ def judge_connections(
             f"{port} ({names.get(port, 'any other')}) from {', '.join(sources)}: {reason}"
             for (port, reason), sources in by_port.items()
         )
+        if all(names.get(port) == ANY_PORT for port, _ in by_port):
+            remedy = "let ports above 1024 pass too, if learners are to have ranks on several machines (learner.ranks)"
+            return Check("WARN", f"not reached at {listing}", remedy)
         return Check("FAIL", f"not reached at {listing}", "let these ports pass in the firewall of that machine")
     return Check("OK", f"{tried} connections from the other machines" if tried else "no other machine")
 

@@ -295,3 +295,29 @@ def test_the_agent_writes_nothing_over_a_file_that_is_there(tmp_path: Path) -> N
     assert agent.write(str(tmp_path / "there")) == "File exists"
     assert (tmp_path / "there").read_text() == "content"
     assert stat.S_ISREG((tmp_path / "there").stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("WARN gpu          torch 2.13.0 cannot use the GPU of this machine  -> install another", "FAIL"),
+        ("OK   gpu          1: NVIDIA GeForce RTX 3090 24 GiB, with bfloat16", "OK"),
+        ("Traceback", "FAIL"),
+    ],
+)
+def test_a_gpu_that_the_installed_torch_cannot_use_is_found(file: ClusterFile, said: str, status: str) -> None:
+    """Its driver may be too old: learners would run on the CPU without a word."""
+    home = Path(os.environ["HOME"])
+    scripts = {
+        home / "prelar-ray/.venv/bin/python": "echo '{}'",
+        home / "prelar-ray/.venv/bin/prelar-ray": f"echo '{said}'",
+        home / "bin/nvidia-smi": "echo '0, NVIDIA GeForce RTX 3090, 535.10, 24576, 1'",
+    }
+    for path, script in scripts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    (home / ".profile").write_text(f'PATH="{home}/bin:$PATH"\n')  # as the checked shell is a login shell
+    checks = {name: check for machine, name, check in check_machines(file, draw=True) if machine == "127.0.0.1"}
+    assert checks["gpu"].status == "OK"
+    assert checks["torch"].status == status

@@ -7,6 +7,7 @@ import pytest
 
 from prelar_ray.cluster import agent
 from prelar_ray.cluster.judgements import (
+    ANY_PORT,
     GIB,
     UNSEEN,
     judge_clock,
@@ -77,6 +78,8 @@ def test_a_version_that_differs_is_named_with_both() -> None:
     check = judge_versions({**reference, "ray": "2.59.1"}, reference, "on the head")
     assert (check.status, check.finding) == ("FAIL", "ray 2.59.1, 2.60.0 on the head")
     assert judge_versions(None, reference, "on the head").status == "SKIP"
+    other = judge_versions({**reference, "python": "3.12.3"}, reference, "on the head")
+    assert (other.status, "install the same Python" in other.remedy) == ("FAIL", True)
 
 
 def test_gpus_are_told_with_driver_and_free_memory() -> None:
@@ -164,6 +167,13 @@ def test_what_is_blocked_is_told_by_port_with_its_use_and_from_where() -> None:
     check = judge_connections(failed, [], {6381: "objects", 22: "ssh"}, 20)
     assert check.status == "FAIL"
     assert check.finding == "not reached at 6381 (objects) from a, b: no answer; 22 (ssh) from a: connection refused"
+
+
+def test_ports_that_only_ranks_on_several_machines_need_are_no_failure() -> None:
+    check = judge_connections([("a", "b", 40001, "no answer")], [], {40001: ANY_PORT}, 20)
+    assert (check.status, "learner.ranks" in check.remedy) == ("WARN", True)
+    both = [("a", "b", 40001, "no answer"), ("a", "b", 6381, "no answer")]
+    assert judge_connections(both, [], {40001: ANY_PORT, 6381: "objects"}, 20).status == "FAIL"
 
 
 def test_a_port_that_something_else_has_comes_first() -> None:
