@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-local test-cluster nightly lint wheel
+.PHONY: help setup demo test test-local test-cluster nightly lint docs wheel
 .NOTPARALLEL:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test     set up, then run the tests that need no GPU: minutes on 2 CPU cores"
 	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
 	@echo "make lint     set up, then ruff and mypy"
+	@echo "make docs     set up, then build the documentation as a site: build/site/index.html"
 	@echo "make wheel    set up, then build the package that clusters install: dist/"
 	@echo "make setup    create or update .venv, check headless rendering"
 
@@ -71,6 +72,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Any warning, such as a link that leads nowhere, is an error. Nothing is read from the network.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
 
 # What `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
 # since by a digest, so that no two packages look alike.
