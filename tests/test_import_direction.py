@@ -25,12 +25,13 @@ EVERYTHING = {
     *DATA,
     *ALGORITHM,
     *("published", "acting", "training", "distributed", "baselines", "kinds", "study", "reporting"),
-    *("watching", "cluster", "commands"),
+    *("watching", "cluster", "api", "commands"),
 }
 
 # Package, or module at the root: what it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(ROOT, ROOT),
+    "prelar_ray": ROOT | {"config", "video", "api"},  # public names, imported when they are asked for
     "config": ROOT,
     "storage": ROOT | {"config"},
     "telemetry": ROOT | {"storage"},
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": ROOT | RECORDS | {"kinds"},
     "watching": ROOT | RECORDS | {"kinds"},
     "cluster": ROOT | RECORDS,
+    "api": ROOT | RECORDS | DATA | ALGORITHM | {"acting", "kinds", "study"},
     **dict.fromkeys(("commands", "__main__", "tune"), EVERYTHING),
 }
 
@@ -60,7 +62,7 @@ ENTRY = {"commands", "__main__", "tune"}
 # Library: the packages that may import it. Libraries that are not named are free.
 ONLY_IN: dict[str, set[str]] = {
     "ray": {"baselines", "distributed", "study", "cluster", *ENTRY},
-    "torch": {*ALGORITHM, "published", "acting", "training", "baselines", "distributed", *ENTRY},
+    "torch": {*ALGORITHM, "api", "published", "acting", "training", "baselines", "distributed", *ENTRY},
     "gymnasium": {"envs", "video", "acting", "training", "baselines", "distributed", *ENTRY},
     "mujoco": {"envs", *ENTRY},
     "metaworld": {"envs", *ENTRY},

@@ -23,7 +23,7 @@ from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.envs.families import families
 from prelar_ray.errors import DataError
 from prelar_ray.kinds import kind_of
-from prelar_ray.storage.addresses import is_address
+from prelar_ray.storage.addresses import absolute_videos, is_address
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.video.layout import check_image_size, read_manifest
 from prelar_ray.video.remote import store_folder
@@ -74,7 +74,7 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.out is None:
         parser.error("--out DIR is required")
     kind.check(config)
-    config = _with_absolute_videos(config)
+    config = absolute_videos(config)
     verify_again(args, config.video, config.env.image_size)
     run = RunFolder.create(
         args.out, to_yaml(config), "pretrain", resume=args.resume, accept_changes=args.accept_changes
@@ -109,10 +109,3 @@ def _task_to_tune(config: RunConfig) -> str:
 
 def _family(task: str) -> str:
     return task.partition("/")[0]
-
-
-def _with_absolute_videos(config: RunConfig) -> RunConfig:
-    """Return the configuration with absolute paths to the videos, valid from any working directory."""
-    paths = tuple(path if is_address(path) else str(Path(path).absolute()) for path in config.video.paths)
-    path = paths[0] if len(paths) == 1 else paths
-    return config.model_copy(update={"video": config.video.model_copy(update={"path": path})})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 from pyarrow import fs
 
-__all__ = ["FAILURES", "is_address", "open_address", "reason"]
+from prelar_ray.config import RunConfig
+
+__all__ = ["FAILURES", "absolute_videos", "is_address", "open_address", "reason"]
 
 FAILURES = (OSError, pa.ArrowException)
 """What the functions of a remote file system raise."""
@@ -14,6 +18,13 @@ FAILURES = (OSError, pa.ArrowException)
 def is_address(text: str) -> bool:
     """Whether ``text`` is an address; otherwise it is the path of a local file or folder."""
     return "://" in text
+
+
+def absolute_videos(config: RunConfig) -> RunConfig:
+    """Return the configuration with absolute paths to the videos, valid from any working directory."""
+    paths = tuple(path if is_address(path) else str(Path(path).absolute()) for path in config.video.paths)
+    path = paths[0] if len(paths) == 1 else paths
+    return config.model_copy(update={"video": config.video.model_copy(update={"path": path})})
 
 
 def open_address(address: str) -> tuple[fs.FileSystem, str]:
