@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prelar_ray.checkpoint.tensors import UnsafeFile, UnusableFile, load_tensors
+from prelar_ray.checkpoint.weights import WEIGHTS, read_weights
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.storage.arrow import checksum
@@ -252,7 +253,7 @@ def snapshot(state: Any) -> Any:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint folder, or the newest one of a run folder.
+    """Load a checkpoint folder, the newest one of a run folder, or an exported folder, which holds weights alone.
 
     Raises:
         CheckpointError: it is missing, truncated, damaged, of a newer format, contains code, or is of an RLlib
@@ -266,6 +267,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if (path / "checkpoints").is_dir():
         return CheckpointStore(path / "checkpoints", keep_last=1).latest()
     meta_path, state_path = path / CHECKPOINT_META, path / _STATE
+    if (path / WEIGHTS).is_file():  # exported
+        state_path = path / WEIGHTS
     if not meta_path.is_file() or not state_path.is_file():
         raise CheckpointError(
             f"{path}: not a checkpoint, expected {_STATE} and {CHECKPOINT_META} in it; name a run folder or one of its "
@@ -357,6 +360,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    if path.name == WEIGHTS:
+        return read_weights(path)
     try:
         state = load_tensors(path)
     except UnsafeFile as error:

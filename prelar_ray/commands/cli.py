@@ -41,6 +41,7 @@ COMMANDS = {
     "tune": "run a study: pre-trainings, methods, tasks and seeds as trials of Ray Tune",
     "status": "show what studies and runs are doing, here or on a cluster",
     "evaluate": "run a checkpoint's policy: success and return with intervals, and a film",
+    "export": "write weights for others: safetensors, settings, and a page about them",
     "import-checkpoint": "turn a checkpoint of the published code (PreLAR, ContextWM, APV) into a run folder",
     "export-checkpoint": "write a checkpoint as the published code writes and loads it",
     "fetch": "copy a run folder back from where checkpoint.mirror keeps its copy",
