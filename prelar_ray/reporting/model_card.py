@@ -80,7 +80,7 @@ def _scores(run: Run | None, update: int) -> str:
         success = run.success_of(one).format(2) if one.has_success else "-"
         score = mean_interval(one.returns).format(1)
         lines.append(f"| {spaced(one.env_steps)} | {len(one.returns)} | {score} | {success} |")
-    note = "Evaluations of this one run, the last ones, with 95 % intervals over episodes; they say nothing of other seeds."
+    note = "The last evaluations of this one run, with 95 % intervals over episodes; they say nothing of other seeds."
     return "\n".join([*lines, "", note])
 
 
