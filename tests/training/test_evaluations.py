@@ -171,6 +171,12 @@ def test_a_run_without_any_evaluation_ends_all_the_same(run: Run) -> None:
 OFTEN = ("evaluation.every_env_steps=10", "evaluation.episodes=1", "checkpoint.keep_last=1", "finetune.env_steps=200")
 
 
+@pytest.fixture(autouse=True)
+def _one_update_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an update takes on this machine."""
+    monkeypatch.setattr("prelar_ray.training.learners.CALL_SECONDS", 1e-9)
+
+
 def test_where_evaluating_is_slower_than_training_the_newest_are_made_and_the_others_counted(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
