@@ -43,7 +43,7 @@ from prelar_ray.types import Frames
 __all__ = ["Agent", "Latents", "LoadedRun", "finetune", "latents", "load_run", "pretrain"]
 
 Array = npt.NDArray[np.float32]
-Path_ = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LoadedRun:
         return make_env(self.config.env, seed)
 
 
-def load_run(path: Path_) -> LoadedRun:
+def load_run(path: AnyPath) -> LoadedRun:
     """Load the newest checkpoint of a run, or the one that is named.
 
     Args:
@@ -216,7 +216,7 @@ def _inputs(run: LoadedRun, image: torch.Tensor, actions: npt.ArrayLike | None) 
     return inferred.point
 
 
-def pretrain(config: RunConfig, out: Path_, resume: bool = False) -> Generator[Mapping[str, float]]:
+def pretrain(config: RunConfig, out: AnyPath, resume: bool = False) -> Generator[Mapping[str, float]]:
     """Pre-train on the videos of ``config.video.path``; yields every line of metrics when it is written.
 
     Ctrl-C, or a KeyboardInterrupt thrown into the generator, writes a checkpoint first, from which ``resume``
@@ -234,7 +234,7 @@ def pretrain(config: RunConfig, out: Path_, resume: bool = False) -> Generator[M
 
 
 def finetune(
-    config: RunConfig, out: Path_, init: Path_ | None = None, resume: bool = False
+    config: RunConfig, out: AnyPath, init: AnyPath | None = None, resume: bool = False
 ) -> Generator[Mapping[str, float]]:
     """Fine-tune and learn behaviour in ``config.env.task``; yields every line of metrics when it is written.
 
@@ -254,7 +254,7 @@ def finetune(
 
 
 def _train(
-    config: RunConfig, phase: Phase, out: Path_, init: Path_ | None, resume: bool
+    config: RunConfig, phase: Phase, out: AnyPath, init: AnyPath | None, resume: bool
 ) -> Generator[Mapping[str, float]]:
     kind = kind_of(config, phase)
     kind.check(config)
