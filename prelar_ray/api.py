@@ -15,14 +15,14 @@ import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from prelar_ray.acting.policy import ActingNoise, Policy, PolicyWeights, check_actions
-from prelar_ray.acting.rollout import SMALLEST
+from prelar_ray.acting.policy import ActingNoise, Policy, PolicyWeights
+from prelar_ray.acting.rollout import gumbel_noise
 from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint
 from prelar_ray.checkpoint.transfer import policy_weights
 from prelar_ray.config import RunConfig, to_yaml
@@ -98,7 +98,7 @@ def load_run(path: AnyPath) -> LoadedRun:
     load_module(model, state, "model")
     model.to(resolve_device("auto")).eval()
     weights = policy_weights(checkpoint) if checkpoint.phase == "finetune" else None
-    phase: Phase = "finetune" if weights else "pretrain"
+    phase = cast(Phase, checkpoint.phase)
     return LoadedRun(checkpoint.path, checkpoint.config, phase, checkpoint.update, model, weights)
 
 
@@ -114,12 +114,11 @@ def _model(checkpoint: Checkpoint) -> PretrainWorldModel | FinetuneWorldModel:
 
 
 class Agent:
-    """A run's policy in one environment; it keeps the state between steps."""
+    """A run's policy in one environment, on the CPU; it keeps the state between steps."""
 
     def __init__(self, config: RunConfig, weights: PolicyWeights, seed: int = 0) -> None:
         actions = acting_space(weights)
         assert actions is not None, "an actor that is incomplete is not loaded"
-        check_actions(weights, actions, config.env.task)
         self.policy = Policy(config, actions)
         self.policy.load_weights(weights, 0)
         self._rng = np.random.default_rng(seed)
@@ -145,7 +144,7 @@ class Agent:
         vector = np.asarray(observation.get("vector", ()), np.float32)[None]
         uniform = self._rng.random((1, self.policy.actions.size), dtype=np.float32)
         exponential = self._rng.standard_exponential((1, *self.policy.noise_shape), dtype=np.float32)
-        noise = ActingNoise(-np.log(np.maximum(exponential, SMALLEST)), uniform if explore else None)
+        noise = ActingNoise(gumbel_noise(exponential), uniform if explore else None)
         action, self._state = self.policy.act(image, np.array([self._is_first]), self._state, noise, vector)
         self._is_first = False
         chosen: Array = action[0]

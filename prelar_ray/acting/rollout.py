@@ -15,7 +15,7 @@ from prelar_ray.config import EnvConfig
 from prelar_ray.errors import EnvironmentFailure
 from prelar_ray.types import Episode, Frames, Vectors
 
-__all__ = ["MEND", "Acts", "EpisodeSeeds", "Rollout"]
+__all__ = ["MEND", "Acts", "EpisodeSeeds", "Rollout", "gumbel_noise"]
 
 EpisodeSeeds = Callable[[int, int], tuple[int, np.random.Generator]]
 """From (environment index, episode number) to the environment's seed and the generator of the actions."""
@@ -24,6 +24,12 @@ SMALLEST = np.finfo(np.float32).tiny
 
 MEND = "mend the environment, or correct env.task and env.kwargs"
 """What to do about an environment that fails again and again."""
+
+
+def gumbel_noise(exponential: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return standard Gumbel numbers from standard exponential ones, of which one in millions is 0."""
+    gumbel: npt.NDArray[np.float32] = -np.log(np.maximum(exponential, SMALLEST))
+    return gumbel
 
 
 class Acts(Protocol):
@@ -168,8 +174,7 @@ class Rollout:
             shown = [self._rows[i][-1][0] for i in self._active]
             image, vector = np.stack([step.image for step in shown]), np.stack([step.vector for step in shown])
             first = np.array([len(self._rows[i]) == 1 for i in self._active])
-            gumbel = -np.log(np.maximum(exponential, SMALLEST))  # one number in millions is 0
-            noise = ActingNoise(gumbel=gumbel, uniform=uniform if sample else None)
+            noise = ActingNoise(gumbel=gumbel_noise(exponential), uniform=uniform if sample else None)
             chosen, state = policy.act(image, first, self._policy_state(policy), noise, vector)
             if expl_noise:
                 chosen = np.clip(chosen + expl_noise * normal, -1, 1)
