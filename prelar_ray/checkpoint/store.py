@@ -36,6 +36,7 @@ __all__ = [
     "read_meta",
     "saved_config",
     "snapshot",
+    "write_meta",
 ]
 
 T = TypeVar("T")
@@ -221,15 +222,7 @@ class CheckpointStore(CheckpointFolders):
         self.needed = [pending["update"] for pending in counters.get("evaluations_owed", ())]
         with self.writing(update) as folder:
             write_state(folder / _STATE, state)
-            meta = {
-                "format": FORMAT,
-                "phase": phase,
-                "update": update,
-                "sha256": checksum(folder / _STATE),
-                "counters": counters,
-                "config": config.model_dump(mode="json"),
-            }
-            write_json(folder / CHECKPOINT_META, meta, indent=1)
+            write_meta(folder, folder / _STATE, phase, update, counters, config)
         return self.path(update)
 
     def latest(self) -> Checkpoint:
@@ -239,6 +232,25 @@ class CheckpointStore(CheckpointFolders):
             CheckpointError: there is none.
         """
         return self.newest_whole(load_checkpoint)
+
+
+def write_meta(
+    folder: Path, state: Path, phase: str, update: int, counters: Mapping[str, Any], config: RunConfig
+) -> None:
+    """Write what describes a checkpoint beside its tensors, which are in the file ``state``.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    meta = {
+        "format": FORMAT,
+        "phase": phase,
+        "update": update,
+        "sha256": checksum(state),
+        "counters": counters,
+        "config": config.model_dump(mode="json"),
+    }
+    write_json(folder / CHECKPOINT_META, meta, indent=1)
 
 
 def snapshot(state: Any) -> Any:

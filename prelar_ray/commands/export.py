@@ -8,16 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prelar_ray.checkpoint.store import FORMAT, Checkpoint, load_checkpoint
+from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint, write_meta
 from prelar_ray.checkpoint.weights import WEIGHTS, write_weights
 from prelar_ray.commands.options import plain_parser
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.reporting.model_card import model_card
 from prelar_ray.reporting.read import read_run
-from prelar_ray.storage.arrow import checksum
-from prelar_ray.storage.files import cannot_write, write_json
+from prelar_ray.storage.files import cannot_write
 from prelar_ray.storage.occupancy import require_new
-from prelar_ray.storage.records import CHECKPOINT_META
 
 __all__ = ["main"]
 
@@ -66,15 +64,8 @@ def _write(checkpoint: Checkpoint, folder: Path, licence: str) -> int:
     try:
         temporary.mkdir(parents=True)
         parameters = write_weights(temporary / WEIGHTS, checkpoint.state)
-        meta = {
-            "format": FORMAT,
-            "phase": checkpoint.phase,
-            "update": checkpoint.update,
-            "sha256": checksum(temporary / WEIGHTS),
-            "counters": checkpoint.counters,
-            "config": config.model_dump(mode="json"),
-        }
-        write_json(temporary / CHECKPOINT_META, meta, indent=1)
+        described = checkpoint.phase, checkpoint.update, checkpoint.counters, config
+        write_meta(temporary, temporary / WEIGHTS, *described)
         (temporary / "config.yaml").write_text(to_yaml(config))
         run = checkpoint.path.parent.parent
         known = read_run(run) if (run / "run.json").is_file() else None
