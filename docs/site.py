@@ -13,8 +13,8 @@ import os
 import posixpath
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -89,19 +89,10 @@ def _commands() -> str:
 
 
 def _help(main: object) -> str:
-    with _columns(100), contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+    with (
+        mock.patch.dict(os.environ, COLUMNS="100"),
+        contextlib.redirect_stdout(io.StringIO()) as said,
+        contextlib.suppress(SystemExit),
+    ):
         main(["--help"])  # type: ignore[operator]
     return said.getvalue()
-
-
-@contextlib.contextmanager
-def _columns(width: int) -> Iterator[None]:
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(width)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
