@@ -83,7 +83,10 @@ def _write(checkpoint: Checkpoint, folder: Path, licence: str) -> int:
 
 def _elsewhere(config: RunConfig) -> RunConfig:
     """Return a configuration without what is of this machine: paths, addresses, devices."""
-    video = config.video.model_copy(update={"path": config.video.name, "cache": ""})
+    names = [path.rstrip("/").rpartition("/")[2] for path in config.video.paths]
+    # Stores of a mixture must differ, also in their names alone.
+    names = [f"{name}-{n}" if name in names[:n] else name for n, name in enumerate(names)]
+    video = config.video.model_copy(update={"path": names[0] if len(names) == 1 else tuple(names), "cache": ""})
     checkpoint = config.checkpoint.model_copy(update={"mirror": ""})
     changed = {"video": video, "checkpoint": checkpoint, "cluster": "auto", "device": "auto"}
     return config.model_copy(update=changed)

@@ -11,6 +11,7 @@ import torch
 import prelar_ray
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import evaluate, export, finetune
+from prelar_ray.config import RunConfig, load_config
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,10 @@ def test_a_pretraining_that_was_exported_is_started_from(
 ) -> None:
     monkeypatch.setattr("prelar_ray.envs.point_reach.EPISODE_STEPS", 20)
     assert export.main([str(pretrained), "--to", str(tmp_path / "videos")]) == 0
+    assert load_checkpoint(pretrained).config.video.path.startswith("/"), "what is to be left out"
+    told = "".join((tmp_path / "videos" / name).read_text() for name in ("README.md", "config.yaml", "meta.json"))
+    assert str(pretrained.parent) not in told
+    assert load_checkpoint(pretrained).config.video.path not in told
     words = ["--config", settings, "--init", str(tmp_path / "videos"), "--out", str(tmp_path / "run")]
     assert finetune.main(words) == 0
 
@@ -65,6 +70,11 @@ def test_the_page_says_what_it_is_and_nothing_of_this_machine(finetuned: Path, e
     told = "".join((exported / name).read_text() for name in ("README.md", "config.yaml", "meta.json"))
     assert str(finetuned.parent) not in told
     assert "/tmp" not in told
+
+
+def test_stores_of_one_name_stay_apart(minute_config: RunConfig) -> None:
+    config = load_config(None, None, ["video.path=[/a/films,/b/films,s3://c/films/]"], base=minute_config)
+    assert export._elsewhere(config).video.paths == ("films", "films-1", "films-2")
 
 
 def test_damage_and_what_is_no_run_are_refused_and_nothing_is_overwritten(
