@@ -15,7 +15,7 @@ help:
 	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
 	@echo "make lint     set up, then ruff and mypy"
 	@echo "make docs     set up, then build the documentation as a site: build/site/index.html"
-	@echo "make wheel    set up, then build the package that clusters install: dist/"
+	@echo "make wheel    set up, then build sources and wheel, which clusters install: dist/"
 	@echo "make setup    create or update .venv, check headless rendering"
 
 setup: .venv/rendering.stamp
@@ -37,7 +37,7 @@ setup: .venv/rendering.stamp
 		echo "Creating .venv with $$($$python --version)"; $$python -m venv --clear .venv; \
 	fi; \
 	echo "Installing the tested versions into .venv (minutes the first time)"; \
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
 # Checked once per environment; a failure names the packages to install and is checked again next time.
@@ -78,15 +78,16 @@ docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "build/site/index.html"
 
-# What `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
+# Sources and wheel, which `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
 # since by a digest, so that no two packages look alike.
 wheel: setup
-	@rm -rf dist build/lib
+	@rm -rf dist build/lib && mkdir -p build
 	@commit=$$(git describe --always --dirty=.dirty --abbrev=12 --exclude='*' 2>/dev/null) || commit=; \
 	case $$commit in *.dirty) commit=$$commit.d$$(git diff HEAD | sha256sum | cut -c1-8);; esac; \
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist \
-		--config-settings=--global-option=egg_info --config-settings=--global-option=--tag-build="$${commit:++g$$commit}" .
+	$(BIN)/python -m build --outdir dist \
+		-C--global-option=egg_info -C--global-option=--tag-build="$${commit:++g$$commit}" . >build/wheel.log 2>&1 || \
+		{ cat build/wheel.log >&2; exit 1; }
 	@rm -rf prelar_ray.egg-info  # would tell whoever runs from here that version, also after further commits
 	@cp constraints.txt cluster/install.sh cluster/start.sh dist/
 	@cd dist && ls *.whl > package.txt
-	@echo "dist/: $$(cat dist/package.txt)"
+	@ls -sh dist/prelar_ray-*

@@ -59,13 +59,13 @@ if [ "$(cat "$home/installed" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/prelar
         "$python" -m venv --clear "$venv"
     fi
     echo "$(hostname): installing $(basename "$wheel") into $venv (minutes the first time)"
-    "$venv/bin/python" -m pip install --quiet --constraint "$package/constraints.txt" "$wheel"
+    "$venv/bin/python" -m pip install --quiet --constraint "$package/constraints.txt" "$wheel[all]"
     # A package that was built again has the same version, which pip takes for the same package.
     "$venv/bin/python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
     echo "$stamp" >"$home/installed"
 fi
-# Those of earlier versions: what copies the package deletes nothing.
-find "$package" -maxdepth 1 -name 'prelar_ray-*.whl' ! -name "$(basename "$wheel")" -delete
+# Those of earlier versions, for what copies the package deletes nothing, and the sources.
+find "$package" -maxdepth 1 -name 'prelar_ray-*' ! -name "$(basename "$wheel")" -delete
 
 {
     echo "export PATH=\"$venv/bin:\$PATH\""

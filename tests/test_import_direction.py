@@ -13,7 +13,18 @@ import prelar_ray
 PACKAGE = Path(prelar_ray.__file__).parent
 
 ROOT = {
-    *("prelar_ray", "action_space", "types", "errors", "fitting", "roles", "seeding", "interrupts", "statistics"),
+    *(
+        "prelar_ray",
+        "action_space",
+        "types",
+        "errors",
+        "extras",
+        "fitting",
+        "roles",
+        "seeding",
+        "interrupts",
+        "statistics",
+    ),
     "wording",
 }
 RECORDS = {"config", "storage", "telemetry"}

@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from prelar_ray import __version__
 from prelar_ray.commands.options import plain_parser
 from prelar_ray.errors import PrelarError
+from prelar_ray.extras import missing_package
 from prelar_ray.interrupts import stopping_signals
 from prelar_ray.telemetry.progress import console
 from prelar_ray.telemetry.streams import forgive_output, lasting_streams, lost_output
@@ -105,6 +106,8 @@ def saying_what_is_kept(run: RunFolder) -> Iterator[None]:
 def guarded(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave the process with its exit code; expected errors become one message on stderr, with notes.
 
+    A package of an extra that is not installed is such an error.
+
     Exit codes: the command's own; that of the :class:`~prelar_ray.errors.PrelarError` (2 where settings, files or
     folders cannot be used, 1 where a run failed); 130 after Ctrl-C, SIGTERM or SIGHUP; :data:`REQUEUE` after SIGUSR1;
     141 when the reader of standard output left, and 1 where what a command is for could not be written there. A run
@@ -118,8 +121,12 @@ def guarded(command: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
             code = code or _unread()
         except PrelarError as error:
-            sys.stderr.write("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]) + "\n")
-            code = error.exit_code
+            code = _say(error)
+        except ModuleNotFoundError as error:
+            missing = missing_package(error)
+            if missing is None:
+                raise
+            code = _say(missing, notes=error)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
@@ -129,6 +136,12 @@ def guarded(command: Callable[[], int]) -> NoReturn:
             sys.stderr.write("interrupted\n")
             code = REQUEUE if signal.SIGUSR1 in came else INTERRUPTED
         sys.exit(code)
+
+
+def _say(error: PrelarError, notes: Exception | None = None) -> int:
+    """Write an error's message, with its notes or another's, and return its exit code."""
+    sys.stderr.write("\n".join([f"error: {error}", *getattr(notes or error, "__notes__", ())]) + "\n")
+    return error.exit_code
 
 
 def _too_long(error: OSError) -> str:
@@ -192,13 +205,23 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         f"commands:\n{listing}\n`prelar-ray COMMAND --help` explains one; `prelar-ray demo` is a good start.",
     )
     parser.usage = "prelar-ray [--version] COMMAND ..."
-    parser.add_argument("--version", action="version", version=f"prelar-ray {__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     if arguments and not arguments[0].startswith("-"):
         nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         hint = f"nearest: {nearest[0]}; " if nearest else ""
         parser.error(f"unknown command {arguments[0]!r}; {hint}`prelar-ray --help` lists all")
     parser.parse_args(arguments)
     parser.error("which command? `prelar-ray --help` lists them")
+
+
+def _version() -> str:
+    """Version, and of a source tree its commit, which a built package has in its version."""
+    if "+g" in __version__:
+        return f"prelar-ray {__version__}"
+    from prelar_ray.storage.provenance import source_commit
+
+    commit = source_commit()
+    return f"prelar-ray {__version__}" + (f" (commit {commit})" if commit else "")
 
 
 def _module(command: str) -> str:

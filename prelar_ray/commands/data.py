@@ -17,7 +17,7 @@ from prelar_ray.seeding import generator
 from prelar_ray.storage.files import prepare_file
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.clips import ClipSampler
-from prelar_ray.video.film import SUFFIXES, write_film
+from prelar_ray.video.film import SUFFIXES, check_film, write_film
 from prelar_ray.video.merge import merge, share_of, sources_of, split
 from prelar_ray.video.remote import store_folder
 from prelar_ray.video.sheet import write_sheet
@@ -151,6 +151,8 @@ def _show(argv: Sequence[str]) -> int:
     suffix = args.to.suffix.lower()
     if suffix not in (".png", *SUFFIXES):
         raise UsageError(f"--to {args.to}: must end in .png, {' or '.join(SUFFIXES)}")
+    if suffix != ".png":
+        check_film(args.to)
     prepare_file(args.to)
     store = VideoStore.open(args.store, VideoConfig(skip_bad=True))  # what is intact can be shown, with a warning
     rng = generator(args.seed, "data-show")

@@ -8,11 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 from prelar_ray.checkpoint.store import CheckpointStore
-from prelar_ray.commands import diagnose, evaluate, finetune, prepare, pretrain, record, report
+from prelar_ray.commands import diagnose, evaluate, finetune, pretrain, record
 from prelar_ray.commands.dry_run import check_tasks, print_dry_run
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.errors import RunFolderError
+from prelar_ray.extras import EXTRAS, require
 from prelar_ray.storage.files import atomic_file
 from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.run_folder import RunFolder
@@ -41,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     args = parser.parse_args(argv)
     config = resolve(args)
+    tasks = {f"record.tasks.{number}": task for number, task in enumerate(config.record.tasks)}
+    families = {task.partition("/")[0] for task in [*tasks.values(), config.env.task]}
+    require("the demo", "video", "report", *sorted(families & set(EXTRAS)))
     if args.dry_run:
-        tasks = {f"record.tasks.{number}": task for number, task in enumerate(config.record.tasks)}
         check_tasks(tasks | {"env.task": config.env.task})
         check_out(args.out)
         print_dry_run(config)
@@ -53,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig, out: Path) -> int:
     if out.exists() and any(out.iterdir()):
         raise RunFolderError(f"{out}: holds an earlier demo; look at {out}/report.html, or choose another --out DIR")
+    from prelar_ray.commands import prepare, report  # need extras
+
     out.mkdir(parents=True, exist_ok=True)
     settings = out / "config.yaml"
     with atomic_file(settings) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import platform
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from prelar_ray.commands.options import command_parser, resolve
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.extras import EXTRAS, without
 from prelar_ray.replay.memory import GIB, memory_limit, step_bytes
 from prelar_ray.telemetry.checks import Check, check_line
 from prelar_ray.wording import counted
@@ -156,13 +158,19 @@ def check_packages(distribution: str = "prelar-ray") -> Check:
                 wrong.append(f"{requirement.name} {installed}, tested {requirement.specifier}")
     if wrong:
         return Check("FAIL", "; ".join(wrong), "pip install -c constraints.txt -e . (or run `make setup`)")
-    return Check("OK", f"{count} of {count} requirements met")
+    missing = without(*EXTRAS)
+    extras = f"; extras: {', '.join(sorted(set(EXTRAS) - set(missing))) or 'none'}"
+    return Check("OK", f"{count} of {count} requirements met{extras}" + f"; not: {', '.join(missing)}" * bool(missing))
 
 
 def check_rendering(config: RunConfig) -> Check:
     """Draw frames off-screen, if any are drawn."""
     if not config.env.image_size:
         return Check("OK", "not needed: env.image_size=0 draws no frames")
+    if importlib.util.find_spec("mujoco") is None:
+        return Check(
+            "OK", "not needed: no MuJoCo, so no tasks of Meta-World or DeepMind Control (extras metaworld, dmc)"
+        )
     from prelar_ray.envs import rendering_check
     from prelar_ray.errors import RenderingError
 

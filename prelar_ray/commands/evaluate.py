@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from prelar_ray.errors import UsageError
 from prelar_ray.statistics import mean_interval, success_interval
 from prelar_ray.storage.files import atomic_file, prepare_file
 from prelar_ray.storage.records import ANY_STEP, NO_SUCCESS
-from prelar_ray.video.film import SUFFIXES, write_film
+from prelar_ray.video.film import check_film, write_film
 from prelar_ray.wording import counted
 
 __all__ = ["evaluation_lines", "main"]
@@ -47,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change single settings by dotted key")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings to change")
     override_option(parser, "--episodes", "evaluation.episodes", help="episodes (default: as in the run)")
-    parser.add_argument("--film", type=_film, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
+    parser.add_argument("--film", type=Path, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
     parser.add_argument("--film-episodes", type=positive, default=3, metavar="N", help="episodes in it (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return and success")
     parser.add_argument("--random", action="store_true", help="act uniformly at random instead, for comparison")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration that would be used, and stop")
     args = parser.parse_args(argv)
+    if args.film:
+        check_film(args.film)
     checkpoint = load_checkpoint(args.checkpoint)
     config = load_config(None, args.config, overrides(args), base=checkpoint.config)
     if args.dry_run:
@@ -106,9 +107,3 @@ def _write_json(path: Path, config: RunConfig, update: int, random: bool, result
     }
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
-
-
-def _film(text: str) -> Path:
-    if Path(text).suffix.lower() not in SUFFIXES:  # noticed before the episodes are run, not after
-        raise argparse.ArgumentTypeError(f"{text}: must end in {' or '.join(SUFFIXES)}")
-    return Path(text)

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from prelar_ray.commands.options import plain_parser, positive
 from prelar_ray.errors import UsageError
-from prelar_ray.reporting import ComparisonReport, Options, is_comparison, write_comparison, write_report
+from prelar_ray.reporting.compare import Options
+from prelar_ray.reporting.comparison_report import ComparisonReport, is_comparison, write_comparison
 from prelar_ray.reporting.formats import score_text, spaced
 from prelar_ray.reporting.read import find_runs
+from prelar_ray.reporting.run_report import write_report
 from prelar_ray.reporting.scores import METRIC_NAMES, RETURN, SUCCESS
 from prelar_ray.storage.files import prepare_file
 from prelar_ray.wording import counted

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.extras import require
 from prelar_ray.sources.arrays import as_actions, as_frames, no_pictures, picture_size
 from prelar_ray.sources.choosing import check_choice, chosen_cameras, chosen_numbers
 from prelar_ray.sources.files import check_readable, mostly, natural, total_bytes, visible_files
@@ -117,10 +118,8 @@ class Hdf5(Source):
 
 
 def _h5py() -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError as error:
-        raise ConfigError("HDF5 files need h5py; pip install 'prelar-ray[hdf5]'") from error
+    require("reading HDF5 files", "hdf5")
+    return importlib.import_module("h5py")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "installed_versions", "provenance", "utc_now"]
+__all__ = ["PACKAGES", "installed_versions", "provenance", "source_commit", "utc_now"]
 
 PACKAGES = ("prelar-ray", "torch", "ray", "mujoco", "metaworld", "gymnasium", "dm_control", "numpy")
 """Distributions whose versions are recorded."""
@@ -22,7 +22,7 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def provenance() -> dict[str, Any]:
     """Return ``versions``, ``commit`` and ``hardware`` of this process, JSON-able."""
-    return {"versions": installed_versions(), "commit": _commit(), "hardware": _hardware()}
+    return {"versions": installed_versions(), "commit": source_commit(), "hardware": _hardware()}
 
 
 def utc_now() -> str:
@@ -39,7 +39,7 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Return the commit of the source tree, ``-dirty`` if changed, or what an installed package's version says of it.
 
     None where neither tells.

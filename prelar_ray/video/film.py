@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
-from prelar_ray.errors import DataError
+from prelar_ray.errors import UsageError
+from prelar_ray.extras import require
 from prelar_ray.storage.files import cannot_write
 from prelar_ray.types import Frames
 
-__all__ = ["SUFFIXES", "write_film"]
+__all__ = ["SUFFIXES", "check_film", "write_film"]
 
 SIDE = 256
 """To which frames are enlarged, pixels."""
@@ -21,19 +21,31 @@ SUFFIXES = (".mp4", ".gif")
 """Suffixes of the films that :func:`write_film` writes."""
 
 
+def check_film(path: Path) -> None:
+    """Make sure that a film can be written as ``path``, before the work of which it is made.
+
+    Raises:
+        UsageError: another suffix, or PyAV is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path}: films are written as {' or '.join(SUFFIXES)}; choose one of these")
+    if suffix == ".mp4":
+        require(f"{path}: an mp4 film", "video")
+
+
 def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 30) -> None:
     """Write episodes one after another, enlarged, to ``path`` (``.mp4`` or ``.gif``).
 
     Raises:
-        DataError: another suffix, or the file cannot be written.
+        UsageError: as :func:`check_film`.
+        DataError: the file cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: films are written as {' or '.join(SUFFIXES)}; choose one of these")
+    check_film(path)
     frames = np.concatenate(list(episodes))
     enlarge = max(1, SIDE // frames.shape[1])
     frames = frames.repeat(enlarge, axis=1).repeat(enlarge, axis=2)
-    write = _write_mp4 if suffix == ".mp4" else _write_gif
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, frames, frames_per_second)
@@ -42,6 +54,8 @@ def write_film(path: Path, episodes: Sequence[Frames], frames_per_second: int = 
 
 
 def _write_mp4(path: Path, frames: Frames, frames_per_second: int) -> None:
+    import av  # an extra
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=frames_per_second)
         stream.height, stream.width = frames.shape[1:3]

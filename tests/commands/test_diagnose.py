@@ -10,7 +10,7 @@ import pytest
 
 from prelar_ray.commands import diagnose, pretrain, record, visualize
 from prelar_ray.learning.probe import Probe, probe
-from prelar_ray.reporting import write_report
+from prelar_ray.reporting.run_report import write_report
 from prelar_ray.storage.records import Diagnostics, read_diagnostics
 from prelar_ray.telemetry.metrics import METRICS
 from prelar_ray.training import probing

@@ -141,7 +141,7 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--film", "film.avi"], "--film: film.avi: must end in .mp4 or .gif"),
+        (["--film", "film.avi"], "film.avi: films are written as .mp4 or .gif"),
         (["--episodes", "0"], "error: evaluation.episodes=0: must be"),
         (["--episodes", "x"], "error: evaluation.episodes=x: must be"),
         (["--film-episodes", "x"], "--film-episodes: x: must be a whole number of at least 1"),

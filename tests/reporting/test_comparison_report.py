@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from prelar_ray.errors import DataError, UsageError
-from prelar_ray.reporting import ComparisonReport, Options, is_comparison, write_comparison
+from prelar_ray.reporting.compare import Options
+from prelar_ray.reporting.comparison_report import ComparisonReport, is_comparison, write_comparison
 from prelar_ray.reporting.scores import read_scores
 from prelar_ray.storage.run_folder import RunFolder
 from tests.reporting.pages import Page

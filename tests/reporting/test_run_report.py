@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prelar_ray.errors import DataError
-from prelar_ray.reporting import write_report
 from prelar_ray.reporting.pages import machines
 from prelar_ray.reporting.read import Run, read_run
-from prelar_ray.reporting.run_report import LATENT_CHARTS, _latent, _seeds
+from prelar_ray.reporting.run_report import LATENT_CHARTS, _latent, _seeds, write_report
 from prelar_ray.storage.files import append_json_line
 from prelar_ray.storage.records import Diagnostics, ProbeScores, read_diagnostics, write_diagnostics
 from prelar_ray.storage.run_folder import RunFolder

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import ConfigError, DataError, UsageError
 from prelar_ray.sources.hdf5 import Hdf5
 from prelar_ray.sources.source import Choice
 from tests.sources.reading import POINTER, plain, read
@@ -18,7 +18,7 @@ from tests.sources.reading import POINTER, plain, read
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "a.hdf5").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"pip install 'prelar-ray\[hdf5\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'prelar-ray\[hdf5\]'"):
         Hdf5(tmp_path, Choice())
 
 

@@ -14,7 +14,7 @@ from prelar_ray.checkpoint.transfer import load_pretrained, policy_weights
 from prelar_ray.config import RunConfig, load_config, to_yaml
 from prelar_ray.errors import CheckpointError, DataError
 from prelar_ray.replay.segments import EpisodeStore
-from prelar_ray.reporting import write_report
+from prelar_ray.reporting.run_report import write_report
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.telemetry.writers import read_metrics

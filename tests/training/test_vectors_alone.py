@@ -17,8 +17,8 @@ from prelar_ray.config import RunConfig, load_config
 from prelar_ray.envs import make_env
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.replay.segments import EpisodeStore
-from prelar_ray.reporting import write_report
 from prelar_ray.reporting.read import read_run
+from prelar_ray.reporting.run_report import write_report
 from prelar_ray.telemetry.writers import read_metrics
 from tests.training.runs import Run, crash, never
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prelar_ray.errors import DataError
+from prelar_ray.errors import DataError, UsageError
 from prelar_ray.types import Frames
 from prelar_ray.video.film import write_film
 
@@ -72,7 +72,7 @@ def test_a_gif_lasts_as_long_as_its_frames_also_when_they_do_not_change(tmp_path
 
 @pytest.mark.parametrize("name", ["film.avi", "film"])
 def test_another_kind_of_film_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name}: films are written as \.mp4 or \.gif; choose one of these"):
+    with pytest.raises(UsageError, match=rf"{name}: films are written as \.mp4 or \.gif; choose one of these"):
         write_film(tmp_path / name, EPISODES)
     assert list(tmp_path.iterdir()) == []
 
