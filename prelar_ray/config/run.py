@@ -17,6 +17,7 @@ from prelar_ray.config.component import (
     Settings,
 )
 from prelar_ray.config.model import LossConfig, WorldModelConfig
+from prelar_ray.config.output import CheckpointConfig, TelemetryConfig
 from prelar_ray.config.training import (
     BehaviourConfig,
     CollectConfig,
@@ -32,11 +33,9 @@ from prelar_ray.types import IMAGE_SIZE, ObservedSize
 
 __all__ = [
     "RLLIB",
-    "CheckpointConfig",
     "EnvConfig",
     "RecordConfig",
     "RunConfig",
-    "TelemetryConfig",
     "VideoConfig",
 ]
 
@@ -164,24 +163,6 @@ class VideoConfig(Component):
         if self.weights and (len(self.weights) != len(self.paths) or not any(self.weights)):
             raise ValueError(f"video.weights: expected one for each of {len(self.paths)} stores in path, and not all 0")
         return self
-
-
-class CheckpointConfig(Component):
-    """Checkpoints."""
-
-    every_updates: PositiveInt = 1_000
-    """Updates between checkpoints, which are due at its multiples."""
-    keep_last: Annotated[int, Field(ge=1)] = 3
-    """Newest checkpoints kept; the best by evaluation return stays beside them."""
-    mirror: str = ""
-    """Address, of any kind that pyarrow.fs knows (s3://bucket/runs), below which a copy of the run folder is kept."""
-
-
-class TelemetryConfig(Component):
-    """Logging."""
-
-    every_updates: PositiveInt = 50
-    """Updates between log lines, which are due at its multiples; metrics leave the device then."""
 
 
 class RunConfig(Component):

@@ -39,7 +39,7 @@ PATH_BYTES = 3800
 PATIENCE_SECONDS = 120.0
 """How long a run waits for a lock whose holder is known to have ended, on a machine that went down."""
 
-REMAINS = ("checkpoints", "replay", "tensorboard", "metrics.jsonl", "manifest.json")
+REMAINS = ("checkpoints", "replay", "tensorboard", "wandb", "metrics.jsonl", "manifest.json")
 """Files that a run may create before its first checkpoint, besides its record and configuration."""
 
 

@@ -4,13 +4,14 @@
 
     RUN/
       run.json            phase, id, status, versions, hardware, timings, summary, changes of settings by a resume;
-                          lost_log: why, and from which update on, nobody could read the log
+                          loggers: ids that services know it by; lost_log: why, and from which update on, nobody
+                          could read the log
       .lock               while a process is at work in the folder: which one
       config.yaml         the resolved configuration
       metrics.jsonl       one line of metrics per log interval
       evaluations.jsonl   one line per evaluation, every episode's return and success
       diagnostics.json    result of `prelar-ray diagnose` for a pre-training run
-      tensorboard/  checkpoints/  replay/  frames/  report.html
+      tensorboard/  wandb/  checkpoints/  replay/  frames/  report.html
 """
 
 from __future__ import annotations

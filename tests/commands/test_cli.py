@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import prelar_ray
 from prelar_ray.commands import cli
 from prelar_ray.config import json_schema
 from prelar_ray.errors import ConfigError, DataError, NonFiniteError
+from prelar_ray.storage.provenance import source_commit
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -160,7 +162,12 @@ def test_version_is_the_package_s(capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.dispatch(["--version"])
     assert exit_.value.code == 0
-    assert capsys.readouterr().out == f"prelar-ray {prelar_ray.__version__}\n"
+    said = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"prelar-ray {re.escape(prelar_ray.__version__)}( \(commit [0-9a-f]{{40}}(-dirty)?\))?\n", said
+    )
+    commit = source_commit()
+    assert commit is None or commit in said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,37 @@ def test_without_a_policy_a_death_ends_the_run(start: Any, log: list[str], tmp_p
         list(start(die))
     assert log == ["close loop", "close backend"]
     assert status(tmp_path) == "failed"
+
+
+def test_services_get_every_line_and_the_settings_but_no_address(
+    minute_config: RunConfig, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Mapping[str, float]] = []
+    shown: dict[str, Any] = {}
+
+    @contextmanager
+    def logging_to(names: Sequence[str], project: str, run: RunFolder, settings: Any) -> Iterator[Any]:
+        shown.update(settings, names=names, project=project)
+        yield sent.append
+
+    monkeypatch.setattr("prelar_ray.training.drive.logging_to", logging_to)
+    telemetry = minute_config.telemetry.model_copy(update={"loggers": ("mlflow",), "project": "arm"})
+    mirror = minute_config.checkpoint.model_copy(update={"mirror": f"file://{tmp_path}/mirror?key=secret"})
+    config = minute_config.model_copy(update={"telemetry": telemetry, "checkpoint": mirror})
+    run = RunFolder.create(tmp_path / "run", "", "pretrain")
+    lines = drive(
+        config,
+        run,
+        phase="pretrain",
+        total=10,
+        unit="updates",
+        is_whole=lambda path: True,
+        load=lambda: 0,
+        done=lambda origin: origin,
+        start=lambda: Resource(log),
+        open_loop=lambda backend, origin: Counting(run, log, origin, lambda count: None),
+    )
+    assert sent == list(lines)
+    assert len(sent) == 10
+    assert (shown["names"], shown["project"]) == (("mlflow",), "arm")
+    assert shown["checkpoint"]["mirror"] is True
