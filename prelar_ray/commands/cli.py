@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.logging import RichHandler
 
 from prelar_ray import __version__
-from prelar_ray.commands.options import plain_parser
+from prelar_ray.commands.options import ASKED, plain_parser
 from prelar_ray.errors import PrelarError
 from prelar_ray.extras import missing_package
 from prelar_ray.interrupts import stopping_signals
@@ -194,6 +194,10 @@ def _log_to_stderr() -> None:
 def dispatch(argv: Sequence[str] | None = None) -> int:
     """Run ``prelar-ray COMMAND ...``; only the chosen command's module is imported."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if ASKED in os.environ:
+        from prelar_ray.commands.completion import complete_command
+
+        arguments = [command] if (command := complete_command(list(COMMANDS))) else []
     if arguments and arguments[0] in COMMANDS:
         run: Callable[[Sequence[str]], int] = importlib.import_module(_module(arguments[0])).main
         return run(arguments[1:])

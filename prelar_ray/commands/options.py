@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from prelar_ray.storage.occupancy import lock_run
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
+    "ASKED",
     "chosen_videos",
     "command_parser",
     "override_option",
@@ -31,11 +33,19 @@ __all__ = [
 ]
 
 
+ASKED = "_ARGCOMPLETE"
+"""Set where a shell asks what could be written next; see :mod:`prelar_ray.commands.completion`."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Parser whose ``KEY=VALUE`` arguments may stand before, between and after the options."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse with options and positional arguments in any order."""
+        """Parse with options and positional arguments in any order; answers a shell that asks for completions."""
+        if ASKED in os.environ:
+            from prelar_ray.commands.completion import complete
+
+            complete(self)
         return self.parse_intermixed_args(args, namespace)
 
 

@@ -15,7 +15,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from prelar_ray.config.mistakes import describe, field_type, nearest, show
+from prelar_ray.config.mistakes import describe, nearest, show
+from prelar_ray.config.paths import field_type
 from prelar_ray.config.run import RLLIB, RunConfig
 from prelar_ray.errors import ConfigError
 

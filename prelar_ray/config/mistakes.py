@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from prelar_ray.config.paths import field_type, fields, setting_paths
 from prelar_ray.config.run import RunConfig
 
-__all__ = ["describe", "field_type", "nearest", "show"]
+__all__ = ["describe", "nearest", "show"]
 
 
 def describe(mistake: ErrorDetails) -> str:
@@ -21,7 +21,7 @@ def describe(mistake: ErrorDetails) -> str:
     kind, context = mistake["type"], mistake.get("ctx", {})
     path = ".".join(map(str, location))
     if kind == "value_error":
-        is_rule = not location or _fields(field_type(location))  # a section's rule names the keys that contradict
+        is_rule = not location or fields(field_type(location))  # a section's rule names the keys that contradict
         return str(context["error"]) if is_rule else f"{path}: {context['error']}"
     if kind == "extra_forbidden":
         return _describe_unknown(path, value)
@@ -55,7 +55,7 @@ def describe(mistake: ErrorDetails) -> str:
         case "tuple_type":
             allowed = "must be a list such as [a, b]"
         case "model_type":
-            allowed = f"must be a section with the keys {', '.join(_fields(field_type(location)))}"
+            allowed = f"must be a section with the keys {', '.join(fields(field_type(location)))}"
         case _:
             allowed = mistake["msg"]
     is_text = ", not text" if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type") else ""
@@ -67,8 +67,8 @@ def _describe_unknown(path: str, value: Any) -> str:
         return "\n".join(_describe_unknown(f"{path}.{key}", inner) for key, inner in value.items())
     section, _, name = path.rpartition(".")
     prefix = f"{section}." if section else ""
-    siblings = list(_fields(field_type(section.split(".")) if section else RunConfig))
-    paths = list(_paths(RunConfig))
+    siblings = list(fields(field_type(section.split(".")) if section else RunConfig))
+    paths = list(setting_paths())
     if elsewhere := [known for known in paths if known.rpartition(".")[2] == name]:
         hint = f"; nearest: {difflib.get_close_matches(path, elsewhere, n=1, cutoff=0)[0]}"
     else:
@@ -88,28 +88,3 @@ def show(value: Any) -> str:
     """Return a value as the user would write it, on one short line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def field_type(keys: Sequence[str | int]) -> Any:
-    """Return the type declared at a dotted path, or None where the path does not exist."""
-    kind: Any = RunConfig
-    for key in keys:
-        fields = _fields(kind)
-        if key not in fields:
-            return None
-        kind = fields[key]
-    return kind
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    """Return names and types of a section's fields; empty where ``kind`` is not a section."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    return {}
-
-
-def _paths(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of every section and value below a section."""
-    for name, inner in _fields(kind).items():
-        yield prefix + name
-        yield from _paths(inner, f"{prefix}{name}.")
