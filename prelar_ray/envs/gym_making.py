@@ -14,6 +14,9 @@ from prelar_ray.errors import ConfigError, PrelarError
 
 __all__ = ["make_gym"]
 
+NO_CONSTRUCTOR = "() takes no arguments"
+"""What Python says of arguments for a class that has no constructor of its own."""
+
 
 def make_gym(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
     """Make the environment, with ``render_mode="rgb_array"`` where an image may have to be rendered.
@@ -36,7 +39,8 @@ def make_gym(identifier: str, env: EnvConfig) -> gymnasium.Env[Any, Any]:
             try:
                 made = gymnasium.make(identifier, disable_env_checker=True, **settings)
             except TypeError as error:
-                if _refused_keyword(error) != "render_mode" or "render_mode" in env.kwargs:
+                refused = _refused_keyword(error) == "render_mode" or NO_CONSTRUCTOR in str(error)
+                if not refused or "render_mode" in env.kwargs:
                     raise
                 del settings["render_mode"]
                 made = gymnasium.make(identifier, disable_env_checker=True, **settings)

@@ -202,6 +202,13 @@ def test_a_constructor_without_render_mode_is_enough_where_the_observation_is_th
     assert made(task=f"{WORLD}:Flattened-v0").image_source == "the observation"
 
 
+def test_a_class_without_a_constructor_is_enough_too() -> None:
+    task = "gym/examples.own_environment:Shade-v0"
+    assert made(task=task).image_source == "the observation"
+    with pytest.raises(ConfigError, match=r"Shade\(\) takes no arguments\); .*correct env\.kwargs"):
+        made(task=task, kwargs={"goal": 1})
+
+
 def test_a_dict_of_actions_is_flattened_as_the_documentation_says() -> None:
     env = made(task=f"{WORLD}:Flattened-v0")
     env.reset()
