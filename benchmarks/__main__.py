@@ -26,6 +26,7 @@ NAMES = {
     "scaling": "an update shared by several ranks (torch alone)",
     "control_plane": "only the loop and Ray, with many collectors and ranks that sleep",
     "cost_model": "one GPU per run or a batch split over several: a model of eight RTX 3090 (torch alone)",
+    "packages": "the package and each extra in an empty environment: megabytes, seconds",
     "structure": "modules and lines of every package, and who imports whom",
     "compare": "times of two result files",
     "gather": "run folders into one result file: settings, measurements, evaluations, diagnostics",

@@ -1,14 +1,16 @@
 """Hooks of the documentation site: pages that are generated, and links that leave this folder.
 
 Pages are written to be read in the repository too, where links lead to source files. The site has a page for each file
-that is linked; the commands' help and the changelog are taken from where they are.
+that is linked; the commands' help, the changelog, the citation and the notebook are taken from where they are.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import io
+import json
 import os
 import posixpath
 import re
@@ -16,6 +18,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -25,16 +28,24 @@ LINK = re.compile(r"(?<=\]\()((?:\.\./)+[^)#\s]*)")
 """Target of a Markdown link that goes up, without its anchor."""
 FROM_ROOT = re.compile(r"(?<=\]\()(?:docs/)?((?!https?:)[^)#\s]+)")
 """Target of a Markdown link in a page at the root of the repository."""
+NOTEBOOK = "examples/video_to_policy.ipynb"
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    pages = {"changelog.md": _changelog(), "reference/commands.md": _commands()}
+    pages: dict[str, str | bytes] = {
+        "changelog.md": _changelog(),
+        "citation.md": _citation(),
+        "reference/commands.md": _commands(),
+        **_notebook(),
+    }
     texts = {file.src_uri: (Path(config.docs_dir) / file.src_uri).read_text() for file in files.documentation_pages()}
     for uri, text in [*texts.items(), *pages.items()]:
-        for target in filter(None, (_outside(uri, link) for link in LINK.findall(text))):
-            pages[f"source/{target}.md"] = _source(ROOT / target)
+        links = LINK.findall(text) if isinstance(text, str) else []
+        for target in filter(None, (_outside(uri, link) for link in links)):
+            if target != NOTEBOOK:
+                pages[f"source/{target}.md"] = _source(ROOT / target)
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
     return files
@@ -47,7 +58,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _outside(page.file.src_uri, match[1])
         if target is None:
             return match[1]
-        return posixpath.relpath(f"source/{target}.md", posixpath.dirname(page.file.src_uri) or ".")
+        leads_to = "notebook.md" if target == NOTEBOOK else f"source/{target}.md"
+        return posixpath.relpath(leads_to, posixpath.dirname(page.file.src_uri) or ".")
 
     return LINK.sub(replaced, markdown)
 
@@ -75,6 +87,55 @@ def _changelog() -> str:
         return match[1] if match[0].startswith("docs/") else f"../{match[0]}"
 
     return FROM_ROOT.sub(moved, (ROOT / "CHANGELOG.md").read_text())
+
+
+def _citation() -> str:
+    """Return a page that says how to cite paper and software."""
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper = found["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    return f"""# Citation
+
+{found["message"]}
+
+```bibtex
+@inproceedings{{prelar,
+  title     = {{{paper["title"]}}},
+  author    = {{{authors}}},
+  booktitle = {{{paper["collection-title"]}}},
+  year      = {{{paper["year"]}}}
+}}
+
+@software{{prelar_ray,
+  title   = {{{found["title"]}: {found["abstract"]}}},
+  author  = {{{found["authors"][0]["name"]}}},
+  version = {{{found["version"]}}},
+  note    = {{commit as recorded in run.json}}
+}}
+```
+
+[CITATION.cff](../CITATION.cff) is the same for machines.
+"""
+
+
+def _notebook() -> dict[str, str | bytes]:
+    """Return the notebook as a page, with its pictures."""
+    parts: list[str] = []
+    pictures: dict[str, str | bytes] = {}
+    for cell in json.loads((ROOT / NOTEBOOK).read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text.replace("](../docs/", "]("))
+            continue
+        parts.append(f"```python\n{text}\n```")
+        for output in cell["outputs"]:
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+            elif picture := output.get("data", {}).get("image/png"):
+                name = f"images/notebook-{len(pictures)}.png"
+                pictures[name] = base64.b64decode("".join(picture))
+                parts.append(f"![what the cell draws]({name})")
+    return {"notebook.md": "\n\n".join(parts) + "\n", **pictures}
 
 
 def _commands() -> str:

@@ -246,9 +246,9 @@ def test_a_schema_that_cannot_be_written_is_a_message_with_the_path(tmp_path: Pa
     assert result.stderr.startswith(f"error: {tmp_path / 'file' / 'schema.json'}: cannot write")
 
 
-def test_the_help_of_schema_names_the_file_that_the_readme_names(capsys):
+def test_the_help_of_schema_names_the_file_that_the_page_of_runs_names(capsys):
     with pytest.raises(SystemExit):
         cli.dispatch(["schema", "--help"])
     name = "--out prelar_ray.schema.json"
     assert name in capsys.readouterr().out
-    assert name in (Path(prelar_ray.__file__).parents[1] / "README.md").read_text()
+    assert name in (Path(prelar_ray.__file__).parents[1] / "docs" / "runs.md").read_text()
