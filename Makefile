@@ -76,7 +76,7 @@ lint: setup
 # Any warning, such as a link that leads nowhere, is an error. Nothing is read from the network.
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; its search needs a server: python3 -m http.server --directory build/site"
 
 # Sources and wheel, which `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
 # since by a digest, so that no two packages look alike.
