@@ -6,13 +6,14 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-local test-cluster nightly lint docs wheel
+.PHONY: help setup demo test test-local test-cluster nightly matrix lint docs wheel
 .NOTPARALLEL:
 
 help:
 	@echo "make demo     set up, then record, prepare, pre-train, fine-tune, evaluate and report on 2 CPU cores: runs/demo/"
 	@echo "make test     set up, then run the tests that need no GPU: minutes on 2 CPU cores"
 	@echo "make nightly  set up, then run the tests that take long and rarely fail: docs/results/nightly.txt"
+	@echo "make matrix   the tests of one process with every Python that is installed: 3.11, 3.12, 3.13"
 	@echo "make lint     set up, then ruff and mypy"
 	@echo "make docs     set up, then build the documentation as a site: build/site/index.html"
 	@echo "make wheel    set up, then build sources and wheel, which clusters install: dist/"
@@ -24,11 +25,11 @@ setup: .venv/rendering.stamp
 .venv/install.stamp: pyproject.toml constraints.txt
 	@set -e; \
 	python=; \
-	for name in python3.11 python3.12 python3; do \
-		$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && python=$$name && break; \
+	for name in python3.11 python3.12 python3.13 python3; do \
+		$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && python=$$name && break; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo "error: no Python 3.11 or 3.12 found; install one, for example: sudo apt-get install python3 python3-venv" >&2; exit 1; \
+		echo "error: no Python 3.11 to 3.13 found; install one, for example: sudo apt-get install python3 python3-venv" >&2; exit 1; \
 	fi; \
 	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "error: $$python cannot create virtual environments; run: sudo apt-get install $$python-venv" >&2; exit 1; \
@@ -67,6 +68,19 @@ nightly: setup
 		git log -1 --format='commit %h of %cs' && \
 		$(BIN)/python -m pytest --no-header --durations=0 --durations-min=1 -m "nightly and not gpu"; \
 	} 2>&1 | tee docs/results/nightly.txt
+
+# PYTHONS="python3.12" chooses. Each gets an environment of its own, build/matrix/python3.12.
+PYTHONS ?= python3.11 python3.12 python3.13
+matrix:
+	@failed=; \
+	for python in $(PYTHONS); do \
+		command -v $$python >/dev/null || { echo "$$python: not installed, left out"; continue; }; \
+		folder=build/matrix/$$python; \
+		$$python -m venv $$folder && \
+		$$folder/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]' && \
+		$$folder/bin/python -m pytest -n 2 -q -m "not gpu and not nightly and not cluster" || failed="$$failed $$python"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

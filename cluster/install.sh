@@ -49,13 +49,13 @@ if [ "$(cat "$home/installed" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/prelar
     rm -f "$home/installed"
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         python=
-        for name in python3.11 python3.12 python3; do
-            if "$name" -c 'import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+        for name in python3.11 python3.12 python3.13 python3; do
+            if "$name" -c 'import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
                 python=$name
                 break
             fi
         done
-        [ -n "$python" ] || fail "no Python 3.11 or 3.12 with venv: sudo apt-get install python3.11 python3.11-venv, or python3.12"
+        [ -n "$python" ] || fail "no Python 3.11 to 3.13 with venv: sudo apt-get install python3 python3-venv"
         "$python" -m venv --clear "$venv"
     fi
     echo "$(hostname): installing $(basename "$wheel") into $venv (minutes the first time)"

@@ -7,7 +7,7 @@ from typing import Final
 
 from prelar_ray.errors import UsageError
 
-__all__ = ["EXTRAS", "PACKAGES", "missing_package", "require", "without"]
+__all__ = ["EXTRAS", "PACKAGES", "missing_package", "require", "require_package", "without"]
 
 PACKAGES: Final = {
     "metaworld": "metaworld",
@@ -32,8 +32,20 @@ EXTRAS: Final = tuple(dict.fromkeys(PACKAGES.values()))
 def missing_package(error: ModuleNotFoundError) -> UsageError | None:
     """Return what a user is told whose installation lacks a package of an extra; None where the package is of none."""
     package = (error.name or "").partition(".")[0]
-    if package not in PACKAGES:
-        return None
+    return _not_installed(package) if package in PACKAGES else None
+
+
+def require_package(package: str) -> None:
+    """Make sure that one of :data:`PACKAGES` is there.
+
+    Raises:
+        UsageError: it is not; names its extra.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise _not_installed(package)
+
+
+def _not_installed(package: str) -> UsageError:
     return UsageError(f"{package} is not installed; {_remedy([PACKAGES[package]])}")
 
 

@@ -4,23 +4,26 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from prelar_ray.errors import UsageError
-from prelar_ray.extras import EXTRAS, PACKAGES, missing_package, require, without
+from prelar_ray.extras import EXTRAS, PACKAGES, missing_package, require
+from prelar_ray.extras import without as missing_extras
 
 ROOT = Path(__file__).parents[1]
 NEEDS_NO_EXTRA = [
     *("record", "data", "pretrain", "diagnose", "finetune", "tune", "status", "evaluate", "export", "fetch"),
-    *("import-checkpoint", "export-checkpoint", "doctor", "cluster", "schema", "demo", "prepare"),
+    *("import-checkpoint", "export-checkpoint", "doctor", "cluster", "schema", "demo"),
 ]
-HIDING = f"""
+HIDING = """
+import importlib.util
 import sys
 
-HIDDEN = {sorted(PACKAGES)}
+HIDDEN = {hidden}
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
@@ -28,18 +31,22 @@ class Finder:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Finder())
-
-import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in HIDDEN else found(name, package)
 """
 
 
+def without(folder: Path, hidden: Iterable[str]) -> dict[str, str]:
+    """Environment variables of processes in which some packages cannot be imported."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(HIDING.format(hidden=sorted(hidden)))
+    return os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
     """Environment variables of processes in which no package of an extra can be imported."""
-    (tmp_path / "sitecustomize.py").write_text(HIDING)
-    return os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    return without(tmp_path / "hiding", PACKAGES)
 
 
 def run(bare: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +61,7 @@ def declared() -> dict[str, list[str]]:
 
 def test_every_package_is_of_an_extra_that_is_declared_and_every_extra_has_one() -> None:
     assert set(EXTRAS) == declared().keys() - {"all", "dev"}
-    distributions = {"tree": "ray", "ormsgpack": "ray"}  # what the extra of Ray brings
+    distributions = {"tree": "ray", "ormsgpack": "ray", "mlflow": "mlflow-skinny"}  # the extra of Ray brings two
     for package, extra in PACKAGES.items():
         assert distributions.get(package, package) in declared()[extra]
 
@@ -65,7 +72,7 @@ def test_all_has_every_extra_but_those_of_other_services() -> None:
 
 
 def test_commands_start_without_any_extra(bare: dict[str, str], tmp_path: Path) -> None:
-    modules = [f"prelar_ray.commands.{name.replace('-', '_')}" for name in NEEDS_NO_EXTRA if name != "prepare"]
+    modules = [f"prelar_ray.commands.{name.replace('-', '_')}" for name in NEEDS_NO_EXTRA]
     program = f"import importlib, sys\nfor name in {[*modules, 'prelar_ray.api']}: importlib.import_module(name)"
     found = subprocess.run([sys.executable, "-c", program], env=bare, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
@@ -84,6 +91,7 @@ def test_commands_start_without_any_extra(bare: dict[str, str], tmp_path: Path) 
             "dmc",
         ),
         (["finetune", "--preset", "tiny", "--method", "rllib/PPO", "--out", "runs/a"], "rllib"),
+        (["pretrain", "--preset", "tiny", "--videos", "a", "--out", "b", "telemetry.loggers=[mlflow]"], "mlflow"),
         (["demo"], "video,report,metaworld"),
     ],
 )
@@ -106,9 +114,30 @@ def test_a_package_of_no_extra_is_not_explained() -> None:
 
 def test_only_what_is_missing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    assert without("report", "video") == ["video"]
+    assert missing_extras("report", "video") == ["video"]
     with pytest.raises(
         UsageError, match=r"^a film needs packages that are not installed; pip install 'prelar-ray\[video\]'$"
     ):
         require("a film", "report", "video")
     require("a page", "report")
+
+
+@pytest.mark.render
+def test_deepmind_control_alone_draws_and_is_measured(tmp_path: Path) -> None:
+    environment = without(tmp_path / "hiding", ["metaworld"])
+    found = run(
+        environment, tmp_path, "doctor", "--only", "rendering", "env.task=dmc/walker-walk", "env.render_quality=fast"
+    )
+    assert found.returncode == 0, found.stdout
+    assert "frames/s" in found.stdout
+
+
+def test_doctor_fails_where_the_task_s_simulator_is_missing_and_not_where_none_is_needed(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    found = run(bare, tmp_path, "doctor", "--only", "rendering", "env.task=metaworld/reach-v3")
+    assert found.returncode == 1
+    assert "pip install 'prelar-ray[metaworld]'" in found.stdout
+    found = run(bare, tmp_path, "doctor", "--only", "rendering", "--preset", "tiny")
+    assert found.returncode == 0
+    assert "not needed" in found.stdout

@@ -127,8 +127,8 @@ def run(command: str, timeout: float) -> dict[str, Any]:
 
 def pythons() -> list[str]:
     """Return the interpreters with which the package can be installed."""
-    able = "import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))"
-    names = ("python3.11", "python3.12", "python3")
+    able = "import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))"
+    names = ("python3.11", "python3.12", "python3.13", "python3")
     found = [name for name in names if shutil.which(name)]
     return [name for name in found if not subprocess.run([name, "-c", able], capture_output=True).returncode]
 

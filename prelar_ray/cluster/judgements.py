@@ -86,7 +86,7 @@ def judge_tools(facts: Mapping[str, Any]) -> Check:
         return Check("FAIL", "no rsync, with which `ray up` copies", "sudo apt-get install rsync there")
     if not facts["pythons"] and not facts["installed"]:
         remedy = "sudo apt-get install python3.11 python3.11-venv there, or python3.12 python3.12-venv"
-        return Check("FAIL", f"no Python 3.11 or 3.12 with venv; python3 is {facts['python']}", remedy)
+        return Check("FAIL", f"no Python 3.11 to 3.13 with venv; python3 is {facts['python']}", remedy)
     return Check("OK", f"rsync, {', '.join(facts['pythons']) or 'the installed Python'}")
 
 

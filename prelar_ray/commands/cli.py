@@ -126,7 +126,9 @@ def guarded(command: Callable[[], int]) -> NoReturn:
             missing = missing_package(error)
             if missing is None:
                 raise
-            code = _say(missing, notes=error)
+            for note in getattr(error, "__notes__", ()):
+                missing.add_note(note)
+            code = _say(missing)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
@@ -138,9 +140,9 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         sys.exit(code)
 
 
-def _say(error: PrelarError, notes: Exception | None = None) -> int:
-    """Write an error's message, with its notes or another's, and return its exit code."""
-    sys.stderr.write("\n".join([f"error: {error}", *getattr(notes or error, "__notes__", ())]) + "\n")
+def _say(error: PrelarError) -> int:
+    """Write an error's message with its notes, and return its exit code."""
+    sys.stderr.write("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]) + "\n")
     return error.exit_code
 
 
@@ -197,7 +199,7 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
     if ASKED in os.environ:
         from prelar_ray.commands.completion import complete_command
 
-        arguments = [command] if (command := complete_command(list(COMMANDS))) else []
+        arguments = complete_command(list(COMMANDS))
     if arguments and arguments[0] in COMMANDS:
         run: Callable[[Sequence[str]], int] = importlib.import_module(_module(arguments[0])).main
         return run(arguments[1:])
@@ -209,12 +211,14 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         f"commands:\n{listing}\n`prelar-ray COMMAND --help` explains one; `prelar-ray demo` is a good start.",
     )
     parser.usage = "prelar-ray [--version] COMMAND ..."
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="store_true", help="say the version and its commit")
     if arguments and not arguments[0].startswith("-"):
         nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         hint = f"nearest: {nearest[0]}; " if nearest else ""
         parser.error(f"unknown command {arguments[0]!r}; {hint}`prelar-ray --help` lists all")
-    parser.parse_args(arguments)
+    if parser.parse_args(arguments).version:
+        sys.stdout.write(f"{_version()}\n")
+        return 0
     parser.error("which command? `prelar-ray --help` lists them")
 
 

@@ -20,8 +20,10 @@ from prelar_ray.config.paths import choices, field_type, fields, setting_paths
 __all__ = ["complete", "complete_command"]
 
 
-def complete_command(commands: Sequence[str]) -> str | None:
-    """Return the command whose parser has to answer; where it is being written, answer and leave the process.
+def complete_command(commands: Sequence[str]) -> list[str]:
+    """Return the words before the cursor, where the first is a command, whose parser has to answer.
+
+    Where the command is being written, this answers and leaves the process.
 
     Args:
         commands: all that there are.
@@ -30,11 +32,11 @@ def complete_command(commands: Sequence[str]) -> str | None:
     _, _, _, words, _ = split_line(before)
     if len(words) > 1 and words[1] in commands:
         os.environ[ASKED] = "2"  # the parser's program is two words
-        return str(words[1])
+        return [str(word) for word in words[1:]]
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=list(commands))
     argcomplete.autocomplete(parser)
-    return None
+    return []
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +54,8 @@ def _settings(prefix: str, **_: Any) -> list[str]:
     """``KEY=``, or the values where a key has few."""
     key, written, _value = prefix.partition("=")
     if written:
-        return [f"{key}={value}" for value in choices(field_type(key.split(".")))]
+        values = method_names() if key == "method" else choices(field_type(key.split(".")))
+        return [f"{key}={value}" for value in values]
     return [f"{path}=" for path in setting_paths() if not fields(field_type(path.split(".")))]
 
 

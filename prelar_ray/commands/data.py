@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from prelar_ray.commands.cli import print_next
-from prelar_ray.commands.options import plain_parser, positive, size_settings
+from prelar_ray.commands.options import ASKED, plain_parser, positive, size_settings
 from prelar_ray.config import PretrainConfig, VideoConfig
 from prelar_ray.errors import UsageError
 from prelar_ray.seeding import generator
@@ -59,6 +60,9 @@ console = Console(soft_wrap=True, markup=False, highlight=False)
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the commands."""
+    if ASKED in os.environ and argv and argv[0] in COMMANDS:  # the command's own parser answers the shell
+        os.environ[ASKED] = "3"
+        return COMMANDS[argv[0]]([])
     parser = plain_parser("data", DESCRIPTION, EPILOG)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.usage = "prelar-ray data COMMAND STORE ..."

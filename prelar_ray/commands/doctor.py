@@ -128,8 +128,8 @@ def run_check(check: Callable[[], Check]) -> Check:
 def check_python() -> Check:
     """Compare the interpreter with the tested versions."""
     version = f"{platform.python_version()} ({sys.executable})"
-    if sys.version_info[:2] not in ((3, 11), (3, 12)):
-        return Check("WARN", version, "untested; use Python 3.11 or 3.12")
+    if sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)):
+        return Check("WARN", version, "untested; use Python 3.11, 3.12 or 3.13")
     return Check("OK", version)
 
 
@@ -167,10 +167,12 @@ def check_rendering(config: RunConfig) -> Check:
     """Draw frames off-screen, if any are drawn."""
     if not config.env.image_size:
         return Check("OK", "not needed: env.image_size=0 draws no frames")
+    family = config.env.task.partition("/")[0]
+    if family in EXTRAS and without(family):
+        remedy = f"pip install 'prelar-ray[{family}]', or name your environment (env.task=...)"
+        return Check("FAIL", f"env.task={config.env.task}: its simulator is not installed", remedy)
     if importlib.util.find_spec("mujoco") is None:
-        return Check(
-            "OK", "not needed: no MuJoCo, so no tasks of Meta-World or DeepMind Control (extras metaworld, dmc)"
-        )
+        return Check("OK", f"not needed: env.task={config.env.task}, and no MuJoCo is installed")
     from prelar_ray.envs import rendering_check
     from prelar_ray.errors import RenderingError
 

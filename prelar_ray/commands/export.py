@@ -11,9 +11,10 @@ from rich.console import Console
 from prelar_ray.checkpoint.store import Checkpoint, load_checkpoint, write_meta
 from prelar_ray.checkpoint.weights import WEIGHTS, write_weights
 from prelar_ray.commands.options import plain_parser
-from prelar_ray.config import RunConfig, to_yaml
+from prelar_ray.config import to_yaml
 from prelar_ray.reporting.model_card import model_card
 from prelar_ray.reporting.read import read_run
+from prelar_ray.storage.addresses import without_places
 from prelar_ray.storage.files import cannot_write
 from prelar_ray.storage.occupancy import require_new
 
@@ -60,7 +61,7 @@ def _write(checkpoint: Checkpoint, folder: Path, licence: str) -> int:
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was cut off
-    config = _elsewhere(checkpoint.config)
+    config = without_places(checkpoint.config)
     try:
         temporary.mkdir(parents=True)
         parameters = write_weights(temporary / WEIGHTS, checkpoint.state)
@@ -79,14 +80,3 @@ def _write(checkpoint: Checkpoint, folder: Path, licence: str) -> int:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return parameters
-
-
-def _elsewhere(config: RunConfig) -> RunConfig:
-    """Return a configuration without what is of this machine: paths, addresses, devices."""
-    names = [path.rstrip("/").rpartition("/")[2] for path in config.video.paths]
-    # Stores of a mixture must differ, also in their names alone.
-    names = [f"{name}-{n}" if name in names[:n] else name for n, name in enumerate(names)]
-    video = config.video.model_copy(update={"path": names[0] if len(names) == 1 else tuple(names), "cache": ""})
-    checkpoint = config.checkpoint.model_copy(update={"mirror": ""})
-    changed = {"video": video, "checkpoint": checkpoint, "cluster": "auto", "device": "auto"}
-    return config.model_copy(update=changed)

@@ -12,6 +12,7 @@ from typing import Any
 from prelar_ray.config import RunConfig, VideoConfig, load_config, method_names, named_value, preset_names
 from prelar_ray.errors import ConfigError, RunFolderError, UsageError
 from prelar_ray.storage.occupancy import lock_run
+from prelar_ray.telemetry.loggers import check_services
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
@@ -204,6 +205,7 @@ def resolve(args: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: see :func:`prelar_ray.config.load_config`, or the run to resume is of another method.
         RunFolderError: there is no run to resume.
+        UsageError: a package that ``telemetry.loggers`` needs is missing.
     """
     file = args.config
     if getattr(args, "resume", False) and args.out is not None and not (args.preset or file):
@@ -217,7 +219,9 @@ def resolve(args: argparse.Namespace) -> RunConfig:
             raise ConfigError(
                 f"method={asked}: the run in {args.out} is of method {own}; leave --method out, or start a new --out"
             )
-    return load_config(args.preset, file, overrides(args))
+    config = load_config(args.preset, file, overrides(args))
+    check_services(config.telemetry.loggers)
+    return config
 
 
 def repeated(args: argparse.Namespace, without: str) -> list[str]:

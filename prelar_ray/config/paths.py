@@ -24,6 +24,8 @@ def choices(kind: Any) -> list[str]:
         return ["true", "false"]
     if get_origin(kind) is Literal:
         return [str(value) for value in get_args(kind)]
+    if get_origin(kind) is tuple:
+        return [f"[{choice}]" for choice in choices(get_args(kind)[0])]
     if get_origin(kind) in (Union, types.UnionType):
         return [choice for inner in get_args(kind) for choice in choices(inner)]
     return []

@@ -8,7 +8,6 @@ by rows, as in the published runs, so that they are upright and mirrored.
 from __future__ import annotations
 
 import pickle
-import time
 import warnings
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,7 +23,7 @@ from prelar_ray.envs.rendering import FrameRenderer, Quality, import_simulator
 from prelar_ray.errors import ConfigError
 from prelar_ray.types import IMAGE_SIZE
 
-__all__ = ["MetaWorld", "frames_per_second", "task_names"]
+__all__ = ["MetaWorld", "task_names"]
 
 EPISODE_STEPS: Final = 500
 REWARD_VERSION: Final = "v2"
@@ -135,19 +134,6 @@ def task_names() -> list[str]:
         RenderingError: Meta-World cannot be loaded.
     """
     return list(import_simulator("metaworld").ALL_V3_ENVIRONMENTS)
-
-
-def frames_per_second(quality: Quality, image_size: int, frames: int = 20) -> float:
-    """Return how many frames of reach-v3 are drawn in a second."""
-    env = MetaWorld(render_quality=quality, seed=0, image_size=image_size)
-    try:
-        env.reset()  # draws the first frame, which includes building the OpenGL context
-        start = time.perf_counter()
-        for _ in range(frames):
-            env.render()
-        return frames / (time.perf_counter() - start)
-    finally:
-        env.close()
 
 
 def _build_simulator(task: str) -> Any:

@@ -17,7 +17,7 @@ from prelar_ray.envs.opengl import FIRST_FRAME_SECONDS, HANG_ADVICE, INSTALL_ADV
 from prelar_ray.envs.pixel_env import Image
 from prelar_ray.envs.watchdog import ended_after
 from prelar_ray.errors import RenderingError
-from prelar_ray.extras import PACKAGES, require
+from prelar_ray.extras import require_package
 from prelar_ray.types import IMAGE_SIZE
 
 __all__ = [
@@ -42,11 +42,10 @@ def import_simulator(name: str) -> ModuleType:
     """Import ``mujoco`` or a package that builds on it, with the back end chosen first.
 
     Raises:
-        UsageError: it is not installed; names the extra that has it.
+        UsageError: it is not installed; names its extra.
         RenderingError: the OpenGL libraries are missing.
     """
-    package = name.partition(".")[0]
-    require(f"the simulator {package}", PACKAGES[package])
+    require_package(name.partition(".")[0])
     backend = configure_gl()
     opens_display = name.startswith("dm_control") and name not in sys.modules  # mujoco does with its first context
     try:

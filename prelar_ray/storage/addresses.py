@@ -9,7 +9,7 @@ from pyarrow import fs
 
 from prelar_ray.config import RunConfig
 
-__all__ = ["FAILURES", "absolute_videos", "is_address", "open_address", "reason"]
+__all__ = ["FAILURES", "absolute_videos", "is_address", "open_address", "reason", "without_places"]
 
 FAILURES = (OSError, pa.ArrowException)
 """What the functions of a remote file system raise."""
@@ -25,6 +25,21 @@ def absolute_videos(config: RunConfig) -> RunConfig:
     paths = tuple(path if is_address(path) else str(Path(path).absolute()) for path in config.video.paths)
     path = paths[0] if len(paths) == 1 else paths
     return config.model_copy(update={"video": config.video.model_copy(update={"path": path})})
+
+
+def without_places(config: RunConfig) -> RunConfig:
+    """Return a configuration without what is of this machine: paths, addresses, devices.
+
+    An address may hold keys, so whatever leaves the machine passes here first.
+    """
+    plain = (path.partition("?")[0] if is_address(path) else path for path in config.video.paths)
+    names = [path.rstrip("/").rpartition("/")[2].rpartition("@")[2] for path in plain]
+    # Stores of a mixture must differ, also in their names alone.
+    names = [f"{name}-{n}" if name in names[:n] else name for n, name in enumerate(names)]
+    video = config.video.model_copy(update={"path": names[0] if len(names) == 1 else tuple(names), "cache": ""})
+    checkpoint = config.checkpoint.model_copy(update={"mirror": ""})
+    changed = {"video": video, "checkpoint": checkpoint, "cluster": "auto", "device": "auto"}
+    return config.model_copy(update=changed)
 
 
 def open_address(address: str) -> tuple[fs.FileSystem, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.checkpoint.compatibility import pretrained_checkpoint
 from prelar_ray.errors import CheckpointError, ConfigError
+from prelar_ray.extras import require
 from prelar_ray.storage.addresses import is_address
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study.plan import PlannedRun, recording, video_stores
 from prelar_ray.study.sweep import Sweep
+from prelar_ray.telemetry.loggers import check_services
 from prelar_ray.telemetry.progress import Progress
 from prelar_ray.video.layout import check_image_size, read_manifest
 from prelar_ray.video.recorder import discard, record
@@ -27,12 +28,11 @@ def check_packages(sweep: Sweep) -> None:
     """Make sure that the optional packages that a study names are there.
 
     Raises:
-        ConfigError: one is not.
+        UsageError: one is not.
     """
-    searching = ("optuna",) if sweep.search.kind == "optuna" else ()
-    for key, package in [("loggers", name) for name in sweep.loggers] + [("search.kind", name) for name in searching]:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{key}={package}: not installed; pip install {package}, or leave it out")
+    if sweep.search.kind == "optuna":
+        require("search.kind=optuna", "optuna")
+    require(f"loggers=[{','.join(sweep.loggers)}]", *sweep.loggers)
 
 
 def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder | None = None) -> None:
@@ -44,11 +44,14 @@ def check_inputs(sweep: Sweep, runs: Sequence[PlannedRun], folder: StudyFolder |
         folder: of the study, if it has begun.
 
     Raises:
-        ConfigError: a video store or a package that it names is not.
+        ConfigError: a video store that it names is not.
+        UsageError: a package that it names is not.
         DataError: a video store holds frames of another size than the run that reads it.
         CheckpointError: a pre-training that it names is not, or does not fit.
     """
     check_packages(sweep)
+    for run in runs:
+        check_services(run.config.telemetry.loggers)
     for name in _needed_videos(sweep, runs, folder):
         given = sweep.pretrain.videos[name] if sweep.pretrain else ""
         if isinstance(given, str) and not is_address(given) and not (Path(given) / MANIFEST).exists():

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 from prelar_ray.errors import ConfigError
 from prelar_ray.extras import require
 from prelar_ray.storage.run_folder import RunFolder
 
-__all__ = ["logging_to"]
+__all__ = ["Services", "check_services"]
 
 log = logging.getLogger(__name__)
 
@@ -37,56 +38,79 @@ class Logger(Protocol):
         """Send what is left, and how the run ended."""
 
 
-@contextmanager
-def logging_to(
-    names: Sequence[str], project: str, run: RunFolder, settings: Mapping[str, Any]
-) -> Iterator[Callable[[Line], None]]:
-    """Send lines to services until the block ends; a resumed run continues the services' runs.
-
-    Args:
-        names: services, of :data:`SERVICES`.
-        project: project of W&B, experiment of MLflow.
-        run: the run; its record keeps the ids that the services know it by.
-        settings: of the run, by sections.
+def check_services(names: Sequence[str]) -> None:
+    """Make sure that the packages of services are there.
 
     Raises:
-        UsageError: the package of a service is not installed.
-        ConfigError: a service refuses the run.
+        UsageError: one is not; names its extra.
     """
     require(f"telemetry.loggers=[{','.join(names)}]", *names)
-    active: dict[str, Logger] = {}
-    ending: Ending = "failed"
-    try:
-        for name in names:
-            active[name] = _opened(name, project, run, settings)
-        yield lambda line: _each(active, lambda logger: logger.write(line))
-        ending = "finished"
-    except (KeyboardInterrupt, GeneratorExit):
-        ending = "interrupted"
-        raise
-    finally:
-        _each(active, lambda logger: logger.close(ending))
 
 
-def _opened(name: str, project: str, run: RunFolder, settings: Mapping[str, Any]) -> Logger:
-    known = run.info.get("loggers")
-    known = dict(known) if isinstance(known, dict) else {}
-    try:
-        logger = SERVICES[name](project, run, settings, known.get(name))
-    except Exception as error:  # each service has its own, and none says what the user asked for
-        raise ConfigError(f"telemetry.loggers={name}: {_line(error)}; {REMEDIES[name]}, or leave it out") from error
-    run.update(loggers=known | {name: logger.id})
-    return logger
+class Services:
+    """The services that get the lines of a run; a context manager that tells them how the run ended.
 
+    A resumed run continues the services' runs. They keep what they were sent: lines after the checkpoint that a run
+    resumes from are there a second time.
+    """
 
-def _each(active: dict[str, Logger], action: Callable[[Logger], None]) -> None:
-    """Do something with every service; one that fails gets nothing more."""
-    for name, logger in list(active.items()):
+    def __init__(self, names: Sequence[str], project: str, run: RunFolder, settings: Mapping[str, Any]) -> None:
+        """Note what is sent where; nothing is opened.
+
+        Args:
+            names: services, of :data:`SERVICES`.
+            project: project of W&B, experiment of MLflow.
+            run: the run; its record keeps the ids that the services know it by.
+            settings: of the run, by sections, without addresses and keys.
+        """
+        self._names, self._project, self._run, self._settings = dict.fromkeys(names), project, run, settings
+        self._active: dict[str, Logger] = {}
+
+    def open(self) -> None:
+        """Open or continue the run at each service, once the run has started; repeated calls do nothing.
+
+        Raises:
+            UsageError: the package of a service is not installed.
+            ConfigError: a service refuses the run.
+        """
+        check_services(list(self._names))
+        for name in self._names:
+            self._active[name] = self._opened(name)
+        self._names = {}
+
+    def write(self, line: Line) -> None:
+        """Send a line of metrics, with ``update`` and ``env_steps``."""
+        self._each(lambda logger: logger.write(line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        ending: Ending = "finished"
+        if error is not None:
+            ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self._each(lambda logger: logger.close(ending))
+
+    def _opened(self, name: str) -> Logger:
+        known = self._run.info.get("loggers")
+        known = dict(known) if isinstance(known, dict) else {}
         try:
-            action(logger)
-        except Exception as error:  # a copy is lost, not the run
-            del active[name]
-            log.warning("%s gets nothing more of this run: %s; metrics.jsonl has everything", name, _line(error))
+            logger = SERVICES[name](self._project, self._run, self._settings, known.get(name))
+        except Exception as error:  # each service has its own, and none says what the user asked for
+            raise ConfigError(f"telemetry.loggers={name}: {_line(error)}; {REMEDIES[name]}, or leave it out") from error
+        self._run.update(loggers=known | {name: logger.id})
+        return logger
+
+    def _each(self, action: Callable[[Logger], None]) -> None:
+        """Do something with every service; one that fails gets nothing more."""
+        for name, logger in list(self._active.items()):
+            try:
+                action(logger)
+            except Exception as error:  # a copy is lost, not the run
+                del self._active[name]
+                log.warning("%s gets nothing more of this run: %s; metrics.jsonl has everything", name, _line(error))
+                with suppress(Exception):
+                    logger.close("failed")
 
 
 def _line(error: Exception) -> str:
@@ -108,7 +132,8 @@ class WandbLogger:
             dir=str(run.path),
             config=dict(settings),
             job_type=run.info["phase"],
-            settings=wandb.Settings(console="off"),  # the log is the user's
+            # The log is the user's, and the command line may hold the keys of an address.
+            settings=wandb.Settings(console="off", x_disable_meta=True),
         )
         self.id = str(self._run.id)
         self._run.define_metric("update")
@@ -136,13 +161,15 @@ class MlflowLogger:
             self.id = known
             return
         experiment = mlflow.set_experiment(project).experiment_id
-        self.id = str(self._client.create_run(experiment, run_name=run.path.name).info.run_id)
         tags = {"phase": run.info["phase"], "prelar_ray.id": run.info["id"]}
-        for key, value in tags.items():
-            self._client.set_tag(self.id, key, value)
+        self.id = str(self._client.create_run(experiment, run_name=run.path.name, tags=tags).info.run_id)
         parameters = [Param(key, str(value)) for key, value in _flat(settings)]
-        for start in range(0, len(parameters), PARAMETERS):
-            self._client.log_batch(self.id, params=parameters[start : start + PARAMETERS])
+        try:
+            for start in range(0, len(parameters), PARAMETERS):
+                self._client.log_batch(self.id, params=parameters[start : start + PARAMETERS])
+        except Exception:
+            self.close("failed")
+            raise
 
     def write(self, line: Line) -> None:
         """See :class:`Logger`."""

@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from prelar_ray.config import RunConfig
 from prelar_ray.errors import RoleDied
 from prelar_ray.learning.device import resolve_device
+from prelar_ray.storage.addresses import without_places
 from prelar_ray.storage.mirror import mirrored
 from prelar_ray.storage.run_folder import RunFolder
-from prelar_ray.telemetry.loggers import logging_to
+from prelar_ray.telemetry.loggers import Services
 from prelar_ray.telemetry.progress import Phase, Progress
 from prelar_ray.telemetry.status import status_table
 from prelar_ray.telemetry.streams import lost_log
@@ -118,17 +119,19 @@ def drive(
     with closing(run), mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         origin = load()
         log.info("%s: %s", phase, _described(config, run, phase))
+        settings = without_places(config).model_dump(mode="json")
         with (
-            logging_to(config.telemetry.loggers, config.telemetry.project, run, _shown_settings(config)) as send,
             closing(start()) as backend,
             Progress() as progress,
             run.timed(phase),
+            Services(config.telemetry.loggers, config.telemetry.project, run, settings) as services,
         ):
             with progress.phase(phase, total, unit, min(done(origin), total)) as bar:
                 while True:
                     try:
                         with closing(open_loop(backend, origin)) as loop:
-                            yield from _to_end(loop, bar, total, run, send)
+                            services.open()
+                            yield from _to_end(loop, bar, total, run, services)
                         return
                     except RoleDied as death:
                         if restart is None:
@@ -147,14 +150,7 @@ def _described(config: RunConfig, run: RunFolder, phase: str) -> str:
     return f"{learns_from}, method {config.method}, device {device}{start}, in {run.path}"
 
 
-def _shown_settings(config: RunConfig) -> dict[str, Any]:
-    """Settings that leave this machine: an address of a mirror may hold keys."""
-    settings = config.model_dump(mode="json")
-    settings["checkpoint"]["mirror"] = bool(config.checkpoint.mirror)
-    return settings
-
-
-def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder, send: Callable[[Line], None]) -> Iterator[Line]:
+def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder, services: Services) -> Iterator[Line]:
     latest: dict[str, float] = {}
 
     def lines() -> Iterator[Line]:
@@ -163,7 +159,7 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder, send: Callable[[
             loop.metrics.report_progress(min(loop.reached / total, 1.0))
             bar.look_at(status_table(latest))
             record_lost_log()
-            send(line)
+            services.write(line)
             yield line
 
     def record_lost_log() -> None:

@@ -12,6 +12,7 @@ import prelar_ray
 from prelar_ray.checkpoint.store import load_checkpoint
 from prelar_ray.commands import evaluate, export, finetune
 from prelar_ray.config import RunConfig, load_config
+from prelar_ray.storage.addresses import without_places
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_the_page_says_what_it_is_and_nothing_of_this_machine(finetuned: Path, e
 
 def test_stores_of_one_name_stay_apart(minute_config: RunConfig) -> None:
     config = load_config(None, None, ["video.path=[/a/films,/b/films,s3://c/films/]"], base=minute_config)
-    assert export._elsewhere(config).video.paths == ("films", "films-1", "films-2")
+    assert without_places(config).video.paths == ("films", "films-1", "films-2")
 
 
 def test_damage_and_what_is_no_run_are_refused_and_nothing_is_overwritten(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prelar_ray.errors import ConfigError, DataError
+from prelar_ray.errors import ConfigError, DataError, UsageError
 from prelar_ray.storage.study_folder import StudyFolder
 from prelar_ray.study import inputs as study_inputs
 from prelar_ray.study.inputs import check_inputs, record_videos
@@ -67,8 +67,8 @@ def test_a_recording_that_was_cut_off_is_made_again_and_a_whole_one_stays(
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"loggers": ("wandb",)}, r"^loggers=wandb: not installed; pip install wandb"),
-        ({"search": {"kind": "optuna"}}, r"^search\.kind=optuna: not installed; pip install optuna"),
+        ({"loggers": ("wandb",)}, r"^loggers=\[wandb\] needs .*pip install 'prelar-ray\[wandb\]'$"),
+        ({"search": {"kind": "optuna"}}, r"^search\.kind=optuna needs .*pip install 'prelar-ray\[optuna\]'$"),
     ],
 )
 def test_a_package_that_is_not_installed_is_named_before_anything_starts(
@@ -76,7 +76,7 @@ def test_a_package_that_is_not_installed_is_named_before_anything_starts(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finetune = {"methods": ("dreamerv2",), "tasks": (TASK,), "space": {"behaviour.horizon": (3, 5)}}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UsageError, match=said):
         check_inputs(study(finetune=finetune, **parts), [])
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from prelar_ray.errors import ConfigError, UsageError
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.telemetry import loggers
-from prelar_ray.telemetry.loggers import logging_to
+from prelar_ray.telemetry.loggers import Services
 
 SETTINGS = {"seed": 3, "loss": {"image_weight": 30.0}}
 LINES = [{"update": 5, "env_steps": 50, "loss/total": 7.25}, {"update": 10, "env_steps": 100, "loss/total": 6.125}]
@@ -33,10 +34,18 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "reach", "", "finetune")
 
 
+@contextmanager
+def opened(run: RunFolder, *names: str) -> Iterator[Services]:
+    with Services(names, "arm", run, SETTINGS) as services:
+        services.open()
+        services.open()  # as after a restart
+        yield services
+
+
 def sent(run: RunFolder, *names: str) -> None:
-    with logging_to(names, "arm", run, SETTINGS) as send:
+    with opened(run, *names) as services:
         for line in LINES:
-            send(line)
+            services.write(line)
 
 
 def curve(run: RunFolder, metric: str) -> list[tuple[int, float]]:
@@ -58,15 +67,16 @@ def test_mlflow_has_every_line_over_updates_and_the_settings(run: RunFolder) -> 
 
 def test_a_resumed_run_continues_in_mlflow(run: RunFolder) -> None:
     sent(run, "mlflow")
-    with logging_to(["mlflow"], "arm", RunFolder.open(run.path), SETTINGS) as send:
+    with opened(RunFolder.open(run.path), "mlflow") as services:
         assert mlflow.get_run(run.info["loggers"]["mlflow"]).info.status == "RUNNING"
-        send({"update": 15, "loss/total": 5.0})
-    assert curve(run, "loss/total") == [(5, 7.25), (10, 6.125), (15, 5.0)]
+        services.write({"update": 10, "loss/total": 6.0})  # again, after the checkpoint of update 5
+        services.write({"update": 15, "loss/total": 5.0})
+    assert sorted(curve(run, "loss/total")) == [(5, 7.25), (10, 6.0), (10, 6.125), (15, 5.0)]
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")])
 def test_mlflow_knows_how_a_run_ended(run: RunFolder, error: type[BaseException], status: str) -> None:
-    with pytest.raises(error), logging_to(["mlflow"], "arm", run, SETTINGS):
+    with pytest.raises(error), opened(run, "mlflow"):
         raise error
     assert mlflow.get_run(run.info["loggers"]["mlflow"]).info.status == status
 
@@ -92,7 +102,11 @@ class Failing:
         raise ConnectionError("no route\nto host")
 
     def close(self, ending: str) -> None:
-        raise AssertionError("it was left out")
+        closed.append(ending)
+        raise ConnectionError("still none")
+
+
+closed: list[str] = []
 
 
 def test_a_service_that_fails_later_is_left_out_once_and_the_others_get_everything(
@@ -102,7 +116,27 @@ def test_a_service_that_fails_later_is_left_out_once_and_the_others_get_everythi
     with caplog.at_level(logging.WARNING, "prelar_ray.telemetry.loggers"):
         sent(run, "wandb", "mlflow")
     assert caplog.messages == ["wandb gets nothing more of this run: no route to host; metrics.jsonl has everything"]
+    assert closed == ["failed"]
     assert len(curve(run, "loss/total")) == 2
+
+
+def test_nothing_is_opened_before_the_run_has_started(run: RunFolder) -> None:
+    with pytest.raises(ValueError, match="refused"), Services(["mlflow"], "arm", run, SETTINGS):
+        raise ValueError("a resume that is refused")
+    assert "loggers" not in run.info
+
+
+def test_a_service_that_is_named_twice_is_opened_once(run: RunFolder) -> None:
+    sent(run, "mlflow", "mlflow")
+    experiment = mlflow.get_experiment_by_name("arm").experiment_id
+    assert len(mlflow.MlflowClient().search_runs([experiment])) == 1
+
+
+def test_wandb_does_not_get_the_command_line(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["prelar-ray", "checkpoint.mirror=s3://KEY:SECRET@bucket/runs"])
+    sent(run, "wandb")
+    for path in (run.path / "wandb").rglob("*"):
+        assert not path.is_file() or b"SECRET" not in path.read_bytes(), path
 
 
 def test_a_service_that_refuses_the_run_is_an_error_with_a_remedy(

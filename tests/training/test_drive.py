@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prelar_ray.config import RunConfig
+from prelar_ray.config import RunConfig, load_config
 from prelar_ray.errors import RoleDied
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
@@ -164,22 +163,43 @@ def test_without_a_policy_a_death_ends_the_run(start: Any, log: list[str], tmp_p
     assert status(tmp_path) == "failed"
 
 
-def test_services_get_every_line_and_the_settings_but_no_address(
+def test_services_get_every_line_once_the_loop_is_open_and_settings_without_addresses(
     minute_config: RunConfig, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[Mapping[str, float]] = []
     shown: dict[str, Any] = {}
 
-    @contextmanager
-    def logging_to(names: Sequence[str], project: str, run: RunFolder, settings: Any) -> Iterator[Any]:
-        shown.update(settings, names=names, project=project)
-        yield sent.append
+    class Recorder:
+        def __init__(self, names: Sequence[str], project: str, run: RunFolder, settings: Any) -> None:
+            shown.update(settings, names=names, project=project)
 
-    monkeypatch.setattr("prelar_ray.training.drive.logging_to", logging_to)
-    telemetry = minute_config.telemetry.model_copy(update={"loggers": ("mlflow",), "project": "arm"})
-    mirror = minute_config.checkpoint.model_copy(update={"mirror": f"file://{tmp_path}/mirror?key=secret"})
-    config = minute_config.model_copy(update={"telemetry": telemetry, "checkpoint": mirror})
+        def __enter__(self) -> Recorder:
+            return self
+
+        def open(self) -> None:
+            log.append("open services")
+
+        def write(self, line: Mapping[str, float]) -> None:
+            sent.append(line)
+
+        def __exit__(self, kind: object, error: object, at: object) -> None:
+            log.append("close services")
+
+    sent: list[Mapping[str, float]] = []
+    monkeypatch.setattr("prelar_ray.training.drive.Services", Recorder)
+    config = load_config(
+        None,
+        None,
+        ["telemetry.loggers=[mlflow]", "telemetry.project=arm", "video.path=s3://KEY:SECRET@bucket/videos?x=SECRET"],
+        base=minute_config,
+    )
+    mirror = config.checkpoint.model_copy(update={"mirror": f"file://{tmp_path}/mirror?key=SECRET"})
+    config = config.model_copy(update={"checkpoint": mirror})
     run = RunFolder.create(tmp_path / "run", "", "pretrain")
+
+    def open_loop(backend: Resource, origin: int) -> Counting:
+        log.append("open loop")
+        return Counting(run, log, origin, lambda count: None)
+
     lines = drive(
         config,
         run,
@@ -190,9 +210,12 @@ def test_services_get_every_line_and_the_settings_but_no_address(
         load=lambda: 0,
         done=lambda origin: origin,
         start=lambda: Resource(log),
-        open_loop=lambda backend, origin: Counting(run, log, origin, lambda count: None),
+        open_loop=open_loop,
     )
     assert sent == list(lines)
     assert len(sent) == 10
     assert (shown["names"], shown["project"]) == (("mlflow",), "arm")
-    assert shown["checkpoint"]["mirror"] is True
+    assert "SECRET" not in str(shown)
+    assert shown["video"]["path"] == "videos"
+    assert log[:2] == ["open loop", "open services"]
+    assert log.index("close services") < log.index("close backend")
