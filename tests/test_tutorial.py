@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
 LESS = {
-    "record": ["record.episodes_per_task=20"],
+    "record": ["record.episodes_per_task=8"],
     "pretrain": ["pretrain.updates=8", "pretrain.batch_size=2", "pretrain.validation_every_updates=4"],
     "finetune": [
-        *("finetune.env_steps=420", "finetune.random_steps=400", "finetune.initial_updates=1", "cluster=none"),
-        *("finetune.batch_size=2", "evaluation.every_env_steps=420", "evaluation.episodes=2", "evaluation.envs=2"),
+        *("finetune.env_steps=420", "finetune.random_steps=400", "finetune.initial_updates=1"),
+        *("finetune.batch_size=8", "evaluation.every_env_steps=420", "evaluation.episodes=2", "evaluation.envs=2"),
     ],
     "evaluate": ["evaluation.episodes=2", "evaluation.envs=2"],
 }
@@ -43,7 +43,8 @@ def commands() -> list[list[str]]:
 
 def follow(folder: Path, less: bool) -> str:
     """Run the commands of the page, then its code; returns what the code printed."""
-    (folder / "prelar_ray").symlink_to(ROOT / "prelar_ray")  # the page begins in the repository's folder
+    for name in ("prelar_ray", "examples"):  # the page begins in the repository's folder
+        (folder / name).symlink_to(ROOT / name)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for command, *arguments in commands():
         words = [command, *arguments, *(LESS.get(command, []) if less else [])]
@@ -64,20 +65,19 @@ def test_every_command_of_the_tutorial_works_with_less_to_do(tmp_path: Path) -> 
     said = follow(tmp_path, less=True)
     assert re.fullmatch(r"return -?\d+, success (True|False)\n", said)
     for made in (
-        *("videos/film.png", "runs/pretrain/latent.png", "runs/point/film.gif"),
-        *("runs/comparison/report.html", "runs/point-exported/README.md"),
+        *("videos/film.png", "runs/pretrain/latent.png", "videos/arena.gif", "runs/reach/film.gif"),
+        *("runs/comparison/report.html", "runs/reach-exported/README.md"),
     ):
         assert (tmp_path / made).stat().st_size > 0, made
 
 
 @pytest.mark.nightly
-@pytest.mark.cluster
 @pytest.mark.timeout(3600)
 def test_the_tutorial_s_policy_is_better_than_random(tmp_path: Path) -> None:
     follow(tmp_path, less=False)
     scores = {}
     for name, random in (("policy", []), ("random", ["--random"])):
-        words = ["evaluate", "runs/point", "--episodes", "20", "--json", f"{name}.json", *random]
+        words = ["evaluate", "runs/reach", "--episodes", "20", "--json", f"{name}.json", *random]
         subprocess.run([sys.executable, "-m", "prelar_ray", *words], cwd=tmp_path, check=True, capture_output=True)
         returns = json.loads((tmp_path / f"{name}.json").read_text())["returns"]
         scores[name] = sum(returns) / len(returns)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -7,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "video_to_policy.ipynb"
-SIZES = "UPDATES, ENV_STEPS, VIDEOS = 1_000, 6_000, 600"
+SIZES = "UPDATES, ENV_STEPS, VIDEOS = 2_000, 16_000, 300"
 
 
 @pytest.mark.timeout(300)
@@ -15,6 +16,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last_and_plots(tmp_path: P
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     sizes = next(cell for cell in notebook.cells if cell.source.startswith(SIZES))
     sizes.source = sizes.source.replace(SIZES, "UPDATES, ENV_STEPS, VIDEOS = 20, 1_300, 12")
+    shutil.copy(NOTEBOOK.with_name("arena.yaml"), tmp_path)
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
