@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import RoleDied
+from prelar_ray.errors import CheckpointError, RoleDied
 from prelar_ray.roles import RoleId
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.training.drive import Loop, drive
@@ -69,10 +70,12 @@ def log() -> list[str]:
 
 @pytest.fixture
 def start(minute_config: RunConfig, tmp_path: Path, log: list[str]) -> Callable[..., Generator[Any]]:
-    def start(act: Callable[[int], None] = lambda count: None, restart: Any = None) -> Generator[Any]:
+    def start(
+        act: Callable[[int], None] = lambda count: None, restart: Any = None, config: RunConfig = minute_config
+    ) -> Generator[Any]:
         run = RunFolder.create(tmp_path / "run", "", "pretrain")
         return drive(
-            minute_config,
+            config,
             run,
             phase="pretrain",
             total=10,
@@ -163,14 +166,14 @@ def test_without_a_policy_a_death_ends_the_run(start: Any, log: list[str], tmp_p
     assert status(tmp_path) == "failed"
 
 
-def test_services_get_every_line_once_the_loop_is_open_and_settings_without_addresses(
-    minute_config: RunConfig, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: dict[str, Any] = {}
+@pytest.fixture
+def services(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a service of W&B or MLflow would get: names, project, settings and lines."""
+    found = SimpleNamespace(lines=[])
 
     class Recorder:
-        def __init__(self, names: Sequence[str], project: str, run: RunFolder, settings: Any) -> None:
-            shown.update(settings, names=names, project=project)
+        def __init__(self, names: Sequence[str], project: str, run: RunFolder, settings: Mapping[str, Any]) -> None:
+            found.names, found.project, found.settings = names, project, settings
 
         def __enter__(self) -> Recorder:
             return self
@@ -179,43 +182,37 @@ def test_services_get_every_line_once_the_loop_is_open_and_settings_without_addr
             log.append("open services")
 
         def write(self, line: Mapping[str, float]) -> None:
-            sent.append(line)
+            found.lines.append(line)
 
         def __exit__(self, kind: object, error: object, at: object) -> None:
             log.append("close services")
 
-    sent: list[Mapping[str, float]] = []
     monkeypatch.setattr("prelar_ray.training.drive.Services", Recorder)
+    return found
+
+
+def test_services_get_every_line_and_settings_without_addresses(
+    start: Any, minute_config: RunConfig, log: list[str], tmp_path: Path, services: Any
+) -> None:
+    asked = ["telemetry.loggers=[mlflow]", "telemetry.project=arm", "video.path=s3://KEY:SECRET@bucket/videos?x=SECRET"]
     config = load_config(
-        None,
-        None,
-        ["telemetry.loggers=[mlflow]", "telemetry.project=arm", "video.path=s3://KEY:SECRET@bucket/videos?x=SECRET"],
-        base=minute_config,
+        None, None, [*asked, f"checkpoint.mirror=file://{tmp_path}/mirror?key=SECRET"], base=minute_config
     )
-    mirror = config.checkpoint.model_copy(update={"mirror": f"file://{tmp_path}/mirror?key=SECRET"})
-    config = config.model_copy(update={"checkpoint": mirror})
-    run = RunFolder.create(tmp_path / "run", "", "pretrain")
+    assert services.lines == list(start(config=config))
+    assert len(services.lines) == 10
+    assert (services.names, services.project) == (("mlflow",), "arm")
+    assert "SECRET" not in str(services.settings)
+    assert services.settings["video"]["path"] == "videos"
+    assert log.index("close loop") < log.index("close services") < log.index("close backend")
 
-    def open_loop(backend: Resource, origin: int) -> Counting:
-        log.append("open loop")
-        return Counting(run, log, origin, lambda count: None)
 
-    lines = drive(
-        config,
-        run,
-        phase="pretrain",
-        total=10,
-        unit="updates",
-        is_whole=lambda path: True,
-        load=lambda: 0,
-        done=lambda origin: origin,
-        start=lambda: Resource(log),
-        open_loop=open_loop,
-    )
-    assert sent == list(lines)
-    assert len(sent) == 10
-    assert (shown["names"], shown["project"]) == (("mlflow",), "arm")
-    assert "SECRET" not in str(shown)
-    assert shown["video"]["path"] == "videos"
-    assert log[:2] == ["open loop", "open services"]
-    assert log.index("close services") < log.index("close backend")
+def test_services_are_not_opened_where_the_loop_cannot_be(
+    start: Any, log: list[str], monkeypatch: pytest.MonkeyPatch, services: Any
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise CheckpointError("of another experiment")
+
+    monkeypatch.setattr(Counting, "__init__", refuse)
+    with pytest.raises(CheckpointError):
+        list(start())
+    assert log == ["close services", "close backend"]
