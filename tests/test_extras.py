@@ -107,6 +107,13 @@ def test_the_extra_that_is_missing_is_named_and_nothing_is_written(
     assert [path.name for path in folder.iterdir()] == ["films"]
 
 
+def test_a_task_without_its_family_is_answered_with_those_that_are_installed(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    words = ["finetune", "--preset", "tiny", "--method", "dreamerv2", "--out", "a", "env.task=arena-push"]
+    assert "prelar/arena-push" in run(bare, tmp_path, *words).stderr
+
+
 def test_a_package_of_no_extra_is_not_explained() -> None:
     assert missing_package(ModuleNotFoundError("No module named 'numpy'", name="numpy")) is None
     assert missing_package(ModuleNotFoundError("no name")) is None

@@ -11,17 +11,19 @@ from prelar_ray.envs.family import check_task_name
 from prelar_ray.envs.leaving import refusing_to_leave
 from prelar_ray.envs.pixel_env import PixelEnv
 from prelar_ray.errors import ConfigError, EnvironmentFailure
+from prelar_ray.extras import without
 
 __all__ = ["action_space", "check_task", "known_tasks", "make_env", "register_gymnasium"]
 
 
 def known_tasks() -> list[str]:
-    """Return all task ids, without those of gymnasium's registry; imports the simulators.
+    """Return all task ids, without those of gymnasium's registry; imports the simulators that are installed.
 
     Raises:
         RenderingError: the simulators cannot be loaded because headless rendering does not work.
     """
-    return [f"{name}/{task}" for name, family in families().items() if name != "gym" for task in family.task_names()]
+    installed = [(name, family) for name, family in families().items() if name != "gym" and not without(name)]
+    return [f"{name}/{task}" for name, family in installed for task in family.task_names()]
 
 
 def check_task(task: str, path: str = "env.task") -> None:

@@ -100,8 +100,9 @@ def check_names(names: Iterable[str], source: str) -> list[str]:
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether what ``path`` stands for, once links are followed, lies in ``folder``."""
     try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a null byte
+        found = path.resolve()
+        return found.is_relative_to(folder.resolve()) and not found.is_symlink()  # which one in a circle still is
+    except (OSError, RuntimeError, ValueError):  # the same in Python 3.12, a null byte
         return False
 
 

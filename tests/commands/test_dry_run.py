@@ -12,7 +12,7 @@ import torch
 from prelar_ray.commands import demo, evaluate, finetune, pretrain, record, tune
 from prelar_ray.commands.dry_run import summarise
 from prelar_ray.config import RunConfig, load_config, preset_names
-from prelar_ray.errors import CheckpointError, ConfigError, DataError, RenderingError, RunFolderError
+from prelar_ray.errors import CheckpointError, ConfigError, DataError, RenderingError, RunFolderError, UsageError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
 from prelar_ray.models.layers import parameter_count
@@ -229,7 +229,7 @@ def test_a_study_that_names_a_package_that_is_not_installed_is_refused(
     (tmp_path / "sweep.yaml").write_text(study)
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else found(name))
-    with pytest.raises(ConfigError, match=r"^search\.kind=optuna: not installed; pip install optuna"):
+    with pytest.raises(UsageError, match=r"^search\.kind=optuna needs .*pip install 'prelar-ray\[optuna\]'$"):
         tune.main([str(tmp_path / "sweep.yaml"), "--dry-run", "--nodes", "8x0x64"])
     (tmp_path / "sweep.yaml").write_text(study.replace("study", "s" * 300).replace("optuna", "grid"))
     with pytest.raises(RunFolderError, match="a name of 300 bytes"):

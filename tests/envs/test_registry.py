@@ -7,6 +7,7 @@ from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import EnvConfig
 from prelar_ray.envs import action_space, check_task, known_tasks, make_env, register_gymnasium
 from prelar_ray.errors import ConfigError
+from prelar_ray.extras import without
 
 
 def test_a_task_that_resembles_none_is_answered_with_a_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +44,7 @@ def test_a_family_that_does_not_exist_is_answered_with_those_that_do_before_simu
     )
 
 
+@pytest.mark.skipif(bool(without("dmc")), reason="DeepMind Control is not installed")
 @pytest.mark.render
 def test_all_families_are_known() -> None:
     tasks = known_tasks()
