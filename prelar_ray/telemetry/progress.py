@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -17,7 +18,9 @@ from rich.text import Text
 
 __all__ = ["Phase", "Progress", "console", "count_text", "duration_text", "rate_text"]
 
-console = Console(stderr=True)
+# Jupyter asks for colours also where output is no terminal, which rich takes for a terminal to draw bars on.
+_is_terminal = sys.stderr is not None and sys.stderr.isatty()  # closed, it is None
+console = Console(stderr=True, force_jupyter=False, force_terminal=None if _is_terminal else False)
 """The only console of a process: log records and bars must share it, or they overwrite each other."""
 
 PLAIN_SECONDS = 10.0
