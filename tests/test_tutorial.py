@@ -60,7 +60,7 @@ def follow(folder: Path, less: bool) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_command_of_the_tutorial_works_with_less_to_do(tmp_path: Path) -> None:
     said = follow(tmp_path, less=True)
     assert re.fullmatch(r"return -?\d+, success (True|False)\n", said)
