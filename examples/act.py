@@ -23,4 +23,6 @@ def episode_return(path: str, seed: int = 0) -> float:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     print(f"return {episode_return(sys.argv[1]):.1f}")

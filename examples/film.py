@@ -43,4 +43,6 @@ def film(run_path: str, to: str, episodes: int = 3, seed: int = 0, rest: int = 1
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     print(film(sys.argv[1], sys.argv[2]))

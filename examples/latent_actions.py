@@ -34,5 +34,7 @@ def infer(run_path: str, store_path: str, steps: int = 25) -> dict[str, np.ndarr
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     found = infer(sys.argv[1], sys.argv[2])
     np.savez(sys.argv[3], allow_pickle=False, **found)

@@ -37,4 +37,6 @@ def write(path: str, videos: int = 50, steps: int = 40) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     write(sys.argv[1])

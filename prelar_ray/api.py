@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -52,13 +52,13 @@ class LoadedRun:
 
     path: Path
     """Of the checkpoint."""
-    config: RunConfig
+    config: RunConfig = field(repr=False)
     phase: Phase
     update: int
     """Updates that were done."""
-    model: PretrainWorldModel | FinetuneWorldModel
+    model: PretrainWorldModel | FinetuneWorldModel = field(repr=False)
     """In evaluation mode, on a GPU where there is one."""
-    weights: PolicyWeights | None
+    weights: PolicyWeights | None = field(repr=False)
     """Of the policy, by name; None for a pre-training."""
 
     def agent(self, seed: int = 0) -> Agent:
@@ -119,7 +119,7 @@ class Agent:
     def __init__(self, config: RunConfig, weights: PolicyWeights, seed: int = 0) -> None:
         actions = acting_space(weights)
         assert actions is not None, "an actor that is incomplete is not loaded"
-        self.policy = Policy(config, actions)
+        self.policy, self._env = Policy(config, actions), config.env
         self.policy.load_weights(weights, 0)
         self._rng = np.random.default_rng(seed)
         self.reset()
@@ -137,11 +137,13 @@ class Agent:
             explore: sample the action, as in training; else its mode, as in evaluations.
 
         Returns:
-            ``(A,)`` in [-1, 1].
+            ``(A,)`` in [-1, 1], as :meth:`LoadedRun.make_env` takes it; discrete actions are one-hot, a factor after
+            the other.
+
+        Raises:
+            UsageError: an observation of another form.
         """
-        empty = np.zeros((0, 0, 3), np.uint8)
-        image = np.asarray(observation.get("image", empty), np.uint8)[None]
-        vector = np.asarray(observation.get("vector", ()), np.float32)[None]
+        image, vector = self._seen(observation)
         uniform = self._rng.random((1, self.policy.actions.size), dtype=np.float32)
         exponential = self._rng.standard_exponential((1, *self.policy.noise_shape), dtype=np.float32)
         noise = ActingNoise(gumbel_noise(exponential), uniform if explore else None)
@@ -149,6 +151,20 @@ class Agent:
         self._is_first = False
         chosen: Array = action[0]
         return chosen
+
+    def _seen(self, observation: Mapping[str, npt.NDArray[np.generic]]) -> tuple[Frames, Array]:
+        """Return image and vector of an observation, with a row of one environment."""
+        size, length = self._env.image_size, self._env.vector_size
+        if not isinstance(observation, Mapping):
+            raise UsageError(f"observation: a {type(observation).__name__}, expected a dictionary of image and vector")
+        shape, empty = (size, size, 3), np.zeros((0, 0, 3), np.uint8)
+        image = np.array(observation.get("image", empty)) if size else empty  # a copy: some are read-only views
+        if size and (image.dtype != np.uint8 or image.shape != shape):
+            raise UsageError(f"observation['image']: {image.dtype} {image.shape}, expected uint8 {shape}")
+        vector = np.array(observation.get("vector", ()) if length else (), np.float32)
+        if vector.shape != (length,):
+            raise UsageError(f"observation['vector']: {vector.shape}, expected ({length},)")
+        return image[None], vector[None]
 
 
 class Latents(NamedTuple):
@@ -181,8 +197,8 @@ def latents(run: LoadedRun, frames: Frames, actions: npt.ArrayLike | None = None
     clips = np.asarray(frames)
     clips = clips[None] if clips.ndim == 4 else clips
     size = run.config.env.image_size
-    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[2:] != (size, size, 3):
-        raise UsageError(f"frames: {clips.dtype} {clips.shape}, expected uint8 (B, T, {size}, {size}, 3)")
+    if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[2:] != (size, size, 3) or clips.shape[1] < 2:
+        raise UsageError(f"frames: {clips.dtype} {clips.shape}, expected uint8 (B, T, {size}, {size}, 3), T at least 2")
     model = run.model
     device = next(model.parameters()).device
     image = preprocess_image(torch.tensor(clips, device=device))  # a copy: stores give read-only views
@@ -218,8 +234,7 @@ def _inputs(run: LoadedRun, image: torch.Tensor, actions: npt.ArrayLike | None) 
 def pretrain(config: RunConfig, out: AnyPath, resume: bool = False) -> Generator[Mapping[str, float]]:
     """Pre-train on the videos of ``config.video.path``; yields every line of metrics when it is written.
 
-    Ctrl-C, or a KeyboardInterrupt thrown into the generator, writes a checkpoint first, from which ``resume``
-    continues.
+    Ctrl-C, and leaving the loop over the lines, write a checkpoint first, from which ``resume`` continues.
 
     Args:
         config: from :func:`prelar_ray.config.load_config`.

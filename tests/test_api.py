@@ -12,7 +12,7 @@ import pytest
 
 import prelar_ray
 from prelar_ray.config import RunConfig, load_config
-from prelar_ray.errors import CheckpointError, UsageError
+from prelar_ray.errors import CheckpointError, ConfigError, UsageError
 from prelar_ray.learning.latent_sequences import inferred_sequences
 from tests.conftest import MINUTE
 
@@ -153,3 +153,48 @@ def test_the_code_of_the_documentation_runs(
     assert known["found"].latent_action.shape[:2] == (1, 7)
     exec(blocks[1], known)
     assert known["terminated"] or known["truncated"]
+
+
+def test_leaving_the_loop_keeps_what_was_learnt(minute_config: RunConfig, videos: Path, tmp_path: Path) -> None:
+    config = load_config(None, None, [f"video.path={videos}", "checkpoint.every_updates=1000"], base=minute_config)
+    for line in prelar_ray.pretrain(config, tmp_path / "run"):
+        if line["update"] == 3:
+            break
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert prelar_ray.load_run(tmp_path / "run").update == 3
+    assert next(line["update"] for line in prelar_ray.pretrain(config, tmp_path / "run", resume=True)) == 4
+
+
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        (np.zeros((64, 64, 3), np.uint8), "observation: a ndarray, expected a dictionary"),
+        (
+            {"image": np.zeros((64, 64, 3), np.float32)},
+            r"\['image'\]: float32 \(64, 64, 3\), expected uint8",
+        ),
+        ({"image": np.zeros((48, 64, 3), np.uint8)}, r"uint8 \(48, 64, 3\), expected uint8 \(64, 64, 3\)"),
+        ({}, r"expected uint8 \(64, 64, 3\)"),
+    ],
+)
+def test_an_observation_of_another_form_is_refused(finetuned: Path, observation: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        prelar_ray.load_run(finetuned).agent().act(observation)
+
+
+def test_a_loaded_run_is_one_line(finetuned: Path) -> None:
+    shown = repr(prelar_ray.load_run(finetuned))
+    assert str(finetuned) in shown
+    assert len(shown) < 300
+
+
+def test_paths_may_be_text(videos: Path, tmp_path: Path) -> None:
+    assert len(prelar_ray.VideoStore(str(videos))) == 3
+    (tmp_path / "mine.yaml").write_text("seed: 7")
+    assert prelar_ray.load_config("tiny", str(tmp_path / "mine.yaml")).seed == 7
+    with prelar_ray.VideoWriter(str(tmp_path / "store"), {}) as writer:
+        writer.append(clips()[0], "noise")
+    assert len(prelar_ray.VideoStore(str(tmp_path / "store"))) == 1
+    with pytest.raises(ConfigError, match=r"^overrides: the text 'seed=1', expected a list"):
+        prelar_ray.load_config("tiny", overrides="seed=1")

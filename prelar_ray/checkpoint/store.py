@@ -281,6 +281,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     meta_path, state_path = path / CHECKPOINT_META, path / _STATE
     if (path / WEIGHTS).is_file():  # exported
         state_path = path / WEIGHTS
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder; name a run folder or one of its checkpoints")
     if not meta_path.is_file() or not state_path.is_file():
         raise CheckpointError(
             f"{path}: not a checkpoint, expected {_STATE} and {CHECKPOINT_META} in it; name a run folder or one of its "

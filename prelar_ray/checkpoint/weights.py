@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from prelar_ray.errors import CheckpointError
 
@@ -31,7 +31,8 @@ def write_weights(path: Path, state: dict[str, Any]) -> int:
         if isinstance(tensor, torch.Tensor)
     }
     # Tensors that share memory cannot be written twice.
-    save_file({name: tensor.clone() for name, tensor in named.items()}, path, metadata={"format": "pt"})
+    written = save({name: tensor.clone() for name, tensor in named.items()}, metadata={"format": "pt"})
+    path.write_bytes(written)  # save_file would let nobody else read it
     return sum(tensor.numel() for tensor in named.values())
 
 

@@ -21,7 +21,7 @@ from prelar_ray.commands.options import (
 )
 from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.envs.families import families
-from prelar_ray.errors import DataError
+from prelar_ray.errors import DataError, PrelarError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import absolute_videos, is_address
 from prelar_ray.storage.run_folder import RunFolder
@@ -73,7 +73,12 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    kind.check(config)
+    try:
+        kind.check(config)
+    except PrelarError:
+        if args.resume:
+            check_run(kind, config, args)  # that it is not what the run was made with comes first
+        raise
     config = absolute_videos(config)
     verify_again(args, config.video, config.env.image_size)
     run = RunFolder.create(

@@ -6,6 +6,7 @@ Every mistake becomes one line that starts with the dotted path and says what is
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -44,7 +45,7 @@ def native_methods() -> list[str]:
 
 def load_config(
     preset: str | None = None,
-    file: Path | None = None,
+    file: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
     base: RunConfig | None = None,
     measured: Mapping[str, Any] | None = None,
@@ -59,7 +60,9 @@ def load_config(
         ConfigError: unknown preset, method or key, two methods at once, a file that cannot be read, a value of the
             wrong type, out of range or contradicting another; one line per mistake.
     """
-    in_file = _read_file(file) if file is not None else {}
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: the text {overrides!r}, expected a list such as ['seed=1']")
+    in_file = _read_file(Path(file)) if file is not None else {}
     file_preset = in_file.pop("preset", None)
     tree: dict[str, Any] = base.model_dump() if base else {}
     changes = [in_file, *map(_read_override, overrides)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from prelar_ray.config.paths import field_type, fields, setting_paths
+from prelar_ray.config.paths import choices, field_type, fields, setting_paths
 from prelar_ray.config.run import RunConfig
 
 __all__ = ["describe", "nearest", "show"]
@@ -37,8 +37,8 @@ def describe(mistake: ErrorDetails) -> str:
         case "less_than":
             allowed = f"must be < {context['lt']:g}"
         case "literal_error":
-            choices = list(map(str, field_type(location).__args__))
-            allowed = f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+            known = choices(field_type(location))
+            allowed = f"must be one of {', '.join(known)}{nearest(str(value), known)}"
         case "int_type" | "int_from_float":
             whole = isinstance(value, float) and value.is_integer()
             allowed = f"must be a whole number{f'; write {int(value)}' if whole else ''}"

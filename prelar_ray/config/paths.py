@@ -32,10 +32,10 @@ def choices(kind: Any) -> list[str]:
 
 
 def field_type(keys: Sequence[str | int]) -> Any:
-    """Return the type declared at a dotted path, or None where the path does not exist."""
+    """Return the type declared at a dotted path, a number standing for an item of a list; None where there is none."""
     kind: Any = RunConfig
     for key in keys:
-        kind = fields(kind).get(str(key))
+        kind = get_args(kind)[0] if get_origin(kind) is tuple and isinstance(key, int) else fields(kind).get(str(key))
     return kind
 
 

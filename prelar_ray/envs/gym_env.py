@@ -257,6 +257,8 @@ def _no_image(
     else:
         cause, remedy = "its constructor takes no render_mode", "have it take one and render rgb_array"
     unfit = f" ({_listed(pictures)})" if (pictures := _unfit_pictures(found)) else ""
+    if pictures:
+        remedy += ", or return uint8 in [0, 255]"
     error = NoImageError(f"env.task={name}: no uint8 image is in its observations{unfit}, and {cause}; {remedy}")
     sizes = {key: math.prod(space.shape) for key, space in found.items() if isinstance(space, spaces.Box)}
     if vectors := [key for key in sizes if key not in pictures]:

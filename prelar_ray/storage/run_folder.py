@@ -241,15 +241,16 @@ class RunFolder:
 
     @contextmanager
     def track(self) -> Iterator[None]:
-        """Record how the block ended: ``finished``, ``interrupted`` (Ctrl-C) or ``failed`` with the error's message.
+        """Record how the block ended: ``finished``, ``interrupted`` or ``failed`` with the error's message.
 
+        Ctrl-C and a generator that is left interrupt it.
         A block that fails before :meth:`start` leaves the record unchanged.
         """
         try:
             yield
         except BaseException as error:
             ending: dict[str, Any] = {"status": "interrupted"}
-            if not isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, KeyboardInterrupt | GeneratorExit):
                 ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
             # The first error matters more than a second one, such as that of writing to a full disk.
             with suppress(PrelarError):

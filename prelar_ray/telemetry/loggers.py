@@ -88,7 +88,7 @@ class Services:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ending: Ending = "finished"
         if error is not None:
-            ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            ending = "interrupted" if isinstance(error, KeyboardInterrupt | GeneratorExit) else "failed"
         self._each(lambda logger: logger.close(ending))
 
     def _opened(self, name: str) -> Logger:
@@ -97,7 +97,9 @@ class Services:
         try:
             logger = SERVICES[name](self._project, self._run, self._settings, known.get(name))
         except Exception as error:  # each service has its own, and none says what the user asked for
-            raise ConfigError(f"telemetry.loggers={name}: {_line(error)}; {REMEDIES[name]}, or leave it out") from error
+            raise ConfigError(
+                f"telemetry.loggers={name}: {_line(error)}; {REMEDIES[name]}, or leave {name} out"
+            ) from error
         self._run.update(loggers=known | {name: logger.id})
         return logger
 
@@ -193,7 +195,7 @@ SERVICES: Mapping[str, Callable[[str, RunFolder, Mapping[str, Any], str | None],
 """Services by the names of ``telemetry.loggers``."""
 REMEDIES = {
     "wandb": "`wandb login`, or WANDB_MODE=offline to send it later with `wandb sync`",
-    "mlflow": "MLFLOW_TRACKING_URI names its server",
+    "mlflow": "let MLFLOW_TRACKING_URI name its server or data base (sqlite:///mlflow.db)",
 }
 
 

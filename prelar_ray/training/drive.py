@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -98,7 +99,7 @@ def drive(
 ) -> Generator[Line]:
     """Run a loop to its end; yields every line of metrics when it is written.
 
-    Ctrl-C, or a KeyboardInterrupt thrown in, writes a checkpoint before it takes effect.
+    Ctrl-C, or leaving the generator, writes a checkpoint before it takes effect.
 
     Args:
         config, run: configuration and folder of the run.
@@ -119,6 +120,8 @@ def drive(
     with closing(run), mirrored(run, config.checkpoint.mirror, is_whole), run.track():
         origin = load()
         log.info("%s: %s", phase, _described(config, run, phase))
+        if done(origin) >= total:
+            log.info("%s: all %d %s are done; a larger number makes the run longer", phase, total, unit)
         settings = without_places(config).model_dump(mode="json")
         with (
             closing(start()) as backend,
@@ -147,6 +150,8 @@ def _described(config: RunConfig, run: RunFolder, phase: str) -> str:
     device = resolve_device("auto").type if known else config.device
     init = run.info.get("init")
     start = f", from {init['checkpoint']}" if isinstance(init, dict) and "checkpoint" in init else ""
+    if phase == "finetune" and not start:
+        start = ", from scratch"
     return f"{learns_from}, method {config.method}, device {device}{start}, in {run.path}"
 
 
@@ -172,7 +177,9 @@ def _to_end(loop: Loop, bar: Phase, total: int, run: RunFolder, services: Servic
             bar.reach(min(loop.reached, total), **loop.shown)
             yield from lines()
         loop.finish()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, or who drives the loop leaves it
+        if sys.is_finalizing():
+            raise
         log.warning("interrupted: finishing the update and writing a checkpoint; a second Ctrl-C leaves without it")
         try:
             loop.interrupt()

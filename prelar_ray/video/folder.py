@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +19,9 @@ class StoreFolder:
         name: how messages name the store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         """Nothing is read yet."""
-        self.path = path
+        self.path = Path(path)
         self.name = str(path)
 
     def contents(self) -> Contents:

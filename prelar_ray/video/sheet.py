@@ -20,6 +20,8 @@ SIDE = 128
 COLUMNS = 4
 MARGIN, CAPTION = 8, 14
 """Pixels around an episode, and for the text above it."""
+GAP = 2
+"""Pixels between the frames of an episode."""
 
 
 def write_sheet(path: Path, store: VideoStore, count: int, rng: np.random.Generator) -> None:
@@ -40,7 +42,7 @@ def draw_sheet(path: Path, names: Sequence[str], episodes: Sequence[Frames]) -> 
     Raises:
         DataError: the file cannot be written.
     """
-    width, height = 3 * SIDE + MARGIN, SIDE + CAPTION + MARGIN
+    width, height = 3 * SIDE + 2 * GAP + MARGIN, SIDE + CAPTION + MARGIN
     columns = min(COLUMNS, len(episodes))
     sheet = Image.new("RGB", (columns * width + MARGIN, math.ceil(len(episodes) / columns) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
@@ -49,7 +51,7 @@ def draw_sheet(path: Path, names: Sequence[str], episodes: Sequence[Frames]) -> 
         draw.text((left, top), name.encode("latin-1", "replace").decode("latin-1")[:60], fill="black")
         for number, frame in enumerate((0, len(frames) // 2, len(frames) - 1)):
             image = Image.fromarray(np.asarray(frames[frame])).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            sheet.paste(image, (left + number * SIDE, top + CAPTION))
+            sheet.paste(image, (left + number * (SIDE + GAP), top + CAPTION))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,9 @@ class VideoStore:
         damaged: file names of the shards left out with ``skip_bad``.
     """
 
-    def __init__(self, path: Path | StoreFolder, verify: Verify = "once", skip_bad: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | StoreFolder, verify: Verify = "once", skip_bad: bool = False
+    ) -> None:
         """Look at all shards; ``skip_bad`` leaves damaged shards out with a warning.
 
         Sizes are always compared; with ``verify`` checksums too, of all shards or of those not compared before. An

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +39,9 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         attributes: dict[str, Any],
-        shard_frames: int,
+        shard_frames: int = 10_000,
         compression: Compression = "none",
         note: Note | None = None,
         image_size: int = IMAGE_SIZE,
@@ -53,7 +54,7 @@ class VideoWriter:
         Raises:
             RunFolderError: the folder holds a store or other files, is being written, or cannot be created.
         """
-        self._take(Journal.create(path, attributes, compression, image_size), shard_frames, note)
+        self._take(Journal.create(Path(path), attributes, compression, image_size), shard_frames, note)
 
     @classmethod
     def resume(cls, path: Path, shard_frames: int, note: Note | None = None) -> Self:

@@ -117,6 +117,7 @@ VIDEO = ", ".join(f"video.{name}" for name in VideoConfig.model_fields)
         ("pretrain.updates=1e3", "pretrain.updates=1000.0: must be a whole number; write 1000"),
         ("loss.image_weight='1.0'", "loss.image_weight=1.0: must be a number, not text"),
         ("video.verify=1", "video.verify=1: must be true or false"),
+        ("telemetry.loggers=[wandbx]", "telemetry.loggers.0=wandbx: must be one of wandb, mlflow; nearest: wandb"),
         ("env.image_size=96", "env.image_size=96: must be one of 0, 32, 64, 128"),
         ("record.tasks=push", "record.tasks=push: must be a list such as [a, b]"),
         ("seed=", "seed=null: must be a whole number"),

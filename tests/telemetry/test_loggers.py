@@ -143,7 +143,7 @@ def test_a_service_that_refuses_the_run_is_an_error_with_a_remedy(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
-    with pytest.raises(ConfigError, match=r"^telemetry\.loggers=mlflow: .*MLFLOW_TRACKING_URI names its server"):
+    with pytest.raises(ConfigError, match=r"^telemetry\.loggers=mlflow: .*let MLFLOW_TRACKING_URI name its server"):
         sent(run, "mlflow")
 
 
