@@ -394,7 +394,7 @@ def test_a_folder_without_both_files_is_no_checkpoint(save: Save, missing: str) 
 
 
 def test_a_path_that_does_not_exist_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: not a checkpoint"):
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
         load_checkpoint(tmp_path / "nowhere")
 
 

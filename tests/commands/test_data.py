@@ -91,9 +91,12 @@ def test_a_sheet_shows_first_middle_and_last_frames(
     pixels = np.asarray(Image.open(sheet))
     height, width = pixels.shape[:2]
     for number in range(12):
-        left, top = number % 4 * 392 + 8, number // 4 * 150 + 8 + 14
-        assert (pixels[top : top + 128, left : left + 384] == 20 * number).all()
-    assert (height, width) == (3 * 150 + 8, 4 * 392 + 8)
+        left, top = number % 4 * 396 + 8, number // 4 * 150 + 8 + 14
+        episode = pixels[top : top + 128, left : left + 388]
+        for frame in (episode[:, :128], episode[:, 130:258], episode[:, 260:]):
+            assert (frame == 20 * number).all()
+        assert (episode[:, 128:130] == 255).all()
+    assert (height, width) == (3 * 150 + 8, 4 * 396 + 8)
 
 
 def test_what_is_intact_of_a_damaged_store_is_shown(

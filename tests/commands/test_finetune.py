@@ -148,7 +148,7 @@ def test_a_start_from_something_that_is_no_pretraining_is_refused(
     error = refused(finetune.main, *line, tmp_path / "1", "--init", finetuned, code=2)
     assert f"error: {finetuned}/checkpoints/000000006: a finetune checkpoint; --init takes a pretrain one" in error
     error = refused(finetune.main, *line, tmp_path / "2", "--init", tmp_path / "nowhere", code=2)
-    assert f"error: {tmp_path}/nowhere: not a checkpoint" in error
+    assert f"error: {tmp_path}/nowhere: no such folder" in error
     error = refused(finetune.main, *line, tmp_path / "3", "--init", pretrained, "world_model.rssm.deter=12", code=2)
     assert error == (
         f"error: --init {pretrained}: made with world_model.rssm.deter=8 (here 12); "
