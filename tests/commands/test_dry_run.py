@@ -209,7 +209,7 @@ def test_a_folder_that_the_run_would_not_take_is_refused(settings: str, finetune
 def test_a_start_or_a_resume_that_does_not_fit_is_refused(
     settings: str, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: not a checkpoint"):
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
         finetune.main(["--config", settings, "--dry-run", "--init", str(tmp_path / "nowhere")])
     with pytest.raises(DataError, match=r"nowhere: no such folder; .* correct video\.path"):
         pretrain.main(["--config", settings, "--dry-run", "--videos", str(tmp_path / "nowhere")])

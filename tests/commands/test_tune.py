@@ -187,7 +187,7 @@ def test_what_a_study_starts_from_must_be_there_before_anything_is_made(tmp_path
     with pytest.raises(ConfigError, match=r"^pretrain\.videos\.reach: gone holds no video store; prelar-ray record"):
         tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
     stages = "finetune: {methods: [prelar], tasks: [prelar/point-reach], init: {prelar: gone}}"
-    with pytest.raises(CheckpointError, match=r"^finetune\.init\.prelar: \S*gone: not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"^finetune\.init\.prelar: \S*gone: no such folder"):
         tune.main([str(sweep_file(tmp_path, stages)), "--out", str(out)])
     with pytest.raises(ResourceError, match=r"^cluster=127\.0\.0\.1:1: cannot connect"):
         tune.main([str(sweep_file(tmp_path)), "--out", str(out), "--cluster", "127.0.0.1:1"])
