@@ -92,8 +92,8 @@ docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "build/site/index.html; its search needs a server: python3 -m http.server --directory build/site"
 
-# Sources and wheel, which `ray up` copies to every machine of a cluster. The version says the commit, so that runs do, and what was changed
-# since by a digest, so that no two packages look alike.
+# Sources, and the wheel that clusters install: `ray up` copies dist/. The version says the commit, so that runs do, and
+# what was changed since by a digest, so that no two packages look alike.
 wheel: setup
 	@rm -rf dist build/lib && mkdir -p build
 	@commit=$$(git describe --always --dirty=.dirty --abbrev=12 --exclude='*' 2>/dev/null) || commit=; \

@@ -153,7 +153,7 @@ class Agent:
         return chosen
 
     def _seen(self, observation: Mapping[str, npt.NDArray[np.generic]]) -> tuple[Frames, Array]:
-        """Return image and vector of an observation, with a row of one environment."""
+        """Return image ``(1, Hpx, Wpx, 3)`` and vector ``(1, V)`` of an observation; see :meth:`act`."""
         size, length = self._env.image_size, self._env.vector_size
         if not isinstance(observation, Mapping):
             raise UsageError(f"observation: a {type(observation).__name__}, expected a dictionary of image and vector")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prelar_ray.config import RunConfig, to_yaml
 from prelar_ray.envs import check_task
-from prelar_ray.errors import RenderingError
+from prelar_ray.errors import PrelarError, RenderingError
 from prelar_ray.kinds import Kind, kind_of
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.frozen_model import FrozenModel
@@ -31,7 +31,7 @@ from prelar_ray.replay.memory import GIB, step_bytes
 from prelar_ray.storage.occupancy import check_out
 from prelar_ray.storage.run_folder import RunFolder
 
-__all__ = ["Summary", "check_run", "check_tasks", "print_dry_run", "summarise"]
+__all__ = ["Summary", "check_run", "check_start", "check_tasks", "print_dry_run", "summarise"]
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,20 @@ def check_run(kind: Kind, config: RunConfig, args: argparse.Namespace) -> None:
         run = RunFolder.to_resume(args.out, kind.phase)
         run.accepts_changes = args.accept_changes
         kind.check_resume(config, run)
+
+
+def check_start(kind: Kind, config: RunConfig, args: argparse.Namespace) -> None:
+    """Refuse what can never work, before anything is created; a resume says first what the run was made with instead.
+
+    Raises:
+        PrelarError: see :meth:`Kind.check` and :func:`check_run`.
+    """
+    try:
+        kind.check(config)
+    except PrelarError:
+        if args.resume:
+            check_run(kind, config, args)
+        raise
 
 
 def print_dry_run(config: RunConfig) -> None:

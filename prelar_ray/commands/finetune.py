@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
-from prelar_ray.commands.dry_run import check_run, print_dry_run
+from prelar_ray.commands.dry_run import check_run, check_start, print_dry_run
 from prelar_ray.commands.options import command_parser, override_option, resolve, resume_options, run_alone
 from prelar_ray.config import to_yaml
-from prelar_ray.errors import PrelarError, RenderingError, UsageError
+from prelar_ray.errors import RenderingError, UsageError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.run_folder import RunFolder
 from prelar_ray.study.identity import checkpoint_content
@@ -68,12 +68,7 @@ def _finetune(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    try:
-        kind.check(config)
-    except PrelarError:
-        if args.resume:
-            check_run(kind, config, args)  # that it is not what the run was made with comes first
-        raise
+    check_start(kind, config, args)
     init = None
     if args.init and args.resume:  # the original command with --resume added
         _check_same_start(args.init, args.out)

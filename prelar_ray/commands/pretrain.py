@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prelar_ray.commands.cli import print_next, run_to_end, saying_what_is_kept
-from prelar_ray.commands.dry_run import check_run, check_tasks, print_dry_run
+from prelar_ray.commands.dry_run import check_run, check_start, check_tasks, print_dry_run
 from prelar_ray.commands.options import (
     command_parser,
     override_option,
@@ -21,7 +21,7 @@ from prelar_ray.commands.options import (
 )
 from prelar_ray.config import EnvConfig, RunConfig, to_yaml
 from prelar_ray.envs.families import families
-from prelar_ray.errors import DataError, PrelarError
+from prelar_ray.errors import DataError
 from prelar_ray.kinds import kind_of
 from prelar_ray.storage.addresses import absolute_videos, is_address
 from prelar_ray.storage.run_folder import RunFolder
@@ -73,12 +73,7 @@ def _pretrain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         parser.error("--out DIR is required")
-    try:
-        kind.check(config)
-    except PrelarError:
-        if args.resume:
-            check_run(kind, config, args)  # that it is not what the run was made with comes first
-        raise
+    check_start(kind, config, args)
     config = absolute_videos(config)
     verify_again(args, config.video, config.env.image_size)
     run = RunFolder.create(
