@@ -10,6 +10,7 @@ import numpy as np
 
 from prelar_ray.acting.collector import FAILURES_IN_A_ROW
 from prelar_ray.acting.policy import Policy, PolicyWeights, acting_device
+from prelar_ray.acting.redrawing import redrawn
 from prelar_ray.acting.rollout import Acts, Rollout
 from prelar_ray.action_space import ActionSpace
 from prelar_ray.config import RunConfig
@@ -45,6 +46,7 @@ class Evaluator:
         episodes: int,
         round_: int = 0,
         keep_frames: int = 0,
+        frame_size: int = 0,
     ) -> EvaluationResult:
         """Run ``episodes`` episodes.
 
@@ -52,8 +54,10 @@ class Evaluator:
             weights: policy to evaluate; None acts uniformly at random.
             round_: seeds of the episodes; equal rounds play equal episodes, different rounds different ones.
             keep_frames: number of episodes whose frames are returned.
+            frame_size: height and width of those frames, pixels; 0: as the policy sees them.
 
         Raises:
+            DataError: frames of another size were asked for, and the environment does not repeat an episode.
             EnvironmentFailure: an environment failed more often in a row than is tolerated; until then a failed
                 episode is replaced by another.
         """
@@ -64,7 +68,9 @@ class Evaluator:
                 made.load_weights(weights, 0)
             return made
 
-        return evaluate_policy(self.config, policy, episodes, round_, keep_frames, random=weights is None)
+        return evaluate_policy(
+            self.config, policy, episodes, round_, keep_frames, random=weights is None, frame_size=frame_size
+        )
 
 
 def evaluate_policy(
@@ -74,6 +80,7 @@ def evaluate_policy(
     round_: int = 0,
     keep_frames: int = 0,
     random: bool = False,
+    frame_size: int = 0,
 ) -> EvaluationResult:
     """Run ``episodes`` episodes by the evaluation protocol of every method.
 
@@ -81,7 +88,7 @@ def evaluate_policy(
         make_policy: builds the policy for the actions of the task; called once the environments exist.
         random: act uniformly at random instead.
 
-    ``round_``, ``keep_frames`` and errors are those of :meth:`Evaluator.evaluate`.
+    ``round_``, ``keep_frames``, ``frame_size`` and errors are those of :meth:`Evaluator.evaluate`.
     """
     parallel = min(config.evaluation.envs, episodes)
 
@@ -117,10 +124,16 @@ def evaluate_policy(
     finally:
         rollout.close()
     done.sort(key=lambda episode: (episode.number, episode.env_index))
+
+    def frames(episode: Episode) -> Frames:
+        if not frame_size:
+            return episode.image
+        return redrawn(config.env, seeds(episode.env_index, episode.number)[0], episode, frame_size)
+
     return EvaluationResult(
         returns=tuple(episode.episode_return for episode in done),
         successes=tuple(episode.succeeded for episode in done) if has_success else (),
         lengths=tuple(episode.steps for episode in done),
-        frames=tuple(episode.image for episode in done[:keep_frames]),
+        frames=tuple(frames(episode) for episode in done[:keep_frames]),
         replaced=replaced,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ evaluation.envs. The published protocol takes the policy's mode and counts an ep
 succeeded. Intervals are over episodes of this one run; they say nothing about other seeds.
 
 examples:
-  prelar-ray evaluate runs/reach --episodes 50 --film reach.mp4
+  prelar-ray evaluate runs/reach --episodes 50 --film reach.mp4 --film-size 256
   prelar-ray evaluate runs/reach/checkpoints/000002000 --json result.json
   prelar-ray evaluate runs/reach --random
 """
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     override_option(parser, "--episodes", "evaluation.episodes", help="episodes (default: as in the run)")
     parser.add_argument("--film", type=Path, metavar="FILE", help="write episodes to FILE.mp4 or FILE.gif")
     parser.add_argument("--film-episodes", type=positive, default=3, metavar="N", help="episodes in it (default 3)")
+    parser.add_argument(
+        "--film-size", type=_even, default=0, metavar="PIXELS", help="its size (default: as the policy sees, enlarged)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return and success")
     parser.add_argument("--random", action="store_true", help="act uniformly at random instead, for comparison")
     parser.add_argument("--dry-run", action="store_true", help="print the configuration that would be used, and stop")
@@ -60,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_tasks({"env.task": config.env.task})
         print_dry_run(config)
         return 0
-    if args.film and not config.env.image_size:
-        raise UsageError(f"--film {args.film}: env.image_size=0, so the run sees no frames to film; leave it out")
+    if args.film and not (config.env.image_size or args.film_size):
+        raise UsageError(f"--film {args.film}: env.image_size=0, so the run sees no frames; add --film-size 256")
     for file in filter(None, (args.film, args.json)):
         prepare_file(file)
     weights = None if args.random else policy_weights(checkpoint)
@@ -69,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_evaluable(checkpoint, config)
     keep = args.film_episodes if args.film else 0
     with naming(checkpoint.path):
-        result = Evaluator(config).evaluate(weights, config.evaluation.episodes, keep_frames=keep)
+        result = Evaluator(config).evaluate(
+            weights, config.evaluation.episodes, keep_frames=keep, frame_size=args.film_size
+        )
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{'random policy' if args.random else checkpoint.path}, update {checkpoint.update}, {config.env.task}"
@@ -82,6 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_film(args.film, result.frames)
         console.print(f"film: {args.film}")
     return 0
+
+
+def _even(text: str) -> int:
+    size = positive(text)
+    if size % 2:
+        raise ArgumentTypeError(f"{text}: must be even, for H.264")
+    return size
 
 
 def evaluation_lines(result: EvaluationResult) -> list[str]:

@@ -32,6 +32,7 @@ def test_the_whole_pipeline(
         "finetune",
         "film.mp4",
         "evaluation.json",
+        "random.json",
     }
     assert reported == [[str(out)]]
     assert VideoStore(out / "videos").total_frames == 24
@@ -42,7 +43,11 @@ def test_the_whole_pipeline(
     assert {"record", "pretrain", "diagnose", "finetune", "evaluate"} <= timings.keys()
     assert read_diagnostics(out / "pretrain" / "diagnostics.json").probe is not None
     said = capsys.readouterr().err
-    for line in (f"report        {out}/report.html", "do not solve prelar/point-reach", f"tensorboard --logdir {out}"):
+    for line in (
+        f"report        {out}/report.html",
+        "prelar/point-reach: after 80 environment steps the policy succeeds in ",
+        f"tensorboard --logdir {out}",
+    ):
         assert line in said
 
 

@@ -76,6 +76,32 @@ def test_a_film_shows_as_many_episodes_as_asked_for(
         assert 1 < image.n_frames <= 21  # frames that do not change are shown longer
 
 
+def test_a_film_can_be_drawn_larger_than_the_policy_sees(finetuned: Path, tmp_path: Path) -> None:
+    films = {size: tmp_path / f"{size}.gif" for size in (64, 100)}
+    for size, film in films.items():
+        evaluate.main([str(finetuned), "--episodes", "2", "--film", str(film), "--film-size", str(size)])
+    with Image.open(films[100]) as image:
+        assert image.size == (200, 200)  # enlarged by whole numbers up to 256
+    evaluate.main([str(finetuned), "--episodes", "2", "--film", str(tmp_path / "seen.gif")])
+    assert films[64].read_bytes() == (tmp_path / "seen.gif").read_bytes()  # drawn again as the policy saw it
+
+
+def test_an_environment_that_does_not_repeat_itself_cannot_be_drawn_again(
+    finetuned: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, drift = PointReach._advance, itertools.count()
+
+    def drifting(self: PointReach, action: Any) -> tuple[float, bool, bool]:
+        reward, success, terminated = advance(self, action)
+        return reward + next(drift), success, terminated
+
+    monkeypatch.setattr(PointReach, "_advance", drifting)
+    film = tmp_path / "film.gif"
+    error = refused(evaluate.main, finetuned, "--episodes", "1", "--film", film, "--film-size", "64", code=2)
+    assert "prelar/point-reach: does not repeat an episode of the same seed and actions (step 1: reward" in error
+    assert not film.exists()
+
+
 def test_episodes_are_as_many_as_the_run_or_the_command_line_says(
     finetuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +171,7 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path, refused: Refused
         (["--episodes", "0"], "error: evaluation.episodes=0: must be"),
         (["--episodes", "x"], "error: evaluation.episodes=x: must be"),
         (["--film-episodes", "x"], "--film-episodes: x: must be a whole number of at least 1"),
+        (["--film-size", "255"], "--film-size: 255: must be even, for H.264"),
         (["evaluation.episode=2"], "error: evaluation.episode=2: unknown key; nearest: evaluation.episodes"),
     ],
 )

@@ -89,9 +89,9 @@ def test_every_preset_is_valid_and_its_heading_tells_purpose_and_cost(name: str)
     assert "\n# Cost: " in heading
 
 
-def test_demo_has_the_networks_of_tiny_and_records_no_video_of_its_target():
-    demo, tiny = load_config("demo"), load_config("tiny")
-    assert demo.world_model == tiny.world_model
+def test_demo_has_the_networks_of_cpu_and_records_no_video_of_its_target():
+    demo, cpu = load_config("demo"), load_config("cpu")
+    assert demo.world_model == cpu.world_model
     assert demo.env.task.startswith("metaworld/")
     assert demo.env.task not in demo.record.tasks
     assert demo.collect.collectors == 2

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import prelar_ray
-from examples import act, film, latent_actions, own_environment, own_videos
+from examples import act, latent_actions, own_environment, own_videos
 from prelar_ray.config import RunConfig
 from tests.conftest import MINUTE
 
@@ -52,7 +51,7 @@ def test_own_environment_is_learnt_from(tmp_path: Path) -> None:
     assert 0 < own_environment.learn(str(tmp_path / "run"), *settings) <= 20
 
 
-@pytest.mark.parametrize("name", ["act", "algorithm1", "film", "latent_actions", "own_environment", "own_videos"])
+@pytest.mark.parametrize("name", ["act", "algorithm1", "latent_actions", "own_environment", "own_videos"])
 def test_every_example_says_how_it_is_run(name: str) -> None:
     text = (ROOT / "examples" / f"{name}.py").read_text()
     assert f"``python examples/{name}.py " in text or f"``python -m examples.{name} " in text
@@ -61,12 +60,3 @@ def test_every_example_says_how_it_is_run(name: str) -> None:
 def test_own_videos_runs_as_its_text_says(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "examples/own_videos.py", str(tmp_path / "balls")], cwd=ROOT, check=True)
     assert len(prelar_ray.VideoStore(tmp_path / "balls")) == 50
-
-
-def test_film_draws_large_what_the_policy_does(
-    minute_config: RunConfig, pretrained: Path, tmp_path: Path, short_episodes: int
-) -> None:
-    list(prelar_ray.finetune(minute_config, tmp_path / "run", init=pretrained))
-    assert len(film.film(str(tmp_path / "run"), str(tmp_path / "film.gif"), episodes=2)) == 2
-    with Image.open(tmp_path / "film.gif") as made:
-        assert made.size == (256, 256)
