@@ -21,7 +21,7 @@ from prelar_ray.kinds import Kind, kind_of
 from prelar_ray.learning.behaviour import imagine
 from prelar_ray.learning.frozen_model import FrozenModel
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import Experience, finetune_loss, pretrain_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import parameter_count
 from prelar_ray.models.noise import Deterministic
@@ -141,8 +141,8 @@ def summarise(config: RunConfig, action: int = 4) -> Summary:
             # The bonus has no gradient, and its sorting is useless on the meta device.
             drawn = Deterministic(torch.empty(clips, dtype=torch.int64))
             vector = torch.empty(rows, shape[1], config.env.vector_size)
-            inputs = _image(config, shape), actions, flags, flags, drawn
-            return finetune_loss(finetune, config.loss, None, *inputs, is_terminal=flags, vector=vector).total
+            experience = Experience(_image(config, shape), actions, flags, flags, flags, vector)
+            return finetune_loss(finetune, config.loss, None, experience, drawn).total
 
         def behaviour() -> Tensor:
             start = finetune.rssm.initial(config.finetune.replay_rows * config.finetune.segment_length)

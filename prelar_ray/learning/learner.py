@@ -22,7 +22,7 @@ from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.optimizers import Optimizer
 from prelar_ray.learning.prediction import Prediction, context_frames, predict
 from prelar_ray.learning.ranks import ALONE, Ranks
-from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import Experience, WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.acting_weights import acting_weights
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.layers import load_module
@@ -202,19 +202,10 @@ class FinetuneLearner(BaseLearner):
         image = torch.cat([image, *others]) if others else image  # clips of videos
         self.model.train()
         with self.precision.autocast():
+            frames, reward = preprocess_image(image, self.noise.dtype), self.config.env.reward_scale * reward
+            experience = Experience(frames, action, reward, is_first, is_terminal, vector)
             loss = finetune_loss(
-                self.model,
-                self.config.loss,
-                self.bonus,
-                preprocess_image(image, self.noise.dtype),
-                action,
-                self.config.env.reward_scale * reward,
-                is_first,
-                self.noise,
-                self.ranks,
-                self.balance,
-                is_terminal=is_terminal,
-                vector=vector,
+                self.model, self.config.loss, self.bonus, experience, self.noise, self.ranks, self.balance
             )
         self.precision.backward(loss.total)
         self.model.eval()

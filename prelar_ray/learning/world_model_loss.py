@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,7 +24,18 @@ from prelar_ray.models.rssm import RSSM, State
 from prelar_ray.models.stacked_rssm import StackedRSSM
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
 
-__all__ = ["WorldModelLoss", "finetune_loss", "pretrain_loss"]
+__all__ = ["Experience", "WorldModelLoss", "finetune_loss", "pretrain_loss"]
+
+
+class Experience(NamedTuple):
+    """Segments of replay, and clips of videos to rehearse."""
+
+    image: Tensor  # preprocessed (B + V, T, C, Hpx, Wpx): B segments of replay, then V clips
+    action: Tensor  # (B, T, A); index t led to step t
+    reward: Tensor  # (B, T)
+    is_first: Tensor  # (B, T)
+    is_terminal: Tensor | None = None  # (B, T), which a model with a discount head learns from
+    vector: Tensor | None = None  # (B, T, V), of a model that observes vectors, which may be all that it observes
 
 
 class WorldModelLoss(NamedTuple):
@@ -64,50 +74,39 @@ def pretrain_loss(
     decoded = model.decode(posterior.feature, image, noise)
 
     dynamics_kl, _ = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
-    terms = {"image": -image_log_prob(decoded, image).mean(), "dynamics_kl": dynamics_kl}
-    weights: dict[str, float | Tensor] = {
-        "image": config.image_weight,
-        "dynamics_kl": config.dynamics_kl_weight,
-    }
-    metrics = _entropies(posterior.logits, prior)
+    terms, metrics = _Terms(), _entropies(posterior.logits, prior)
+    terms.add("image", config.image_weight, -image_log_prob(decoded, image).mean())
+    terms.add("dynamics_kl", config.dynamics_kl_weight, dynamics_kl)
     if latent is not None:
-        terms |= _latent_action_terms(rssm, config, latent, posterior, prior, latent_action, noise, ranks, metrics)
-        weights |= {"action_kl": config.action_kl_weight, "consistency": config.consistency_weight}
-        if action_kl_scale is not None:
-            weights["action_kl"] = config.action_kl_weight * action_kl_scale
+        states = posterior, prior, latent_action
+        losses = _latent_action_losses(rssm, config, latent, *states, noise, ranks, metrics)
+        scale = 1.0 if action_kl_scale is None else action_kl_scale
+        terms.add("action_kl", config.action_kl_weight * scale, losses.action_kl)
+        terms.add("consistency", config.consistency_weight, losses.consistency)
         metrics["model/latent_action_std"] = latent.spread.detach().mean()
-    return _weighted(terms, weights, metrics, posterior, balance)
+    return terms.weighted(metrics, posterior, balance)
 
 
 def finetune_loss(
     model: FinetuneWorldModel,
     config: LossConfig,
     bonus: IntrinsicBonus | None,
-    image: Tensor,
-    action: Tensor,
-    reward: Tensor,
-    is_first: Tensor,
+    experience: Experience,
     noise: Noise,
     ranks: Ranks = ALONE,
     balance: LossBalance = UNBALANCED,
-    is_terminal: Tensor | None = None,
-    vector: Tensor | None = None,
 ) -> WorldModelLoss:
     """Eq. (15) on replayed experience, with the losses of inferred latent actions that the configuration asks for.
 
     Args:
         bonus: intrinsic bonus; None trains ``reward`` on the plain reward at all steps.
-        image: preprocessed ``(B + V, T, C, Hpx, Wpx)``: B segments of replay, then V clips of videos to rehearse.
-        action: ``(B, T, A)``; index t led to step t.
-        reward, is_first: ``(B, T)``.
         ranks: group of learners that share the batch.
         balance: learnt scales of the losses.
-        is_terminal: ``(B, T)``, which a model with a discount head learns from.
-        vector: ``(B, T, V)``, of a model that observes vectors, which may be all that it observes.
 
     Returns:
         The loss, with the posterior of replay.
     """
+    image, action, reward, is_first, is_terminal, vector = experience
     rssm, rows = model.rssm, len(action)
     replayed, seen = infer_latent_actions(model.inverse_dynamics, config, image, rows)
     encoded = latent_action = model.action_encoder(action)
@@ -117,61 +116,89 @@ def finetune_loss(
     embed = model.observed(image, vector)
     gumbel = noise.gumbel(*begins.shape, rssm.groups, rssm.classes)
     posterior, prior = rssm.observe(embed, latent_action, begins, gumbel=gumbel)
-    feature = posterior.feature
-    error = None  # (B + V, T)
+    terms, metrics = _Terms(), _entropies(posterior.logits, prior)
+    feature, error = posterior.feature, None  # error: (B + V, T)
     if model.decoder is not None:
         error = -image_log_prob(model.decode(feature, image, noise), image)
-    metrics = _entropies(posterior.logits, prior)
+        terms.add("image", config.image_weight, error.mean())
+
     replay, feature = posterior.at(slice(rows)), feature[:rows]
+    dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
+    terms.add("dynamics_kl", config.dynamics_kl_weight, dynamics_kl)
     target, counts = reward, None
     if bonus is not None:
         novelty = _novelty_input(bonus, embed[:rows, :, : size_of(model.encoder)], replay).detach()
         ends = None if model.discount is None else is_terminal
         target, counts = _reward_with_bonus(bonus, novelty, reward, is_first, ends, metrics)
-
-    dynamics_kl, kl = balanced_kl(posterior.logits, prior, config.kl_balance, config.free_nats, ranks=ranks)
     reward_loss, _ = model.reward.loss(feature[:, : target.shape[1]], target)  # of the shape of target
-    terms = {} if error is None else {"image": error.mean()}
-    weights = {} if error is None else {"image": config.image_weight}
-    terms |= {
-        "dynamics_kl": dynamics_kl,
-        "reward": reward_loss.mean() if counts is None else ranks.mean_where(reward_loss, counts),
-    }
-    weights |= {"dynamics_kl": config.dynamics_kl_weight, "reward": config.reward_weight}
-    if model.aux_reward is not None:
-        terms["aux_reward"] = model.aux_reward.loss(feature, reward)[0].mean()
-        weights["aux_reward"] = config.aux_reward_weight
-    if model.discount is not None:
-        assert is_terminal is not None, "a discount head learns from terminal flags"
-        terms["discount"] = model.discount.loss(feature, 1 - is_terminal)[0].mean()
-        weights["discount"] = config.discount_weight
-    if model.vector_head is not None:
-        assert vector is not None, "what is observed is predicted"
-        terms["vector"] = model.vector_head.loss(feature, vector).mean()
-        weights["vector"] = config.vector_weight
+    reward_mean = reward_loss.mean() if counts is None else ranks.mean_where(reward_loss, counts)
+    terms.add("reward", config.reward_weight, reward_mean)
+    _add_other_heads(terms, model, config, feature, experience)
+
     if replayed is not None:
         assert model.inverse_dynamics is not None
         across = model.inverse_dynamics.across_episodes(is_first)
         if config.tie_weight:
-            terms["tie"] = tie_loss(replayed, encoded, across, config, ranks)
-            weights["tie"] = config.tie_weight
+            terms.add("tie", config.tie_weight, tie_loss(replayed, encoded, across, config, ranks))
         if model.action_decoder is not None:
             told = model.action_decoder(replayed.sample(noise))
-            terms["action_decoder"] = action_decoder_loss(told, action, across, ranks)
-            weights["action_decoder"] = config.action_decoder_weight
+            decoder_loss = action_decoder_loss(told, action, across, ranks)
+            terms.add("action_decoder", config.action_decoder_weight, decoder_loss)
             metrics["model/action_r2"] = decoded_variance(told, action, across)
     if seen is not None and error is not None:
         clips, share = slice(rows, None), 1 - rows / len(image)
         states = posterior.at(clips), prior[clips], latent_action[clips]
-        terms |= _latent_action_terms(rssm, config, seen, *states, noise, ranks, metrics)
-        weights |= {"action_kl": share * config.action_kl_weight, "consistency": share * config.consistency_weight}
+        losses = _latent_action_losses(rssm, config, seen, *states, noise, ranks, metrics)
+        terms.add("action_kl", share * config.action_kl_weight, losses.action_kl)
+        terms.add("consistency", share * config.consistency_weight, losses.consistency)
         metrics |= {"rehearsal/image": error[clips].detach().mean(), "rehearsal/dynamics_kl": kl[clips].detach().mean()}
     if inferred := replayed or seen:
         metrics["model/latent_action_std"] = inferred.spread.detach().mean()
-    return _weighted(terms, weights, metrics, replay, balance)
+    return terms.weighted(metrics, replay, balance)
 
 
-def _latent_action_terms(
+class _Terms:
+    """Losses and their weights by name, in the order in which they are summed."""
+
+    def __init__(self) -> None:
+        self._losses: dict[str, Tensor] = {}
+        self._weights: dict[str, float | Tensor] = {}
+
+    def add(self, name: str, weight: float | Tensor, loss: Tensor) -> None:
+        """Take a loss, scalar."""
+        self._losses[name], self._weights[name] = loss, weight
+
+    def weighted(self, metrics: dict[str, Tensor], posterior: State, balance: LossBalance) -> WorldModelLoss:
+        """Return the sum of the weighted losses, and every loss among the metrics."""
+        total = balance({name: self._weights[name] * loss for name, loss in self._losses.items()})
+        metrics |= {f"loss/{name}": loss.detach() for name, loss in self._losses.items()}
+        return WorldModelLoss(total, metrics | {"loss/total": total.detach()} | balance.metrics(), posterior)
+
+
+def _add_other_heads(
+    terms: _Terms, model: FinetuneWorldModel, config: LossConfig, feature: Tensor, experience: Experience
+) -> None:
+    """Add the losses of what else the model predicts of replay from ``feature`` ``(B, T, F)``."""
+    if model.aux_reward is not None:
+        loss = model.aux_reward.loss(feature, experience.reward)[0].mean()
+        terms.add("aux_reward", config.aux_reward_weight, loss)
+    if model.discount is not None:
+        assert experience.is_terminal is not None, "a discount head learns from terminal flags"
+        loss = model.discount.loss(feature, 1 - experience.is_terminal)[0].mean()
+        terms.add("discount", config.discount_weight, loss)
+    if model.vector_head is not None:
+        assert experience.vector is not None, "what is observed is predicted"
+        terms.add("vector", config.vector_weight, model.vector_head.loss(feature, experience.vector).mean())
+
+
+class _LatentActionLosses(NamedTuple):
+    """Scalars."""
+
+    action_kl: Tensor
+    consistency: Tensor
+
+
+def _latent_action_losses(
     rssm: RSSM | StackedRSSM,
     config: LossConfig,
     latent: LatentAction,
@@ -181,7 +208,7 @@ def _latent_action_terms(
     noise: Noise,
     ranks: Ranks,
     metrics: dict[str, Tensor],
-) -> dict[str, Tensor]:
+) -> _LatentActionLosses:
     """Return the losses of latent actions inferred from frames, Eq. (9) and the consistency loss.
 
     Args:
@@ -195,10 +222,10 @@ def _latent_action_terms(
     action_distance = ranks.gather(action_distances(latent, permutation))
     kl = action_kl(latent, config.action_prior_std)
     metrics["model/latent_action_kl"] = kl.detach().mean()
-    return {
-        "action_kl": bounded_kl(kl, config.action_free_nats, config.action_capacity, ranks),
-        "consistency": consistency_loss(state_distance, action_distance, config.consistency_gradient),
-    }
+    return _LatentActionLosses(
+        bounded_kl(kl, config.action_free_nats, config.action_capacity, ranks),
+        consistency_loss(state_distance, action_distance, config.consistency_gradient),
+    )
 
 
 def _novelty_input(bonus: IntrinsicBonus, embed: Tensor, posterior: State) -> Tensor:
@@ -251,20 +278,6 @@ def _windows(is_first: Tensor, is_terminal: Tensor, window: int) -> tuple[Tensor
     last = windows.shape[1] - 1
     cut = (windows[..., -1] == last) & (windows[..., 0] + window - 1 > last)
     return windows, (~cut | (is_terminal[:, -1:] > 0)).to(is_first.dtype)
-
-
-def _weighted(
-    terms: dict[str, Tensor],
-    weights: Mapping[str, float | Tensor],
-    metrics: dict[str, Tensor],
-    posterior: State,
-    balance: LossBalance,
-) -> WorldModelLoss:
-    """Sum the weighted terms; a term without a weight, or the reverse, raises."""
-    total = balance({name: weights[name] * term for name, term in terms.items()})
-    assert weights.keys() == terms.keys()
-    metrics |= {f"loss/{name}": term.detach() for name, term in terms.items()}
-    return WorldModelLoss(total, metrics | {"loss/total": total.detach()} | balance.metrics(), posterior)
 
 
 @torch.no_grad()

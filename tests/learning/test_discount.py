@@ -14,7 +14,7 @@ from prelar_ray.checkpoint.store import snapshot
 from prelar_ray.learning.behaviour import BehaviourLearner
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus, windows_in_episodes
 from prelar_ray.learning.learner import FinetuneLearner
-from prelar_ray.learning.world_model_loss import finetune_loss
+from prelar_ray.learning.world_model_loss import Experience, finetune_loss
 from prelar_ray.models.actor_critic import ActorCritic
 from prelar_ray.models.discount_head import DiscountHead
 from prelar_ray.models.noise import Deterministic, Noise
@@ -71,7 +71,7 @@ def test_it_learns_from_terminal_flags_at_their_step() -> None:
     arrays = [torch.from_numpy(x).float() for x in (batch.action, batch.reward, batch.is_first)]
     image = torch.from_numpy(batch.image).float().movedim(-1, 2) / 255 - 0.5
     flags = torch.from_numpy(batch.is_terminal).float()
-    loss = finetune_loss(model, config.loss, None, image, *arrays, Deterministic(), is_terminal=flags)
+    loss = finetune_loss(model, config.loss, None, Experience(image, *arrays, flags), Deterministic())
     assert model.discount is not None
     expected = model.discount.loss(loss.posterior.feature, 1 - flags)[0].mean()
     torch.testing.assert_close(loss.metrics["loss/discount"], expected.detach())
@@ -79,7 +79,7 @@ def test_it_learns_from_terminal_flags_at_their_step() -> None:
     (own,) = torch.autograd.grad(expected, model.discount.out.bias)
     torch.testing.assert_close(gradient, own)
     heavier = tiny_config("loss.discount_weight=3").loss
-    again = finetune_loss(model, heavier, None, image, *arrays, Deterministic(), is_terminal=flags)
+    again = finetune_loss(model, heavier, None, Experience(image, *arrays, flags), Deterministic())
     torch.testing.assert_close(again.total - loss.total, 2 * expected, atol=1e-3, rtol=0)
 
 
@@ -95,9 +95,9 @@ def test_rewards_of_last_steps_are_learnt_with_the_bonus_where_the_episode_termi
     flags[0, -1] = flags[1, 2] = 1
     counts = torch.ones(3, 6)
     counts[1:, 4:] = 0  # cut by the end of the segment: the episode may continue
-    inputs = image, action, reward, is_first, Deterministic()
+    experience = Experience(image, action, reward, is_first, flags)
     copy = deepcopy(bonus)
-    loss = finetune_loss(model, config.loss, bonus, *inputs, is_terminal=flags)
+    loss = finetune_loss(model, config.loss, bonus, experience, Deterministic())
     intrinsic, _ = copy(model.encoder(image), windows_in_episodes(is_first, 3))
     each = model.reward.loss(loss.posterior.feature, reward + intrinsic)[0]
     torch.testing.assert_close(loss.metrics["loss/reward"], ((each * counts).sum() / counts.sum()).detach())

@@ -13,7 +13,7 @@ from prelar_ray.errors import ConfigError
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
 from prelar_ray.learning.learner import FinetuneLearner
 from prelar_ray.learning.rehearsal import with_clips
-from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import Experience, WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.noise import Deterministic, Noise
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
@@ -45,7 +45,7 @@ def finetuning(
     if clips is not None:
         frames.append(torch.from_numpy(tiny_clips(clips, rows=2)))
     image = preprocess_image(torch.cat(frames))
-    return model, finetune_loss(model, config.loss, bonus, image, *arrays, noise or Deterministic())
+    return model, finetune_loss(model, config.loss, bonus, Experience(image, *arrays), noise or Deterministic())
 
 
 def reached(model: torch.nn.Module, loss: WorldModelLoss) -> set[str]:

@@ -13,7 +13,7 @@ from prelar_ray.config import LossConfig, RunConfig
 from prelar_ray.errors import CheckpointError, ConfigError
 from prelar_ray.learning.learner import FinetuneLearner, PretrainLearner
 from prelar_ray.learning.tied_actions import action_decoder_loss, decoded_variance, tie_loss
-from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss
+from prelar_ray.learning.world_model_loss import Experience, WorldModelLoss, finetune_loss
 from prelar_ray.models.latent_action import CategoricalAction, DeterministicAction, GaussianAction
 from prelar_ray.models.noise import Noise
 from prelar_ray.models.preprocess import preprocess_image
@@ -32,7 +32,7 @@ def finetuning(*overrides: str) -> tuple[FinetuneWorldModel, WorldModelLoss]:
     batch = tiny_batch(0)
     arrays = [torch.from_numpy(x).float() for x in (batch.action, batch.reward, batch.is_first)]
     image = preprocess_image(torch.from_numpy(batch.image))
-    return model, finetune_loss(model, config.loss, None, image, *arrays, Noise(0))
+    return model, finetune_loss(model, config.loss, None, Experience(image, *arrays), Noise(0))
 
 
 def reached(model: torch.nn.Module, loss: WorldModelLoss) -> set[str]:
@@ -179,7 +179,7 @@ def test_the_tie_leaves_all_other_losses_as_they_are() -> None:
     batch = tiny_batch(0)
     arrays = [torch.from_numpy(x).float() for x in (batch.action, batch.reward, batch.is_first)]
     image = preprocess_image(torch.from_numpy(batch.image))
-    again = finetune_loss(plain, tiny_config().loss, None, image, *arrays, Noise(0)).metrics
+    again = finetune_loss(plain, tiny_config().loss, None, Experience(image, *arrays), Noise(0)).metrics
     shared = without.metrics.keys() - {"loss/total"}
     assert {name: again[name] for name in shared} == {name: tied.metrics[name] for name in shared}
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prelar_ray.config import RunConfig
 from prelar_ray.learning.intrinsic_bonus import IntrinsicBonus
-from prelar_ray.learning.world_model_loss import WorldModelLoss, finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import Experience, WorldModelLoss, finetune_loss, pretrain_loss
 from prelar_ray.models.noise import Deterministic
 from prelar_ray.models.preprocess import preprocess_image
 from prelar_ray.models.world_model import FinetuneWorldModel, PretrainWorldModel
@@ -39,7 +39,7 @@ def finetuning(config: RunConfig, reward: Tensor | None = None) -> tuple[Finetun
     if reward is not None:
         arrays[1] = reward
     image = preprocess_image(torch.from_numpy(batch.image))
-    return model, finetune_loss(model, config.loss, bonus, image, *arrays, Deterministic())
+    return model, finetune_loss(model, config.loss, bonus, Experience(image, *arrays), Deterministic())
 
 
 def reached(model: torch.nn.Module, loss: WorldModelLoss) -> set[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prelar_ray.config import ContextConfig, ConvConfig, RunConfig
 from prelar_ray.errors import ConfigError
-from prelar_ray.learning.world_model_loss import finetune_loss, pretrain_loss
+from prelar_ray.learning.world_model_loss import Experience, finetune_loss, pretrain_loss
 from prelar_ray.models.context import ContextEncoder
 from prelar_ray.models.image_decoder import ImageDecoder
 from prelar_ray.models.image_encoder import ImageEncoder
@@ -98,7 +98,7 @@ def test_every_parameter_of_finetuning_gets_a_gradient() -> None:
     generator = torch.Generator().manual_seed(1)
     action, reward = torch.rand(B, T, ACTION, generator=generator), torch.rand(B, T, generator=generator)
     noise, flags = Deterministic(torch.empty(0, dtype=torch.int64)), torch.zeros(B, T)
-    loss = finetune_loss(model, config.loss, None, frames(128), action, reward, flags, noise).total
+    loss = finetune_loss(model, config.loss, None, Experience(frames(128), action, reward, flags), noise).total
     loss.backward()
     assert_all_learn(model)
 
