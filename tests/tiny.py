@@ -44,14 +44,12 @@ def tiny_config(*overrides: str) -> RunConfig:
 
 
 def tiny_method(name: str, *overrides: str) -> RunConfig:
-    """A run of a method; one that rehearses videos has two clips beside the three rows of :func:`tiny_batch`."""
-    rehearses = load_config(None, None, [f"method={name}"]).finetune.clip_rows > 0
-    rows = ("finetune.batch_size=5", "finetune.rehearsal.share=0.4") if rehearses else ()
-    return tiny_config(f"method={name}", *rows, *overrides)
+    """A run of a method."""
+    return tiny_config(f"method={name}", *overrides)
 
 
 def tiny_experience(config: RunConfig, seed: int) -> tuple[SequenceBatch] | tuple[SequenceBatch, Frames]:
-    """What a fine-tuning of :func:`tiny_method` learns from in one update."""
+    """What a fine-tuning learns from in one update; one that rehearses has clips beside :func:`tiny_batch`."""
     rows = config.finetune.clip_rows
     return (tiny_batch(seed), tiny_clips(seed, rows)) if rows else (tiny_batch(seed),)
 

@@ -132,7 +132,7 @@ def test_what_needs_images_is_refused_by_name(settings: list[str], message: str)
     ("method", "message"),
     [
         ("prelar", "there are no images for method=prelar, which pre-trains on videos; use method=dreamerv2"),
-        ("prelar_plus", "videos have no vectors to rehearse"),
+        ("prelar_plus", "there are no images for method=prelar_plus, which pre-trains on videos"),
         ("apv", "the lower of two stacked RSSMs sees images alone"),
         ("contextwm", "the lower of two stacked RSSMs sees images alone"),
         ("rllib/PPO", "PPO of RLlib sees images alone"),
