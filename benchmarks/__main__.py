@@ -30,6 +30,7 @@ NAMES = {
     "structure": "modules and lines of every package, and who imports whom",
     "compare": "times of two result files",
     "gather": "run folders into one result file: settings, measurements, evaluations, diagnostics",
+    "spans": "variants over seeds and tasks: every evaluation, and means over spans of environment steps",
     "table": "result files as Markdown",
     "compare_reports": "two folders of reports: pages, pictures and tables must be equal",
     "methods": "every method, both phases: losses, time per update, peak memory",
